@@ -1,0 +1,243 @@
+"""The fast paths against literal loops, in one process: `python bench/run.py [--json OUT] [--only dm ...]`.
+
+Each pair is run alternately several times; medians and the ratio of medians are printed and written as JSON. Pixel values
+are random (time does not depend on them); shapes are CIFAR-10's: 10 classes, 3 x 32 x 32, 256 real images of each class.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+from tests.reference.mean_features import literal_loss
+
+from attar.codecs.pca import PcaConfig
+from attar.codecs.pixels import PixelsConfig
+from attar.codecs.registry import fit_codec
+from attar.data.augmentation import Dsa
+from attar.data.image_set import ImageSet
+from attar.initialization import initial_indices
+from attar.labels import class_major_labels
+from attar.networks.network import NetworkConfig, build_network
+from attar.objectives.features import Features, FeaturesConfig
+from attar.objectives.objective import RealItems
+from attar.parameterizations.codes import Codes
+from attar.randomness import generator
+from attar.recipes import recipe
+
+Run = Callable[[], Any]
+
+
+def median_seconds(runs: dict[str, Run], repeats: int, device: torch.device) -> dict[str, float]:
+    """Median seconds of each run; all are warmed up once, then run in turn."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(repeats + 1):
+        for name, run in runs.items():
+            _wait(device)
+            begin = time.perf_counter()
+            run()
+            _wait(device)
+            if number:
+                times[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def cifar_shaped(num_per_class: int = 300) -> ImageSet:
+    """Random images of CIFAR-10's shape."""
+    images = torch.randint(0, 256, (10 * num_per_class, 3, 32, 32), generator=generator(0, "images"), dtype=torch.uint8)
+    return ImageSet(images, class_major_labels(10, num_per_class), tuple(f"class {index}" for index in range(10)))
+
+
+def literal_dm_step(train: ImageSet, codec: Any, synthetic: torch.Tensor, config: FeaturesConfig, device: Any) -> Run:
+    """DM's step as its paper and official code have it: a fresh network, then class by class, float32."""
+    labels = class_major_labels(10, len(synthetic) // 10)
+    everything = codec.encode(train.images.to(device).float() / 255)
+    dsa = Dsa(config.augmentation) if config.augmentation else None
+    synthetic = synthetic.clone().to(device).requires_grad_()
+    draws = generator(0, "literal")
+
+    def step() -> None:
+        network = build_network(config.network, tuple(everything.shape[1:]), 10, draws).to(device)
+        drawn = [
+            everything[members[torch.randperm(len(members), generator=draws)[: config.real_batch_size]].to(device)]
+            for members in train.class_indices
+        ]
+
+        parameters: dict[int, Any] = {}
+
+        def augment(items: torch.Tensor, number: int) -> torch.Tensor:
+            assert dsa is not None
+            if number not in parameters:
+                parameters[number] = dsa.draw(1, tuple(items.shape[1:]), draws, siamese=True)
+            return dsa.apply(items, parameters[number])
+
+        items = [synthetic[labels.to(device) == index] for index in range(10)]
+        literal_loss(network.features, drawn, items, augment if dsa else None).backward()
+        synthetic.grad = None
+
+    return step
+
+
+def fast_step(train: ImageSet, codec: Any, codes: torch.Tensor, config: FeaturesConfig, device: Any, steps: int) -> Run:
+    """One step of attar's objective, as `distill` takes it."""
+    real = (
+        RealItems(train.labels, 10, images=train, codec=codec.to(device), device=device)
+        if codec.cheap
+        else RealItems(train.labels, 10, codes=codec.encode(train.images.float() / 255), device=device)
+    )
+    objective = Features(config, real.shape, 10, device, steps)
+    synthetic = Codes(codec, codes, class_major_labels(10, len(codes) // 10)).to(device)
+    counter = iter(range(10**9))
+
+    def step() -> None:
+        objective.accumulate(synthetic, real, generator(0, "step", next(counter)))
+        synthetic.codes.grad = None
+
+    return step
+
+
+def bench_dm(device: torch.device, repeats: int) -> dict[str, Any]:
+    """DM's literal step, attar's DM step and attar's LatentDM step, at the bytes of 1 and 10 images per class."""
+    train = cifar_shaped()
+    pixels, pca = fit_codec(PixelsConfig(), train), fit_codec(PcaConfig(), train)
+    dm, latent = recipe("dm"), recipe("latent-dm")
+    results = {}
+    for ipc in (1, 10):
+        images = torch.randn(10 * ipc, 3, 32, 32)
+        codes = torch.randn(120 * ipc, *pca.code_shape)
+        runs = {
+            "literal DM": literal_dm_step(train, pixels, images, dm.objective, device),
+            "DM": fast_step(train, pixels, images, dm.objective, device, dm.steps),
+            "LatentDM": fast_step(train, pca, codes, latent.objective, device, latent.steps),
+        }
+        seconds = median_seconds(runs, repeats, device)
+        results[f"{ipc} ipc"] = {
+            "seconds": seconds,
+            "DM against literal": seconds["literal DM"] / seconds["DM"],
+            "LatentDM against DM": seconds["DM"] / seconds["LatentDM"],
+        }
+    return results
+
+
+def bench_latent(device: torch.device, repeats: int) -> dict[str, Any]:
+    """LatentDM's step against its literal loop over classes, in the same latent space."""
+    train = cifar_shaped()
+    pca = fit_codec(PcaConfig(), train)
+    latent = recipe("latent-dm")
+    codes = torch.randn(120, *pca.code_shape)
+    runs = {
+        "literal": literal_dm_step(train, pca, codes, latent.objective, device),
+        "fast": fast_step(train, pca, codes, latent.objective, device, latent.steps),
+    }
+    seconds = median_seconds(runs, 3 * repeats, device)
+    return {"seconds": seconds, "ratio": seconds["literal"] / seconds["fast"]}
+
+
+def bench_encoding(device: torch.device, repeats: int) -> dict[str, Any]:
+    """Encoding 3,000 images in batches against one by one; and ten batched readings from the cache."""
+    from attar.codecs.encoding import encode_images
+
+    train = cifar_shaped()
+    pca = fit_codec(PcaConfig(), train)
+    runs = {
+        "one by one": lambda: [pca.encode(image[None].float() / 255) for image in train.images],
+        "batched": lambda: encode_images(pca, train, device=device, cache=False),
+        "cached": lambda: encode_images(pca, train, device=device),
+    }
+    seconds = median_seconds(runs, repeats, device)
+    return {
+        "seconds": seconds,
+        "batched against one by one": seconds["one by one"] / seconds["batched"],
+        "cached against batched": seconds["batched"] / seconds["cached"],
+    }
+
+
+def bench_evaluation(device: torch.device, repeats: int) -> dict[str, Any]:
+    """Three networks trained on 120 images for 20 steps: stacked, and one after another."""
+    from attar.training.loop import FixedItems, TrainingConfig, train_networks
+
+    inputs = torch.randn(120, 3, 32, 32)
+    items = FixedItems(inputs, class_major_labels(10, 12))
+    training = TrainingConfig(epochs=20, batch_size=256, precision="float32")
+    runs = {
+        mode: (
+            lambda mode=mode: train_networks(
+                NetworkConfig(depth=3), items, 10, training, (0, 1, 2), device=device, mode=mode
+            )
+        )
+        for mode in ("looped", "stacked")
+    }
+    seconds = median_seconds(runs, max(1, repeats // 2), device)
+    return {"seconds": seconds, "stacked against looped": seconds["looped"] / seconds["stacked"]}
+
+
+def bench_selection(device: torch.device, repeats: int) -> dict[str, Any]:
+    """Herding 12 of 300 images in each of ten classes."""
+    train = cifar_shaped()
+    flat = train.images.float()
+    run = {"herding": lambda: initial_indices("herding", lambda i: flat[i], train.class_indices, 12, generator(0, "x"))}
+    return {"seconds": median_seconds(run, repeats, device)}
+
+
+def bench_start(device: torch.device, repeats: int) -> dict[str, Any]:
+    """A whole process each: `attar --help`, and Python alone."""
+    commands = {"attar --help": ["-m", "attar", "--help"], "python": ["-c", "pass"]}
+    runs = {
+        name: (lambda words=words: subprocess.run([sys.executable, *words], check=True, capture_output=True))
+        for name, words in commands.items()
+    }
+    return {"seconds": median_seconds(runs, repeats, device)}
+
+
+BENCHES: dict[str, Callable[[torch.device, int], dict[str, Any]]] = {
+    "dm": bench_dm,
+    "latent-dm": bench_latent,
+    "encoding": bench_encoding,
+    "evaluation": bench_evaluation,
+    "selection": bench_selection,
+    "start": bench_start,
+}
+
+
+def main() -> None:
+    """Run the benches, print their figures, write them where asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=sorted(BENCHES), default=sorted(BENCHES))
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    report: dict[str, Any] = {"device": name, "threads": options.threads, "torch": torch.__version__, "benches": {}}
+    print(f"{name}, {options.threads} threads, torch {torch.__version__}, medians of {options.repeats} alternate runs")
+    for bench in options.only:
+        report["benches"][bench] = BENCHES[bench](device, options.repeats)
+        print(bench, json.dumps(report["benches"][bench], indent=1))
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1))
+        print(f"written to {options.json}")
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+if __name__ == "__main__":
+    main()

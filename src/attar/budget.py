@@ -1,0 +1,49 @@
+"""How large a distilled set may be: images per class, items per class, or bytes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from attar.codecs.codec import Codec, codes_per_image
+from attar.errors import InputError
+
+UNITS = {"b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A size: `amount` of "ipc" (images per class), "lpc" (items per class) or "bytes" (of the whole file)."""
+
+    amount: int
+    unit: Literal["ipc", "lpc", "bytes"]
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """From "10ipc", "120lpc" or "5MB" (kB, MB, GB are powers of 1000; KiB, MiB, GiB of 1024).
+
+        Raises:
+            InputError: anything else, or an amount of zero.
+        """
+        match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]+)\s*", str(text))
+        unit = match[2].lower() if match else ""
+        if not match or unit not in {"ipc", "lpc", *UNITS}:
+            raise InputError(
+                f"budget {str(text)!r} is not understood; give images per class (10ipc), items per class (120lpc) "
+                "or the file's size (500kB, 5MB)"
+            )
+        amount = float(match[1]) * UNITS.get(unit, 1)
+        if amount < 1 or (unit in ("ipc", "lpc") and amount != int(amount)):
+            raise InputError(f"budget {str(text)!r} must be a whole number, at least 1")
+        return cls(int(amount), unit if unit in ("ipc", "lpc") else "bytes")  # type: ignore[arg-type]
+
+
+def items_per_class(budget: Budget, codec: Codec) -> int:
+    """How many codes each class gets for "ipc" and "lpc"; bytes need the file's size, see `distill`.
+
+    One image per class buys as many codes as hold the same number of values: 12 at f = 4, 48 at f = 8 with 4 channels.
+
+    Source: LatentDD section 3.2, n * 3 f^2 / C codes for n images.
+    """
+    return budget.amount * (codes_per_image(codec) if budget.unit == "ipc" else 1)

@@ -1,0 +1,85 @@
+"""BibTeX of the works that recipes rest on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attar.errors import InputError, unknown
+
+ENTRIES: dict[str, str] = {
+    "latentdd": """\
+@misc{duan2023latentdd,
+  title         = {Dataset Distillation in Latent Space},
+  author        = {Duan, Yuxuan and Zhang, Jianfu and Zhang, Liqing},
+  year          = {2023},
+  eprint        = {2311.15547},
+  archivePrefix = {arXiv}
+}""",
+    "dm": """\
+@inproceedings{zhao2023dm,
+  title     = {Dataset Condensation with Distribution Matching},
+  author    = {Zhao, Bo and Bilen, Hakan},
+  booktitle = {IEEE/CVF Winter Conference on Applications of Computer Vision (WACV)},
+  year      = {2023}
+}""",
+    "dsa": """\
+@inproceedings{zhao2021dsa,
+  title     = {Dataset Condensation with Differentiable Siamese Augmentation},
+  author    = {Zhao, Bo and Bilen, Hakan},
+  booktitle = {International Conference on Machine Learning (ICML)},
+  year      = {2021}
+}""",
+    "herding": """\
+@inproceedings{welling2009herding,
+  title     = {Herding Dynamical Weights to Learn},
+  author    = {Welling, Max},
+  booktitle = {International Conference on Machine Learning (ICML)},
+  year      = {2009}
+}""",
+    "k-centre": """\
+@inproceedings{sener2018coreset,
+  title     = {Active Learning for Convolutional Neural Networks: A Core-Set Approach},
+  author    = {Sener, Ozan and Savarese, Silvio},
+  booktitle = {International Conference on Learning Representations (ICLR)},
+  year      = {2018}
+}""",
+}
+
+
+def cite(what: Path | str) -> str:
+    """BibTeX of what a distilled file or a recipe rests on, one entry after the other.
+
+    Args:
+        what: a distilled file, or the name of a recipe.
+
+    Returns:
+        The entries; empty where the recipe rests on no publication.
+
+    Raises:
+        InputError: neither a file nor a recipe, or a file that is not a distilled set.
+
+    Example:
+        >>> print(cite("herding").splitlines()[0])
+        @inproceedings{welling2009herding,
+    """
+    keys = _keys_of_file(Path(what)) if Path(what).is_file() else _keys_of_recipe(str(what))
+    missing = [key for key in keys if key not in ENTRIES]
+    if missing:
+        raise InputError(f"{what} cites {missing[0]!r}, which this version of attar does not know; update attar")
+    return "\n\n".join(ENTRIES[key] for key in keys)
+
+
+def _keys_of_recipe(name: str) -> tuple[str, ...]:
+    from attar.recipes import REGISTRY, recipe
+
+    if name not in REGISTRY:
+        if "/" in name or name.endswith(".safetensors"):
+            raise InputError(f"there is no file {name}; give a distilled file or the name of a recipe")
+        raise unknown("recipe", name, REGISTRY)
+    return recipe(name).citations
+
+
+def _keys_of_file(path: Path) -> tuple[str, ...]:
+    from attar.distilled import DistilledSet
+
+    return tuple(DistilledSet.load(path).manifest.citations)

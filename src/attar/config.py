@@ -1,0 +1,61 @@
+"""The base of every configuration: frozen, strict, and helpful about names it does not know."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from attar.errors import InputError, unknown
+
+ConfigType = TypeVar("ConfigType", bound="Config")
+
+
+class Config(BaseModel):
+    """A frozen, strict pydantic model: unknown keys are refused, text is never taken for a number."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def parse_config(model: type[ConfigType], text: str, what: str) -> ConfigType:
+    """`model` from JSON text. Raises InputError: one line that names the first key at fault and, if unknown, the nearest."""
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        raise InputError(f"{what}: {_first_fault(error)}") from None
+
+
+def override(config: ConfigType, assignments: dict[str, Any]) -> ConfigType:
+    """A copy of `config` with dotted keys replaced, e.g. {"objective.network.width": 64}.
+
+    Raises:
+        InputError: a key that does not exist (names the nearest) or a value that the key does not allow.
+    """
+    tree = json.loads(config.model_dump_json())
+    for key, value in assignments.items():
+        branch = tree
+        *parents, leaf = key.split(".")
+        for part in parents:
+            if not isinstance(branch.get(part), dict):
+                raise unknown("setting", key, _dotted_keys(tree))
+            branch = branch[part]
+        if leaf not in branch:
+            raise unknown("setting", key, _dotted_keys(tree))
+        branch[leaf] = value
+    return parse_config(type(config), json.dumps(tree), "--set")
+
+
+def _dotted_keys(tree: dict[str, Any], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for key, value in tree.items():
+        keys += _dotted_keys(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
+    return keys
+
+
+def _first_fault(error: ValidationError) -> str:
+    fault = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in fault["loc"]) or "the whole"
+    received = f", received {fault['input']!r}"[:120] if fault["type"] != "missing" else ""
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{place}: {fault['msg']}{received}{more}"

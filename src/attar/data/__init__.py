@@ -1,0 +1,1 @@
+"""Real images in: image sets, where they come from, named subsets, augmentation."""

@@ -1,0 +1,30 @@
+"""What a user can get wrong, said in one line: what was received, what is allowed, how to mend it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """A mistake in what the user gave. The command line prints it as one line and exits with status 2.
+
+    A plain ValueError is not caught there: it is our own fault and keeps its traceback.
+    """
+
+
+class NonFiniteLossError(ArithmeticError):
+    """A loss became infinite or not a number. The run stopped and its last good state is saved."""
+
+
+def unknown(what: str, received: str, allowed: Iterable[str]) -> InputError:
+    """An InputError for a name that does not exist, with the nearest that does.
+
+    Example:
+        >>> str(unknown("codec", "pcaa", ["pca", "dct"]))
+        "unknown codec 'pcaa'; did you mean 'pca'? There are: dct, pca"
+    """
+    names = sorted(allowed)
+    nearest = difflib.get_close_matches(received, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
+    return InputError(f"unknown {what} {received!r}{hint} There are: {', '.join(names)}")

@@ -1,0 +1,23 @@
+"""Networks that are trained on images and on codes."""
+
+from __future__ import annotations
+
+from attar.networks.network import (
+    Network,
+    NetworkConfig,
+    build_network,
+    depth_for,
+    initialise_parameters,
+    network_from_text,
+    num_parameters,
+)
+
+__all__ = [
+    "Network",
+    "NetworkConfig",
+    "build_network",
+    "depth_for",
+    "initialise_parameters",
+    "network_from_text",
+    "num_parameters",
+]

@@ -1,0 +1,255 @@
+"""What every network offers, how it is configured and how it is initialised."""
+
+from __future__ import annotations
+
+import math
+import re
+from abc import ABC, abstractmethod
+from typing import Literal, TypeAlias
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from attar.config import Config
+from attar.errors import InputError, unknown
+from attar.randomness import generator as derived_generator
+from attar.shapes import Float
+
+Norm: TypeAlias = Literal["instance", "batch", "layer", "group", "none"]
+Pooling: TypeAlias = Literal["average", "max", "none"]
+Activation: TypeAlias = Literal["relu", "leaky_relu", "sigmoid", "gelu"]
+
+
+class NetworkConfig(Config):
+    """An architecture without its input shape and number of classes.
+
+    Args:
+        kind: "convnet" is the field's ConvNet, "resnet18" ResNet-18 with the stem for small images.
+        depth: blocks of the ConvNet; None takes `depth_for` of the smaller side of the input.
+        width: channels of every ConvNet block.
+        norm: "instance" is the field's default: one group for each channel, affine.
+        pooling: after every ConvNet block, by a factor of 2; "none" leaves the size as it is.
+        activation: of every ConvNet block.
+
+    Raises:
+        InputError: a setting that the kind would ignore.
+    """
+
+    kind: Literal["convnet", "resnet18"] = "convnet"
+    depth: int | None = Field(default=None, ge=1, le=10)
+    width: int = Field(default=128, ge=1, le=4096)
+    norm: Norm = "instance"
+    pooling: Pooling = "average"
+    activation: Activation = "relu"
+
+    @model_validator(mode="after")
+    def _refuse_settings_without_effect(self) -> Self:
+        if self.kind == "convnet":
+            return self
+        ignored = [
+            name
+            for name in ("depth", "width", "pooling", "activation")
+            if getattr(self, name) != type(self).model_fields[name].default
+        ]
+        if ignored:
+            raise InputError(f"resnet18 has no {' or '.join(ignored)} to choose; leave it out, or take kind 'convnet'")
+        if self.norm not in ("instance", "batch"):
+            raise InputError(f"resnet18 has no norm {self.norm!r}; take 'instance' or 'batch'")
+        return self
+
+    @property
+    def name(self) -> str:
+        """The short text that `network_from_text` reads, e.g. "convnet", "convnet:d3-batch"."""
+        sizes = f"d{self.depth}" if self.depth is not None else ""
+        sizes += f"w{self.width}" if self.width != 128 else ""
+        words = [word for word, (key, value) in _WORDS.items() if getattr(self, key) == value]
+        chosen = [word for word in words if _WORDS[word][1] != type(self).model_fields[_WORDS[word][0]].default]
+        options = "-".join([sizes] * bool(sizes) + chosen)
+        return f"{self.kind}:{options}" if options else self.kind
+
+
+_WORDS: dict[str, tuple[str, str]] = {
+    "instance": ("norm", "instance"),
+    "batch": ("norm", "batch"),
+    "layer": ("norm", "layer"),
+    "group": ("norm", "group"),
+    "nonorm": ("norm", "none"),
+    "average": ("pooling", "average"),
+    "max": ("pooling", "max"),
+    "nopool": ("pooling", "none"),
+    "relu": ("activation", "relu"),
+    "leaky_relu": ("activation", "leaky_relu"),
+    "sigmoid": ("activation", "sigmoid"),
+    "gelu": ("activation", "gelu"),
+}
+
+
+class Network(nn.Module, ABC):
+    """A classifier of network inputs: features, then one linear layer.
+
+    Attributes:
+        input_shape: (c, h, w) it was built for.
+        num_classes: K.
+    """
+
+    input_shape: tuple[int, int, int]
+    num_classes: int
+
+    @abstractmethod
+    def features(self, inputs: Float[Tensor, "items c h w"]) -> Float[Tensor, "items features"]:
+        """What the last linear layer sees, flattened."""
+
+    @abstractmethod
+    def forward(self, inputs: Float[Tensor, "items c h w"]) -> Float[Tensor, "items classes"]:
+        """Logits."""
+
+
+def depth_for(resolution: int) -> int:
+    """Blocks that leave a map of about 4 x 4: 3 at 32 pixels, 4 at 64, 5 at 128, 6 at 256, 7 at 512, never below 1.
+
+    Args:
+        resolution: the smaller side of the input in pixels, at least 1.
+    """
+    return max(1, round(math.log2(max(1, resolution))) - 2)
+
+
+def num_parameters(network: nn.Module) -> int:
+    """Trainable values, counted singly."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def network_from_text(text: str) -> NetworkConfig:
+    """A configuration from the command line's short form: kind[:[dDEPTH][wWIDTH][-WORD]...].
+
+    The words are norms (instance, batch, layer, group, nonorm), poolings (average, max, nopool) and activations
+    (relu, leaky_relu, sigmoid, gelu).
+
+    Raises:
+        InputError: an unknown kind or word, or a setting given twice.
+
+    Example:
+        >>> network_from_text("convnet:d3w64-batch").norm
+        'batch'
+    """
+    kind, *options = (part for part in re.split("[:-]", text) if part) if text else ("",)
+    if kind not in ("convnet", "resnet18"):
+        raise unknown("network", kind, ["convnet", "resnet18"])
+    settings: dict[str, str | int] = {}
+    for option in options:
+        found = _settings_of(option)
+        if settings.keys() & found.keys():
+            raise InputError(f"network {text!r} sets {next(iter(found))} twice; set it once")
+        settings |= found
+    return _checked(text, {"kind": kind, **settings})
+
+
+def initialise_parameters(network: nn.Module, generator: torch.Generator) -> None:
+    """Redraws every layer by PyTorch's default law, in place, so that a compiled network is reused.
+
+        weight, bias ~ U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for convolutions and linear layers; norms become 1 and 0.
+
+    Values are drawn in float32 on the generator's own device, in contiguous order: the same generator gives the same
+    network on every device, in every precision and memory format.
+
+    Args:
+        network: of convolutions, linear layers and norms.
+        generator: on the CPU, or on the network's device (faster there for large networks).
+
+    Raises:
+        ValueError: a layer with parameters whose law is not known here.
+
+    Source: `reset_parameters` of torch.nn.Conv2d and Linear; kaiming_uniform with a = sqrt(5) has this bound.
+    """
+    with torch.no_grad():
+        for layer in network.modules():
+            own = [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
+            if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                bound = 1 / math.sqrt(layer.weight[0].numel())
+                for tensor in own:
+                    _fill_uniform(tensor, bound, generator)
+            elif isinstance(layer, (nn.GroupNorm, nn.LayerNorm, nn.BatchNorm2d)):
+                _reset_norm(layer)
+            elif own:
+                raise ValueError(f"no law of initialisation for {type(layer).__name__}")
+
+
+def build_network(
+    config: NetworkConfig,
+    input_shape: tuple[int, int, int],
+    num_classes: int,
+    generator: torch.Generator | None = None,
+) -> Network:
+    """A network on the CPU in float32, in training mode.
+
+    Args:
+        config: the architecture.
+        input_shape: (c, h, w) of network inputs; odd and oblong sizes are allowed.
+        num_classes: K, at least 2.
+        generator: source of the initial values (see `initialise_parameters`); None takes that of seed 0, so that
+            nothing ever depends on the global state.
+
+    Raises:
+        InputError: an architecture that does not fit the input.
+
+    Example:
+        >>> num_parameters(build_network(NetworkConfig(), (3, 32, 32), 10))
+        320010
+    """
+    from attar.networks.convnet import ConvNet
+    from attar.networks.resnet import ResNet18
+
+    if num_classes < 2 or min(input_shape) < 1:
+        raise InputError(f"a network for {num_classes} classes of {input_shape} inputs; at least 2 classes are needed")
+    with torch.device("meta"):  # no value is computed twice, and the global generator is left alone
+        network: Network = (ConvNet if config.kind == "convnet" else ResNet18)(config, input_shape, num_classes)
+    network.to_empty(device="cpu")
+    initialise_parameters(network, generator or derived_generator(0, "network"))
+    return network
+
+
+def norm_layer(norm: Norm, channels: int, size: tuple[int, int]) -> nn.Module:
+    """The norm layer for maps of `channels` x `size`.
+
+    "instance" is one group for each channel, "group" four groups (fewer where four do not divide the channels), "layer"
+    normalises the whole map with an affine value for each of its elements, as the field's networks have it.
+    """
+    if norm == "instance":
+        return nn.GroupNorm(channels, channels)
+    if norm == "group":
+        return nn.GroupNorm(math.gcd(4, channels), channels)
+    if norm == "layer":
+        return nn.LayerNorm([channels, *size])
+    return nn.BatchNorm2d(channels) if norm == "batch" else nn.Identity()
+
+
+def _fill_uniform(tensor: Tensor, bound: float, generator: torch.Generator) -> None:
+    drawn = torch.empty(tensor.shape, device=generator.device).uniform_(-bound, bound, generator=generator)
+    tensor.copy_(drawn)
+
+
+def _reset_norm(layer: nn.GroupNorm | nn.LayerNorm | nn.BatchNorm2d) -> None:
+    if layer.weight is not None:
+        layer.weight.fill_(1)
+        layer.bias.fill_(0)
+    if isinstance(layer, nn.BatchNorm2d):
+        layer.reset_running_stats()
+
+
+def _settings_of(option: str) -> dict[str, str | int]:
+    if option in _WORDS:
+        key, value = _WORDS[option]
+        return {key: value}
+    sizes = re.fullmatch(r"(?:d(\d{1,4}))?(?:w(\d{1,6}))?", option)
+    if sizes is None:
+        raise unknown("network option", option, [*_WORDS, "d3", "w128"])
+    return {key: int(text) for key, text in zip(("depth", "width"), sizes.groups(), strict=True) if text is not None}
+
+
+def _checked(text: str, settings: dict[str, str | int]) -> NetworkConfig:
+    import json
+
+    from attar.config import parse_config
+
+    return parse_config(NetworkConfig, json.dumps(settings), f"network {text!r}")

@@ -1,0 +1,1 @@
+"""What of the synthetic items is made to agree with the real ones."""

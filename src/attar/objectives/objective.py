@@ -1,0 +1,101 @@
+"""The contract of an objective: what of the synthetic items is made to agree with the real ones."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from attar.codecs.codec import Codec
+from attar.data.image_set import ImageSet
+from attar.shapes import Float, Int64
+
+Synthetic = nn.Module  # a Parameterization: objectives call it with item indices and read its labels, nothing more
+
+
+class RealItems:
+    """Real items in matching space with their labels, resident on one device.
+
+    Codes are held as they are; images of a cheap codec are held as uint8 and encoded batch by batch, four times smaller.
+
+    Args:
+        labels: int64 [N].
+        num_classes: K; every class must have a member.
+        codes: float [N, c, h, w], or None with `images` and `codec` given.
+    """
+
+    def __init__(
+        self,
+        labels: Int64[Tensor, " items"],
+        num_classes: int,
+        codes: Float[Tensor, "items c h w"] | None = None,
+        images: ImageSet | None = None,
+        codec: Codec | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if (codes is None) == (images is None):
+            raise ValueError("give either codes, or images with their codec")
+        self.num_classes = num_classes
+        self.labels = labels.to(device)
+        self.device = torch.device(device)
+        self._codec = codec
+        self._stored = codes.to(device) if codes is not None else images.images.to(device)  # type: ignore[union-attr]
+        order = torch.argsort(labels, stable=True)
+        counts = torch.bincount(labels, minlength=num_classes)
+        self._members = torch.full((num_classes, int(counts.max())), -1, dtype=torch.int64)
+        for index, members in enumerate(order.split(counts.tolist())):
+            self._members[index, : len(members)] = members
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(c, h, w) of one item in matching space."""
+        c, h, w = self._stored.shape[1:] if self._codec is None else self._codec.code_shape
+        return c, h, w
+
+    def gather(self, indices: Int64[Tensor, " batch"]) -> Float[Tensor, "batch c h w"]:
+        """The items at `indices`, float32, on the device."""
+        stored = self._stored[indices.to(self._stored.device)]
+        return stored.float() if self._codec is None else self._codec.encode(stored.float() / 255)
+
+    def class_batches(
+        self, num_per_class: int, generator: torch.Generator
+    ) -> tuple[Int64[Tensor, " batch"], Int64[Tensor, " batch"]]:
+        """Indices and labels of up to `num_per_class` different members of every class, class-major.
+
+        A class with fewer members gives all it has. `generator` must be on the CPU.
+        """
+        keys = torch.rand(self._members.shape, generator=generator).masked_fill_(self._members < 0, 2.0)
+        drawn = keys.topk(min(num_per_class, keys.shape[1]), dim=1, largest=False).indices
+        indices = self._members.gather(1, drawn)
+        real = indices >= 0
+        labels = torch.arange(self.num_classes).unsqueeze(1).expand_as(indices)
+        return indices[real], labels[real]
+
+
+class Objective(nn.Module, ABC):
+    """Adds d(loss)/d(parameter) to the `.grad` of the synthetic items.
+
+    It accumulates instead of returning a loss because the good implementations are not one graph: exact adjoints,
+    chunked decode-and-inject, independent items.
+
+    Attributes:
+        kind: its name in the registry and in manifests.
+    """
+
+    kind: ClassVar[str]
+    space: ClassVar[Literal["code", "pixel"]] = "code"
+
+    @abstractmethod
+    def accumulate(self, synthetic: Synthetic, real: RealItems, generator: torch.Generator) -> dict[str, float]:
+        """One step's loss: adds its gradient to `.grad` of the synthetic parameters.
+
+        Args:
+            synthetic: a Parameterization; `synthetic(items)` gives items in matching space.
+            real: the real items in the same space.
+            generator: on the CPU, of this step alone; the source of all its randomness.
+
+        Returns:
+            Figures to log, "loss" among them.
+        """

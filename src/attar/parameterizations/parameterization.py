@@ -1,0 +1,56 @@
+"""The contract of a parameterization: what is stored, and how it becomes images."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from attar.codecs.codec import Codec
+from attar.shapes import Float, Int64
+
+
+class Parameterization(nn.Module, ABC):
+    """M learnable items with their labels.
+
+    Attributes:
+        kind: its name in the registry and in manifests.
+        codec: how codes become images; never trained.
+        labels: int64 [M], class-major (all items of class 0 first).
+        stochastic: True where `forward` and `images` sample, so that every epoch sees other images.
+    """
+
+    kind: ClassVar[str]
+    stochastic: ClassVar[bool] = False
+    codec: Codec
+    labels: Int64[Tensor, " items"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def forward(
+        self, items: Int64[Tensor, " batch"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "batch ..."]:
+        """The items in the space where the objective matches, differentiable with respect to every trainable tensor.
+
+        Args:
+            items: indices into the M items.
+            generator: source of all randomness; needed by stochastic parameterizations only.
+        """
+
+    @abstractmethod
+    def images(
+        self, items: Int64[Tensor, " batch"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "batch C H W"]:
+        """The items as images, nominally in [0, 1] and not clamped; without gradient."""
+
+    @abstractmethod
+    def payload(self) -> dict[str, Tensor]:
+        """Exactly what a distilled file stores of the items: names to tensors, labels included, codec apart."""
+
+    @abstractmethod
+    def spec(self) -> dict[str, Any]:
+        """JSON-able: with the payload and the codec, everything needed to rebuild it. Has "kind"."""

@@ -1,0 +1,99 @@
+"""Every kind of parameterization a file may hold, and how it is rebuilt from one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from attar.codecs.codec import Codec
+from attar.config import Config, parse_config
+from attar.container import DTYPE_NAMES
+from attar.errors import InputError, unknown
+from attar.files import canonical_json
+from attar.parameterizations.codes import Codes, CodesConfig
+from attar.parameterizations.parameterization import Parameterization
+
+Table = dict[str, tuple[str, tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How one kind is read.
+
+    Args:
+        config: what its spec must be.
+        table: (config, number of items, code shape) to the payload's dtypes and shapes.
+        restore: (codec, payload, spec) to the parameterization.
+    """
+
+    config: type[Config]
+    table: Callable[[Any, int, tuple[int, int, int]], Table]
+    restore: Callable[[Codec, dict[str, Tensor], dict[str, Any]], Parameterization]
+
+
+def codes_table(config: CodesConfig, num_items: int, code_shape: tuple[int, int, int]) -> Table:
+    """What `store_codes` gives, and int32 labels."""
+    dtype = {"float32": "F32", "float16": "F16", "int8": "I8"}[config.storage]
+    table: Table = {"codes": (dtype, (num_items, *code_shape)), "labels": ("I32", (num_items,))}
+    return table | ({"scale": ("F32", (code_shape[0],))} if config.storage == "int8" else {})
+
+
+REGISTRY = {
+    "codes": Kind(CodesConfig, codes_table, Codes.restore),
+}
+
+
+def payload_table(spec: dict[str, Any], num_items: int, code_shape: tuple[int, int, int]) -> Table:
+    """Names, dtypes and shapes of the payload of `num_items` items. Raises InputError for a spec that is none."""
+    kind, config = _parse(spec)
+    return kind.table(config, num_items, code_shape)
+
+
+def check_payload(
+    payload: dict[str, Tensor], spec: dict[str, Any], code_shape: tuple[int, int, int], num_classes: int | None = None
+) -> None:
+    """Raise InputError unless `payload` is what a parameterization with this spec stores, value by value.
+
+    Args:
+        payload: names to tensors.
+        spec: the parameterization's own.
+        code_shape: of its codec.
+        num_classes: labels must lie below it; None leaves them unchecked above.
+    """
+    if "labels" not in payload or payload["labels"].ndim != 1 or not len(payload["labels"]):
+        raise InputError("the payload has no labels, one for each item")
+    labels = payload["labels"]
+    expected = payload_table(spec, len(labels), code_shape)
+    found = {name: (DTYPE_NAMES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for name, t in payload.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise InputError(f"payload tensor {name[:80]!r} is {found.get(name)} and must be {expected.get(name)}")
+    if int(labels.min()) < 0 or (num_classes is not None and int(labels.max()) >= num_classes):
+        top = "" if num_classes is None else f"; with {num_classes} classes they must lie in 0..{num_classes - 1}"
+        raise InputError(f"labels run from {int(labels.min())} to {int(labels.max())}{top}")
+    for name, tensor in payload.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise InputError(f"payload tensor {name!r} has values that are not finite")
+    if "scale" in payload and not bool((payload["scale"] > 0).all()):
+        raise InputError("payload tensor 'scale' has values that are not positive")
+
+
+def restore_parameterization(codec: Codec, payload: dict[str, Tensor], spec: dict[str, Any]) -> Parameterization:
+    """Rebuild what `Parameterization.payload` and `.spec` gave.
+
+    Raises:
+        InputError: an unknown kind, or a payload that does not fit the spec and the codec.
+    """
+    check_payload(payload, spec, codec.code_shape)
+    return _parse(spec)[0].restore(codec, payload, spec)
+
+
+def _parse(spec: dict[str, Any]) -> tuple[Kind, Config]:
+    name = spec.get("kind")
+    if not isinstance(name, str) or name not in REGISTRY:
+        raise unknown("parameterization", str(name)[:80], REGISTRY)
+    kind = REGISTRY[name]
+    return kind, parse_config(kind.config, canonical_json(spec), f"parameterization {name!r}")

@@ -1,0 +1,105 @@
+"""A recipe: a method as a composition, with every setting explicit."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from attar.codecs.registry import CodecConfig
+from attar.config import Config
+from attar.initialization import Initialization
+from attar.labels import HardLabels
+from attar.networks.network import NetworkConfig
+from attar.objectives.none import NoObjectiveConfig
+from attar.objectives.registry import ObjectiveConfig
+from attar.parameterizations.codes import CodesConfig
+
+
+class OptimizerConfig(Config):
+    """Stochastic gradient descent on the synthetic items.
+
+    Args:
+        learning_rate: the rate, or the rate per item.
+        learning_rate_unit: "per-item" multiplies by the items per class (LatentDD Eq. 10), "absolute" does not.
+        momentum: in [0, 1).
+        schedule: "constant", or "cosine": the rate falls to zero along half a cosine over the recipe's steps.
+    """
+
+    kind: Literal["sgd"] = "sgd"
+    learning_rate: float = Field(gt=0)
+    learning_rate_unit: Literal["absolute", "per-item"] = "absolute"
+    momentum: float = Field(0.5, ge=0, lt=1)
+    schedule: Literal["constant", "cosine"] = "constant"
+
+    def rate(self, items_per_class: int, progress: float = 0.0) -> float:
+        """The learning rate for so many items of each class, when `progress` of the steps (0 to 1) are done."""
+        rate = self.learning_rate * (items_per_class if self.learning_rate_unit == "per-item" else 1)
+        return rate * (1 + math.cos(math.pi * progress)) / 2 if self.schedule == "cosine" else rate
+
+
+class Expected(Config):
+    """A published figure to hold a recipe against.
+
+    Args:
+        data: data set and resolution.
+        budget: e.g. "1ipc".
+        accuracy: percent, as published.
+        source: paper and table.
+    """
+
+    data: str
+    budget: str
+    accuracy: float = Field(ge=0, le=100)
+    source: str
+
+
+class Recipe(Config):
+    """init x parameterization x objective x labels, with the codec between images and items.
+
+    Args:
+        name: as in the registry.
+        title: one line for people.
+        codec: images <-> codes.
+        initialization: which real items the synthetic ones start from.
+        parameterization: what is stored.
+        objective: what is matched, or none.
+        labels: what items are said to be.
+        optimizer: how items are updated; None without an objective.
+        steps: outer iterations; 0 without an objective.
+        evaluation_network: the network that the paper's scores are for.
+        image_size: the side in pixels that the settings are for, or None for any.
+        budget: the budget used where none is given.
+        citations: keys of `attar cite`.
+        expected: published figures.
+    """
+
+    name: str
+    title: str
+    codec: CodecConfig
+    initialization: Initialization = "random"
+    parameterization: CodesConfig = CodesConfig()
+    objective: ObjectiveConfig = NoObjectiveConfig()
+    labels: HardLabels = HardLabels()
+    optimizer: OptimizerConfig | None = None
+    steps: int = Field(0, ge=0)
+    evaluation_network: NetworkConfig = NetworkConfig()
+    image_size: int | None = Field(None, ge=1)
+    budget: str = "1ipc"
+    citations: tuple[str, ...] = ()
+    expected: tuple[Expected, ...] = ()
+
+    @model_validator(mode="after")
+    def _composition(self) -> Recipe:
+        trains = not isinstance(self.objective, NoObjectiveConfig)
+        if trains and (self.steps == 0 or self.optimizer is None):
+            raise ValueError(f"objective {self.objective.kind!r} needs an optimizer and steps of at least 1")
+        if not trains and (self.steps or self.optimizer):
+            raise ValueError("without an objective nothing is trained; set steps to 0 and optimizer to null")
+        if trains and self.objective.augmentation is not None and self.codec.kind != "pixels":
+            raise ValueError(
+                f"augmentation (DSA) is for pixels and the codec is {self.codec.kind!r}; "
+                "set objective.augmentation to null, or use the pixels codec"
+            )
+        return self

@@ -1,0 +1,23 @@
+"""Every test runs on one thread, with a cache of its own, and with shape annotations checked."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The cache of every test is an empty folder of its own."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("ATTAR_CACHE", str(folder))
+    yield folder
