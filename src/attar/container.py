@@ -62,7 +62,7 @@ def unpack(path: Path) -> tuple[str, dict[str, Tensor]]:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
     except (SafetensorError, RuntimeError, TypeError) as error:
-        raise InputError(f"{path} is damaged: {_one_line(error)}") from None
+        raise InputError(f"{path} is damaged: {one_line(error)}") from None
 
 
 def parse_json(text: str | bytes, what: str) -> Any:
@@ -74,7 +74,14 @@ def parse_json(text: str | bytes, what: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{what}: {_one_line(error)}") from None
+        raise InputError(f"{what}: {one_line(error)}") from None
+
+
+def one_line(error: Exception | str) -> str:
+    """An error's text, shortened, on one line, with nothing in it that could steer a terminal."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return shown if len(shown) <= 600 else shown[:600] + "..."
 
 
 def _read_header(file: BinaryIO, path: Path) -> tuple[bytes, dict[str, Any]]:
@@ -109,22 +116,29 @@ def _metadata(header: dict[str, Any], path: Path) -> str:
 def _data_bytes(header: dict[str, Any], path: Path) -> int:
     end = 0
     for name, entry in header.items():
-        shape, offsets = (entry.get(key) if isinstance(entry, dict) else None for key in ("shape", "data_offsets"))
-        if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
-            raise InputError(f"{path} has a damaged header: the entry of tensor {name[:80]!r} is malformed")
-        if entry.get("dtype") not in DTYPE_NAMES.values():
-            raise InputError(
-                f"{path}: tensor {name[:80]!r} has dtype {str(entry.get('dtype'))[:20]!r}; "
-                f"a distilled set has {', '.join(DTYPES)}"
-            )
-        if offsets[1] - offsets[0] != math.prod(shape) * DTYPES[entry["dtype"]].itemsize:
-            raise InputError(f"{path} has a damaged header: shape and bytes of tensor {name[:80]!r} disagree")
+        shown = repr(name[:80])
+        dtype, shape, offsets = _entry(entry)
+        if shape is None or offsets is None or len(offsets) != 2:
+            raise InputError(f"{path} has a damaged header: the entry of tensor {shown} is malformed")
+        if dtype not in DTYPES:
+            allowed = ", ".join(DTYPES)
+            raise InputError(f"{path}: tensor {shown} has dtype {dtype[:20]!r}; a distilled set has {allowed}")
+        if offsets[1] - offsets[0] != math.prod(shape) * DTYPES[dtype].itemsize:
+            raise InputError(f"{path} has a damaged header: shape and bytes of tensor {shown} disagree")
         end = max(end, offsets[1])
     return end
 
 
-def _naturals(value: Any) -> bool:
-    return isinstance(value, list) and len(value) <= 8 and all(type(item) is int and 0 <= item < 2**63 for item in value)
+def _entry(entry: Any) -> tuple[str, list[int] | None, list[int] | None]:
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        return "", None, None
+    return str(entry["dtype"]), _naturals(entry["shape"]), _naturals(entry["data_offsets"])
+
+
+def _naturals(value: Any) -> list[int] | None:
+    if not isinstance(value, list) or len(value) > 8:
+        return None
+    return value if all(type(item) is int and 0 <= item < 2**63 for item in value) else None
 
 
 def _check_size(found: int, announced: int, path: Path) -> None:
@@ -152,7 +166,3 @@ def _finite(digits: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{digits[:20]} is too large a number")
     return value
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

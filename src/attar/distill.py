@@ -103,14 +103,20 @@ def distill(
         refuse_existing(path, overwrite)
     train, name = training_images(data, progress, loading)
     image_codec = fit_for(task.recipe, train)
-    count = num_items_per_class(task, image_codec, train)
+    preprocess = image_codec if isinstance(image_codec, Pixels) else fit_codec(PixelsConfig(), train)
+    count = num_items_per_class(task, image_codec, preprocess, train, name)
     synthetic, indices, real = start(task, image_codec, train, count, progress)
     state = None
     if path is not None and task.recipe.steps:
         state = RunState(path, _configuration(task, train, count))
     if task.recipe.steps:
         optimise(task, synthetic, real, train.num_classes, state, overwrite, progress)
-    result = assemble(task, synthetic, indices, image_codec, train, name)
+    result = DistilledSet.build(
+        synthetic.cpu(),
+        preprocess.cpu(),
+        initial=(task.recipe.initialization, indices.tolist()),
+        **_facts(task, image_codec, train, name),
+    )
     if path is not None:
         result.save(path, overwrite=overwrite)
     if state is not None:
@@ -173,7 +179,7 @@ def fit_for(recipe: Recipe, train: ImageSet) -> Codec:
     return fit_codec(recipe.codec, train)
 
 
-def num_items_per_class(task: Task, codec: Codec, train: ImageSet) -> int:
+def num_items_per_class(task: Task, codec: Codec, preprocess: Codec, train: ImageSet, name: str) -> int:
     """Items of each class that the budget allows; a budget in bytes counts the whole file.
 
     Raises:
@@ -182,15 +188,17 @@ def num_items_per_class(task: Task, codec: Codec, train: ImageSet) -> int:
     if task.budget.unit != "bytes":
         return items_per_class(task.budget, codec)
 
+    facts = _facts(task, codec, train, name)
+
     def file_bytes(count: int) -> int:
-        empty = Codes(
+        return DistilledSet.estimate_bytes(
             codec,
-            torch.zeros(count * train.num_classes, *codec.code_shape),
-            class_major_labels(train.num_classes, count),
-            task.recipe.parameterization.storage,
+            preprocess,
+            storage=task.recipe.parameterization.storage,
+            num_per_class=count,
+            initial=(task.recipe.initialization, ()),
+            **facts,
         )
-        indices = torch.full((count * train.num_classes,), max(len(train) - 1, 0))
-        return assemble(task, empty, indices, codec, train, "x" * 64).storage.file_bytes
 
     if file_bytes(1) > task.budget.amount:
         raise InputError(
@@ -310,20 +318,16 @@ def _restore(synthetic: Codes, optimizer: torch.optim.SGD, tensors: Mapping[str,
             optimizer.state[parameter]["momentum_buffer"] = tensors[f"momentum.{name}"].to(parameter.device)
 
 
-def assemble(task: Task, synthetic: Codes, indices: Tensor, codec: Codec, train: ImageSet, name: str) -> DistilledSet:
-    """The distilled set of the items as they are now, with its manifest."""
-    preprocess = codec if isinstance(codec, Pixels) else fit_codec(PixelsConfig(), train)
-    public = without_paths(task.recipe.codec, codec)
-    return DistilledSet.build(
-        synthetic,
-        preprocess,
-        classes=train.classes,
-        recipe=json.loads(task.recipe.model_copy(update={"codec": public}).model_dump_json()),
-        data=(name, train),
-        initial=(task.recipe.initialization, indices.tolist()),
-        seed=task.seed,
-        device=task.device.type,
-    )
+def _facts(task: Task, codec: Codec, train: ImageSet, name: str) -> dict[str, Any]:
+    """What a manifest says of the run, apart from its items."""
+    recipe = task.recipe.model_copy(update={"codec": without_paths(task.recipe.codec, codec)})
+    return {
+        "classes": train.classes,
+        "recipe": json.loads(recipe.model_dump_json()),
+        "data": (name, train),
+        "seed": task.seed,
+        "device": task.device.type,
+    }
 
 
 def _configuration(task: Task, train: ImageSet, count: int) -> dict[str, Any]:

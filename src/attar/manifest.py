@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
+import platform
 import unicodedata
 from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import Field, field_validator, model_validator
+from pydantic_core import to_jsonable_python
 from torch import Tensor
 
-from attar.codecs.codec import ExternalWeights
+from attar.codecs.codec import Codec, ExternalWeights
 from attar.config import Config, parse_config
-from attar.container import DTYPE_NAMES, parse_json
+from attar.container import DTYPE_NAMES, DTYPES, parse_json
+from attar.data.image_set import ImageSet
 from attar.errors import InputError
 from attar.files import canonical_json
 
 SCHEMA_VERSION = 1
-LARGEST_SIDE = 8192
+LARGEST_SIDE = 4096
 LARGEST_DECODED_VALUES = 2**38
 REAL_INITIALIZATIONS = ("random", "herding", "k-centre")
 
@@ -39,6 +46,10 @@ class TensorSpec(Config):
         if tensor.dtype not in DTYPE_NAMES:
             raise ValueError(f"{tensor.dtype} cannot be stored; allowed are {', '.join(map(str, DTYPE_NAMES))}")
         return cls(dtype=DTYPE_NAMES[tensor.dtype], shape=tuple(tensor.shape))  # type: ignore[arg-type]
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
 
 
 class CodecSpec(Config):
@@ -144,7 +155,7 @@ class Manifest(Config):
     data: DataProvenance
     seed: int
     device: str
-    versions: dict[str, str] = {}
+    versions: dict[str, str]
     initialization: InitialProvenance
     citations: tuple[str, ...] = ()
     privacy: str
@@ -186,7 +197,9 @@ class Manifest(Config):
 
     def tensor_table(self) -> dict[str, TensorSpec]:
         """Every tensor of the file by its full name."""
-        table = {f"shards.{i}.{name}": spec for i, shard in enumerate(self.shards) for name, spec in shard.tensors.items()}
+        table = {
+            f"shards.{i}.{name}": spec for i, shard in enumerate(self.shards) for name, spec in shard.tensors.items()
+        }
         for prefix, codec in self.codecs().items():
             if self.codec_prefix(codec.identity) == prefix:
                 table |= {prefix + name: spec for name, spec in codec.tensors.items()}
@@ -198,10 +211,7 @@ class Manifest(Config):
 
     def digest(self, tensors: Mapping[str, Tensor]) -> str:
         """sha256 over the text without `content_sha256`, then every tensor's bytes in the order of their names."""
-        digest = hashlib.sha256(canonical_json(self.model_dump(mode="json", exclude={"content_sha256"})).encode())
-        for _, tensor in sorted(tensors.items()):
-            digest.update(tensor.contiguous().numpy().data)
-        return digest.hexdigest()
+        return tensors_digest(canonical_json(self.model_dump(mode="json", exclude={"content_sha256"})), tensors)
 
 
 def read_manifest(text: str, where: str) -> Manifest:
@@ -222,7 +232,7 @@ def read_manifest(text: str, where: str) -> Manifest:
 
 
 def check_tensors(manifest: Manifest, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Raise InputError unless the file holds exactly the listed tensors, finite, and nothing was changed since."""
+    """Raise InputError unless `tensors` are exactly the listed ones, of the listed types and shapes, and finite."""
     table = manifest.tensor_table()
     for names, fault in ((table.keys() - tensors.keys(), "lacks"), (tensors.keys() - table.keys(), "has the unlisted")):
         if names:
@@ -236,8 +246,82 @@ def check_tensors(manifest: Manifest, tensors: Mapping[str, Tensor], where: str)
             )
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise InputError(f"{where}: tensor {name!r} has values that are not finite; distil again")
+
+
+def check_content(manifest: Manifest, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raise InputError where manifest or tensors were changed since the file was written."""
     if manifest.content_sha256 != manifest.digest(tensors):
         raise InputError(f"{where} is damaged: its content does not match its checksum; copy it again")
+
+
+def compose_manifest(
+    preprocess: CodecSpec,
+    shards: Sequence[ShardSpec],
+    classes: Sequence[str],
+    recipe: Mapping[str, Any],
+    data: tuple[str, ImageSet] | DataProvenance,
+    initial: tuple[str, Sequence[int]] | InitialProvenance,
+    seed: int,
+    device: str,
+    network: Mapping[str, Any] | None,
+    scores: Sequence[Mapping[str, Any]],
+) -> Manifest:
+    """The manifest of these shards, not sealed yet; the arguments are those of `DistilledSet.build`.
+
+    Raises:
+        InputError: class names that a file cannot hold, or facts that are not JSON.
+    """
+    if not isinstance(data, DataProvenance):
+        name, images = data
+        data = DataProvenance(name=without_folders(name), fingerprint=images.fingerprint, num_items=len(images))
+    if not isinstance(initial, InitialProvenance):
+        kind, indices = initial
+        real = kind in REAL_INITIALIZATIONS
+        initial = InitialProvenance(kind=kind, indices=tuple(map(int, indices)), real_pixels_inside=real)
+    tree = {
+        "schema_version": 1,
+        "attar_version": _version(),
+        "classes": list(classes),
+        "image_shape": preprocess.spec["image_shape"],
+        "preprocess": preprocess,
+        "shards": shards,
+        "recipe": without_folders(recipe),
+        "data": data,
+        "seed": seed,
+        "device": device,
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+        "initialization": initial,
+        "citations": recipe.get("citations", ()),
+        "privacy": privacy_statement(initial.real_pixels_inside, recipe.get("steps", 1)),
+        "network": recipe.get("evaluation_network") if network is None else network,
+        "scores": scores,
+    }
+    return read_manifest(canonical_json(to_plain(tree)), "the distilled set")
+
+
+def describe_codec(codec: Codec) -> CodecSpec:
+    """What a manifest says of `codec`."""
+    return CodecSpec(
+        spec=json.loads(canonical_json(codec.spec())),
+        identity=codec.identity(),
+        code_shape=codec.code_shape,
+        external=codec.external(),
+        tensors={name: TensorSpec.of(tensor) for name, tensor in codec.stored_tensors().items()},
+    )
+
+
+def describe_shard(parameterization: dict[str, Any], codec: CodecSpec, tensors: dict[str, TensorSpec]) -> ShardSpec:
+    """What a manifest says of items with this payload."""
+    num_items = tensors["labels"].shape[0]
+    return ShardSpec(parameterization=parameterization, codec=codec, num_items=num_items, tensors=tensors)
+
+
+def tensors_digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over `text`, then every tensor's bytes in the order of their names."""
+    digest = hashlib.sha256(text.encode())
+    for _, tensor in sorted(tensors.items()):
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def check_classes(classes: Sequence[str]) -> None:
@@ -271,5 +355,17 @@ def privacy_statement(real_pixels_inside: bool, steps: int) -> str:
     if not real_pixels_inside:
         return "No differential-privacy guarantee. No item began as a real image; items were fitted to real images."
     if steps:
-        return "No differential-privacy guarantee. Items began as real training images, which may still be seen in them."
+        return "No differential-privacy guarantee. Items began as real training images and may still show them."
     return "No differential-privacy guarantee. Items are real training images, as the codec renders them."
+
+
+def to_plain(value: Any) -> Any:
+    """`value` with models, tuples and mappings turned into what JSON has."""
+    return to_jsonable_python(value)
+
+
+def _version() -> str:
+    try:
+        return version("attar")
+    except PackageNotFoundError:
+        return "unknown"

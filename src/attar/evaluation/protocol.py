@@ -110,7 +110,9 @@ def resolve_flip(chosen: Protocol, flip: bool | None, data_name: str) -> Protoco
         InputError: mirroring asked of a protocol that has none.
     """
     if flip and not chosen.flips:
-        raise InputError(f"protocol {chosen.name!r} mirrors no images; leave the flip out, or write a protocol that has it")
+        raise InputError(
+            f"protocol {chosen.name!r} mirrors no images; leave the flip out, or write a protocol that has it"
+        )
     drop = handed(data_name) if flip is None else not flip
     return chosen.without_flip() if drop else chosen
 

@@ -6,11 +6,11 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from attar.config import Config
-from attar.data.augmentation import Dsa, DsaConfig
-from attar.networks.network import NetworkConfig, build_network, initialise_parameters
+from attar.data.augmentation import Dsa, DsaConfig, DsaParameters
+from attar.networks.network import Network, NetworkConfig, build_network, initialise_parameters
 from attar.objectives.objective import Objective, RealItems, Synthetic
 from attar.randomness import generator as make_generator
 from attar.shapes import Float, Int64
@@ -61,6 +61,17 @@ def mean_feature_distance(
     return (real - synthetic).square().sum()
 
 
+class _FeaturesOf(nn.Module):
+    """A network's features as a module of their own."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.network.features(inputs)
+
+
 class Features(Objective):
     """DM's objective in whatever space the items live: pixels (DM) or codes (LatentDM).
 
@@ -97,7 +108,7 @@ class Features(Objective):
         self.augment = Dsa(config.augmentation) if config.augmentation else None
         work = forward_flops(self.network, item_shape) * config.real_batch_size * num_classes * num_steps
         self.acceleration = resolve_acceleration(config.precision, device, work)
-        self._fast_features = forward_function(self.network, self.acceleration, features=True)
+        self._fast_features = forward_function(_FeaturesOf(self.network), self.acceleration)
 
     def accumulate(self, synthetic: Synthetic, real: RealItems, generator: torch.Generator) -> dict[str, float]:
         seed = int(torch.randint(2**62, (1,), generator=generator))
@@ -112,17 +123,17 @@ class Features(Objective):
 
     @torch.no_grad()
     def _real_means(
-        self, real: RealItems, indices: Tensor, labels: Tensor, parameters: object
+        self, real: RealItems, indices: Tensor, labels: Tensor, parameters: DsaParameters | None
     ) -> Float[Tensor, "classes features"]:
         chunks = []
         for chunk in indices.split(self.config.chunk_items):
             items = real.gather(chunk)
-            if self.augment is not None:
+            if self.augment is not None and parameters is not None:
                 items = self.augment.apply(items, parameters)
             chunks.append(self._fast_features(items).float())
         return class_means(torch.cat(chunks), labels, self.num_classes)
 
-    def _accumulate_synthetic(self, synthetic: Synthetic, target: Tensor, parameters: object) -> float:
+    def _accumulate_synthetic(self, synthetic: Synthetic, target: Tensor, parameters: DsaParameters | None) -> float:
         """Classes are independent given the network, so they are back-propagated in chunks of whole classes."""
         labels = synthetic.labels
         per_class = max(1, len(labels) // self.num_classes)
@@ -132,7 +143,7 @@ class Features(Objective):
             last = min(first + step, self.num_classes)
             items = ((labels >= first) & (labels < last)).nonzero().squeeze(1)
             inputs = synthetic(items)
-            if self.augment is not None:
+            if self.augment is not None and parameters is not None:
                 inputs = self.augment.apply(inputs, parameters)
             means = class_means(self.network.features(inputs), labels[items] - first, last - first)
             part = mean_feature_distance(target[first:last], means)

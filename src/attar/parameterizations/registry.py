@@ -16,6 +16,7 @@ from attar.files import canonical_json
 from attar.parameterizations.codes import Codes, CodesConfig
 from attar.parameterizations.parameterization import Parameterization
 
+LARGEST_SCALE = 1e30
 Table = dict[str, tuple[str, tuple[int, ...]]]
 
 
@@ -77,8 +78,8 @@ def check_payload(
     for name, tensor in payload.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise InputError(f"payload tensor {name!r} has values that are not finite")
-    if "scale" in payload and not bool((payload["scale"] > 0).all()):
-        raise InputError("payload tensor 'scale' has values that are not positive")
+    if "scale" in payload and not bool(((payload["scale"] > 0) & (payload["scale"] < LARGEST_SCALE)).all()):
+        raise InputError(f"payload tensor 'scale' has values that are not between 0 and {LARGEST_SCALE:.0e}")
 
 
 def restore_parameterization(codec: Codec, payload: dict[str, Tensor], spec: dict[str, Any]) -> Parameterization:

@@ -28,7 +28,7 @@ class OptimizerConfig(Config):
     """
 
     kind: Literal["sgd"] = "sgd"
-    learning_rate: float = Field(gt=0)
+    learning_rate: float = Field(gt=0, le=1e30)
     learning_rate_unit: Literal["absolute", "per-item"] = "absolute"
     momentum: float = Field(0.5, ge=0, lt=1)
     schedule: Literal["constant", "cosine"] = "constant"

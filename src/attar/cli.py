@@ -1,0 +1,453 @@
+"""The command line: verbs to library functions, and errors in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from attar.errors import InputError
+from attar.exit_status import Stopped, exit_status
+
+if TYPE_CHECKING:
+    from attar.data.image_set import Splits
+    from attar.distilled import DistilledSet
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Distils a labelled image dataset into one small file, and says honestly what the file is worth.",
+    epilog="Long work is stopped with Ctrl-C and continues when the same command is repeated.",
+)
+
+Data = Annotated[
+    str, typer.Argument(help="A folder with one folder per class, .npz, .npy, .parquet, hf:NAME, or digits (built in).")
+]
+DataOption = Annotated[str, typer.Option(help="The real data: a folder, file, hf:NAME or digits, as for distill.")]
+File = Annotated[Path, typer.Argument(help="A distilled file.")]
+Test = Annotated[str | None, typer.Option(help="Separate test data, of the same classes.")]
+Classes = Annotated[str | None, typer.Option(help="Only these: cat,dog,fox, or the name of an ImageNet subset: bird.")]
+ImageSize = Annotated[str | None, typer.Option(help="Side in pixels, 64, or height x width, 64x96.")]
+Resize = Annotated[
+    Literal["refuse", "squash", "crop"], typer.Option(help="What to do with images of another size or shape.")
+]
+Channels = Annotated[Literal["keep", "grey", "rgb"], typer.Option(help="Turn every image grey, or into RGB.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Protocol = Annotated[str, typer.Option(help="How networks are trained: quick, dc-bench, latentdd, or a .json file.")]
+Networks = Annotated[
+    str | None, typer.Option(help="Architectures, e.g. convnet,resnet18 or convnet:d3w64-batch; else the protocol's.")
+]
+Seeds = Annotated[int | None, typer.Option(min=1, help="Networks trained for each row; else the protocol's number.")]
+Flip = Annotated[
+    bool | None, typer.Option("--flip/--no-flip", help="Mirror training images; else as the protocol, never digits.")
+]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Train again what an earlier evaluation already trained.")]
+
+
+def _verb(name: str, stopped: str = "stopped") -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function the verb `name`; `stopped` is what Ctrl-C says."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def run(*arguments: Any, **options: Any) -> None:
+            try:
+                function(*arguments, **options)
+            except KeyboardInterrupt:
+                raise Stopped(stopped) from None
+
+        app.command(name)(run)
+        return function
+
+    return register
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import attar
+
+        typer.echo(f"attar {attar.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def attar_options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Distils a labelled image dataset into one small file, and says honestly what the file is worth."""
+
+
+@_verb("distill", stopped="stopped; the same command continues from the last saved step")
+def distill_verb(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The file to write, e.g. photos.attar.safetensors.")],
+    recipe: Annotated[str, typer.Option(help="A method with its settings; attar recipes lists them.")] = "latent-dm",
+    budget: Annotated[
+        str | None, typer.Option(help="10ipc (images per class), 120lpc (items per class) or 5MB (the whole file).")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Every random choice derives from it.")] = 0,
+    device: Device = "auto",
+    codec: Annotated[str | None, typer.Option(help="Another codec: pixels, zca, pca:f4c4, autoencoder:FOLDER.")] = None,
+    storage: Annotated[str | None, typer.Option(help="How codes are stored: float32, float16 or int8.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe's setting; repeatable.")
+    ] = None,
+    checkpoint_steps: Annotated[int, typer.Option(min=1, help="Steps between two saved states.")] = 100,
+    test: Test = None,
+    classes: Classes = None,
+    image_size: ImageSize = None,
+    resize: Resize = "refuse",
+    channels: Channels = "keep",
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Distil labelled images into one small file."""
+    settings = _assignments(set_ or [])
+    loading = _loading(test, classes, image_size, resize, channels)
+    import attar
+
+    with _progress(quiet) as progress:
+        result = attar.distill(
+            data,
+            recipe,
+            budget,
+            out=out,
+            seed=seed,
+            device=device,
+            settings=settings,
+            codec=codec,
+            storage=storage,
+            checkpoint_steps=checkpoint_steps,
+            overwrite=overwrite,
+            progress=progress,
+            **loading,
+        )
+    _say(f"{out}: {len(result)} items of {len(result.classes)} classes in {out.stat().st_size} bytes")
+
+
+@_verb("evaluate", stopped="stopped; the same command continues: networks already trained are kept in the cache")
+def evaluate_verb(
+    file: File,
+    data: DataOption,
+    protocol: Protocol = "quick",
+    networks: Networks = None,
+    seeds: Seeds = None,
+    no_baselines: Annotated[bool, typer.Option("--no-baselines", help="Only the distilled set itself.")] = False,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write the scorecard as JSON; - for stdout.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+    flip: Flip = None,
+    device: Device = "auto",
+    no_cache: NoCache = False,
+    test: Test = None,
+    classes: Classes = None,
+    resize: Resize = "refuse",
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train networks on a file, test them on real images.
+
+    Baselines of the same bytes stand beside it: random real images, a coreset, the undistilled start.
+    """
+    _refuse_output(json_out, overwrite)
+    import attar
+
+    distilled = attar.load(file)
+    with _progress(quiet) as progress:
+        splits = _real_images(distilled, data, test, classes, resize, progress)
+        card = attar.evaluate(
+            distilled,
+            splits,
+            protocol,
+            networks=None if networks is None else _names(networks),
+            seeds=seeds,
+            baselines=not no_baselines,
+            flip=flip,
+            device=device,
+            cache=not no_cache,
+            progress=progress,
+            name=_stem(file),
+        )
+    if json_out == Path("-"):
+        _say(card.to_json())
+        return
+    _print(card.as_markdown() if markdown else card.as_table())
+    if json_out is not None:
+        _write(json_out, card.to_json())
+
+
+@_verb("compare", stopped="stopped; the same command continues: networks already trained are kept in the cache")
+def compare_verb(
+    files: Annotated[list[Path], typer.Argument(help="Two or more distilled files.")],
+    data: DataOption,
+    protocol: Protocol = "quick",
+    networks: Networks = None,
+    seeds: Seeds = None,
+    out: Annotated[Path | None, typer.Option(help="Write a plot (.png), a table (.md) or everything (.json).")] = None,
+    flip: Flip = None,
+    device: Device = "auto",
+    no_cache: NoCache = False,
+    test: Test = None,
+    classes: Classes = None,
+    resize: Resize = "refuse",
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Evaluate several files alike: a table and a plot."""
+    _refuse_output(out, overwrite)
+    if out is not None and out.suffix not in (".png", ".md", ".json"):
+        raise InputError(f"--out {out} ends in {out.suffix or 'nothing'}; write .png (plot), .md (table) or .json")
+    raise NotImplementedError
+
+
+@_verb("show")
+def show_verb(
+    file: File,
+    out: Annotated[Path, typer.Option(help="The picture to write, a .png.")],
+    per_class: Annotated[int | None, typer.Option(min=1, help="At most so many items of each class.")] = None,
+    data: Annotated[str | None, typer.Option(help="Real data whose images are drawn beside them.")] = None,
+    resize: Resize = "refuse",
+    overwrite: Overwrite = False,
+) -> None:
+    """Draw the images of a file, class by class."""
+    _refuse_output(out, overwrite)
+    import attar
+    from attar.progress import Silent
+
+    distilled = attar.load(file)
+    real = None if data is None else _real_images(distilled, data, None, None, resize, Silent()).train
+    attar.show(distilled, out, overwrite=overwrite, per_class=per_class, real=real)
+    _say(str(out))
+
+
+@_verb("info")
+def info_verb(
+    file: File,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+) -> None:
+    """Say what a file is.
+
+    Classes, sizes, recipe, data, where its items came from, and scores.
+    """
+    import attar
+
+    distilled = attar.load(file)
+    if as_json:
+        _say(json.dumps(distilled.describe(), indent=2, ensure_ascii=False))
+    else:
+        _print_pairs(_facts(distilled))
+
+
+@_verb("export")
+def export_verb(
+    file: File,
+    to: Annotated[Literal["imagefolder", "npz"], typer.Option(help="A folder per class of PNG files, or arrays.")],
+    out: Annotated[Path, typer.Option(help="The folder or file to write.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Write the images for tools without attar."""
+    import attar
+
+    attar.export(attar.load(file), to, out, overwrite=overwrite)
+    _say(str(out))
+
+
+@_verb("recipes")
+def recipes_verb(
+    name: Annotated[str | None, typer.Argument(help="Show this recipe's settings.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """List the recipes, or show one in full."""
+    from attar.recipes import REGISTRY, recipe
+
+    if name is not None:
+        shown = recipe(name)
+        if not as_json:
+            _say(f"{_unindented(REGISTRY[name].__doc__)}\n")
+        _say(shown.model_dump_json(indent=2))
+        return
+    known = [recipe(each) for each in REGISTRY]
+    if as_json:
+        _say(json.dumps([json.loads(each.model_dump_json()) for each in known], indent=2))
+        return
+    _print_pairs([(each.name, each.title) for each in known])
+
+
+@_verb("cite")
+def cite_verb(
+    what: Annotated[str, typer.Argument(help="A distilled file, or the name of a recipe.")],
+) -> None:
+    """Print the BibTeX behind a file or a recipe."""
+    import attar
+
+    entries = attar.cite(what)
+    _say(entries if entries else f"% {what} rests on no publication")
+
+
+@_verb("doctor")
+def doctor_verb(
+    no_self_check: Annotated[bool, typer.Option("--no-self-check", help="Only look; distil nothing.")] = False,
+) -> None:
+    """Look at this machine, and distil a little.
+
+    Python, torch, devices, threads, memory, cache, optional packages, compiler, and a run of a few steps.
+    """
+    import attar
+
+    checks = attar.doctor(self_check=not no_self_check)
+    _print_pairs([(f"{check.name} [{check.status}]", check.text) for check in checks])
+    if any(check.status == "fault" for check in checks):
+        raise typer.Exit(1)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command line and return its exit status: 0 done, 1 the run failed, 2 bad input, 130 stopped by Ctrl-C.
+
+    Args:
+        arguments: without the program's name; None takes the process's own.
+    """
+    try:
+        status = app(args=arguments, prog_name="attar", standalone_mode=False)
+        sys.stdout.flush()
+    except Exception as error:
+        if os.environ.get("ATTAR_DEBUG"):
+            raise
+        return exit_status(error)
+    return status if isinstance(status, int) else 0
+
+
+def _progress(quiet: bool) -> Any:
+    """The bar, or silence, as a context manager."""
+    from attar.progress import RichProgress, Silent
+
+    return contextlib.nullcontext(Silent()) if quiet else RichProgress()
+
+
+def _assignments(texts: list[str]) -> dict[str, Any]:
+    """{"steps": 50} from ["steps=50"]; a value that is not JSON is text. Raises InputError."""
+    settings: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise InputError(f"--set {text!r} is not KEY=VALUE, e.g. --set steps=100")
+        if key.strip() in settings:
+            raise InputError(f"--set {key.strip()} is given twice; give it once")
+        try:
+            settings[key.strip()] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[key.strip()] = value
+    return settings
+
+
+def _loading(
+    test: str | None, classes: str | None, image_size: str | None, resize: str, channels: str
+) -> dict[str, Any]:
+    """The arguments of `load_images`."""
+    return {
+        "test": test,
+        "classes": _names(classes) if classes and "," in classes else classes,
+        "image_size": None if image_size is None else _side(image_size),
+        "resize": resize,
+        "channels": channels,
+    }
+
+
+def _real_images(
+    distilled: DistilledSet, data: str, test: str | None, classes: str | None, resize: str, progress: Any
+) -> Splits:
+    """The real images in the size, colours and classes of the distilled ones."""
+    import attar
+
+    channels, height, width = distilled.image_shape
+    loading = _loading(test, classes, f"{height}x{width}", resize, "grey" if channels == 1 else "rgb")
+    loading["classes"] = loading["classes"] or list(distilled.classes)
+    return attar.load_images(data, progress=progress, **loading)
+
+
+def _stem(file: Path) -> str:
+    return file.name.removesuffix(".safetensors").removesuffix(".attar")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _side(text: str) -> int | tuple[int, int]:
+    """64 from "64", (64, 96) from "64x96". Raises InputError."""
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise InputError(f"--image-size {text!r} is not understood; give pixels, 64, or height x width, 64x96")
+    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
+
+
+def _refuse_output(path: Path | None, overwrite: bool) -> None:
+    """Refuse what could not be written at the end, before any work."""
+    from attar.files import refuse_existing
+
+    if path is not None and path != Path("-"):
+        refuse_existing(path, overwrite)
+
+
+def _write(path: Path, text: str) -> None:
+    from attar.files import write_text
+
+    write_text(path, text)
+    _say(str(path))
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+def _print(renderable: Any) -> None:
+    """To stdout, as wide as the terminal, or wide enough for any table where there is none."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(renderable, markup=False)
+
+
+def _print_pairs(pairs: list[tuple[str, str]]) -> None:
+    width = max(len(name) for name, _ in pairs)
+    for name, text in pairs:
+        _say(f"{name:<{width}}  {text}")
+
+
+def _facts(distilled: DistilledSet) -> list[tuple[str, str]]:
+    """What `attar info` tells people."""
+    manifest = distilled.manifest
+    began = manifest.initialization
+    codecs = dict.fromkeys(f"{shard.codec.spec.get('kind')} {shard.codec.code_shape}" for shard in manifest.shards)
+    counts = sorted({*distilled.num_per_class})
+    scores = [json.dumps(score, sort_keys=True) for score in manifest.scores] or ["none"]
+    return [
+        ("set", distilled.name),
+        ("classes", f"{distilled.num_classes}: {', '.join(distilled.classes)}"),
+        ("items", f"{len(distilled)}, {' to '.join(str(count) for count in {counts[0]: 0, counts[-1]: 0})} per class"),
+        ("images", " x ".join(str(side) for side in distilled.image_shape) + " (channels x height x width)"),
+        ("codec", ", ".join(codecs)),
+        *(("size", line) for line in distilled.storage.lines()),
+        ("data", f"{manifest.data.name}, {manifest.data.num_items} images, sha256 {manifest.data.fingerprint[:12]}..."),
+        ("start", f"{began.kind}; real images may be recognised: {'yes' if began.real_pixels_inside else 'no'}"),
+        ("privacy", manifest.privacy),
+        ("seed", f"{manifest.seed} on {manifest.device}, attar {manifest.attar_version}"),
+        *(("score", score) for score in scores),
+        ("cites", ", ".join(manifest.citations) or "nothing"),
+    ]
+
+
+def _unindented(docstring: str | None) -> str:
+    import inspect
+
+    return inspect.cleandoc(docstring or "")

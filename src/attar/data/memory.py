@@ -1,0 +1,107 @@
+"""Pixels live in memory when they fit there, else in a memory-mapped file of the cache."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attar.errors import InputError
+from attar.files import atomic_path, cache_directory
+from attar.progress import Progress
+from attar.shapes import UInt8
+
+_UNKNOWN_MEMORY_BYTES = 4 * 2**30
+Fill = Callable[[np.ndarray], None]
+
+
+def available_bytes() -> int:
+    """Memory that can be taken without swapping, in bytes: the kernel's estimate, never more than a container's limit.
+
+    Where the platform tells nothing, 4 GiB is assumed.
+    """
+    return min(_system_bytes() or _UNKNOWN_MEMORY_BYTES, _container_bytes() or 2**63)
+
+
+def fits_in_memory(num_bytes: int, limit_bytes: int | None, progress: Progress) -> bool:
+    """Whether `num_bytes` of pixels stay within `limit_bytes` (None: half of the available memory); noted where not."""
+    if limit_bytes is not None and limit_bytes < 0:
+        raise InputError(f"memory_limit_bytes is {limit_bytes}; give 0 (always memory-map) or more")
+    limit = available_bytes() // 2 if limit_bytes is None else limit_bytes
+    if num_bytes <= limit:
+        return True
+    progress.note(f"{_size(num_bytes)} of pixels exceed the limit of {_size(limit)}: memory-mapping them in the cache")
+    return False
+
+
+def gather(
+    shape: tuple[int, int, int, int], fill: Fill, in_memory: bool, key: Callable[[], str]
+) -> UInt8[Tensor, "items channels height width"]:
+    """uint8 pixels of `shape`, written by `fill`, in memory or in a cache file that a later call reuses.
+
+    Args:
+        shape: (N, C, H, W).
+        fill: writes every pixel of the array that it is given.
+        in_memory: False: a read-only map of `images/KEY.uint8` in the cache, which appears whole or not at all.
+        key: names the content; asked only when memory-mapping.
+    """
+    if in_memory:
+        pixels = np.empty(shape, dtype=np.uint8)
+        fill(pixels)
+        return torch.from_numpy(pixels)
+    path = cache_directory("images") / f"{key()}.uint8"
+    if not (path.exists() and path.stat().st_size == math.prod(shape)):
+        _write_map(path, shape, fill)
+    pixels = np.memmap(path, dtype=np.uint8, mode="r", shape=shape)
+    with warnings.catch_warnings():
+        # A read-only map is what we want: an ImageSet is never written to.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(pixels)
+
+
+def _write_map(path: Path, shape: tuple[int, int, int, int], fill: Fill) -> None:
+    free, needed = shutil.disk_usage(path.parent).free, math.prod(shape)
+    if needed > free:
+        raise InputError(
+            f"the decoded images need {_size(needed)} in the cache {path.parent} and {_size(free)} are free; "
+            "set ATTAR_CACHE to a larger disk, or give a smaller --image-size"
+        )
+    with atomic_path(path) as temporary:
+        pixels = np.memmap(temporary, dtype=np.uint8, mode="w+", shape=shape)
+        fill(pixels)
+        pixels.flush()
+        del pixels  # some platforms do not rename a file that is still mapped
+
+
+def _system_bytes() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    try:
+        # Not every system tells what is free; half of what is built in is a fair guess then.
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _container_bytes() -> int | None:
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+    except (OSError, ValueError):
+        return None
+    return max(limit - used, 0)
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"

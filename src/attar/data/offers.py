@@ -1,0 +1,92 @@
+"""What a source offers before a single picture is decoded: its classes, and its pictures one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from attar.data.image_set import ImageSet
+from attar.shapes import Int64
+
+Picture = Path | bytes | Image.Image
+
+
+class Pictures(Protocol):
+    """Pictures that can be read one by one, from several threads at once."""
+
+    def read(self, position: int) -> Picture:
+        """The picture at `position`: a file, encoded bytes, or a PIL image."""
+
+    def name(self, position: int) -> str:
+        """How to call it in a message."""
+
+    def identity(self, positions: Sequence[int]) -> list[Any]:
+        """JSON-able facts that change whenever one of these pictures does: what a cache entry is keyed by."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Labelled pictures that are not decoded yet.
+
+    Args:
+        pictures: where they are read from.
+        positions: int64 [N], which of them.
+        labels: int64 [N], values in 0..K-1.
+        classes: K names.
+    """
+
+    pictures: Pictures
+    positions: Int64[Tensor, " items"]
+    labels: Int64[Tensor, " items"]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, indices: Int64[Tensor, " chosen"]) -> Encoded:
+        """The items at `indices`, in that order, with the same class list."""
+        return Encoded(self.pictures, self.positions[indices], self.labels[indices], self.classes)
+
+
+Part = ImageSet | Encoded
+
+
+@dataclass(frozen=True)
+class Offer:
+    """The classes of one part, and how to open some of them: `open([3, 0])` labels class 3 as 0 and class 0 as 1."""
+
+    classes: tuple[str, ...]
+    open: Callable[[Sequence[int]], Part]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A named data set: a training part, and a test part where the source has one."""
+
+    name: str
+    train: Offer
+    test: Offer | None = None
+
+
+def offer_of(part: Part) -> Offer:
+    """The offer of a part whose labels are already known."""
+    return Offer(part.classes, lambda chosen: _with_classes(part, chosen))
+
+
+def _with_classes(part: Part, chosen: Sequence[int]) -> Part:
+    if list(chosen) == list(range(len(part.classes))):
+        return part
+    relabel = torch.full((len(part.classes),), -1, dtype=torch.int64)
+    relabel[torch.tensor(chosen)] = torch.arange(len(chosen))
+    labels = relabel[part.labels]
+    keep = (labels >= 0).nonzero().flatten()
+    names = tuple(part.classes[index] for index in chosen)
+    if isinstance(part, ImageSet):
+        return ImageSet(part.images[keep], labels[keep], names)
+    return Encoded(part.pictures, part.positions[keep], labels[keep], names)

@@ -1,0 +1,178 @@
+"""One door for real images: folders, arrays, tables, the hub, built-in data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attar.data.arrays import open_array_file, open_arrays
+from attar.data.builtin import digits
+from attar.data.decoding import Channels, Resize, Rules, decode_parts
+from attar.data.folder import SUFFIXES, open_folder
+from attar.data.image_set import ImageSet, Splits
+from attar.data.offers import Part, Source, offer_of
+from attar.data.subsets import match_classes
+from attar.data.tables import open_hub, open_parquet
+from attar.errors import InputError, unknown
+from attar.progress import Progress, Silent
+from attar.randomness import generator
+from attar.shapes import Int64
+
+BUILTIN = {"digits": digits}
+AnySource = str | Path | ImageSet | Splits | tuple[Any, Any]
+
+
+def load_images(
+    source: AnySource,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    resize: Resize = "refuse",
+    channels: Channels = "keep",
+    classes: Sequence[str | int] | str | None = None,
+    test_fraction: float = 0.2,
+    split_seed: int = 0,
+    memory_limit_bytes: int | None = None,
+    test: AnySource | None = None,
+    progress: Progress | None = None,
+) -> Splits:
+    """Labelled images with a training and a test part, from wherever they are.
+
+    Args:
+        source: "digits"; a folder ROOT/CLASS/picture.png or ROOT/train/CLASS/... beside ROOT/test (or val); a .npz or
+            .npy file; a .parquet file or folder; "hf:NAME"; (images, labels) of numpy or torch; an ImageSet or Splits.
+        image_size: pixels, a side or (height, width). None: the images have one size already.
+        resize: for images of another size: refuse them, squash them, or crop their centre to the aspect ratio first.
+        channels: keep what there is, or make all of them grey or RGB.
+        classes: a named subset such as "bird", or class names and indices; their order becomes the labels' order.
+        test_fraction: the share of each class that is held out, in (0, 1), where the source has no test part.
+        split_seed: which images are held out. A class's share depends on its name and the seed only.
+        memory_limit_bytes: decoded images beyond it are memory-mapped from the cache. None: half of what is available.
+        test: a source of its own for the test part.
+        progress: shows the decoding.
+
+    Raises:
+        InputError: whatever cannot be read or does not fit together, in one line with the mend.
+
+    Example:
+        >>> load_images("digits").train.image_shape
+        (1, 8, 8)
+    """
+    rules = Rules(_size(image_size), resize, channels)
+    if not 0 < test_fraction < 1:
+        raise InputError(f"test_fraction is {test_fraction}; give a share between 0 and 1, e.g. 0.2")
+    progress = progress or Silent()
+    found = _open(source)
+    if test is not None:
+        held_out = _open(test)
+        found = replace(found, test=held_out.test or held_out.train)
+    parts, names = _open_parts(found, classes, test_fraction, split_seed)
+    train, held = decode_parts([replace(part, classes=names) for part in parts], rules, memory_limit_bytes, progress)
+    if train.image_shape != held.image_shape:
+        raise InputError(
+            f"training images are {_shape(train)} and test images {_shape(held)}; "
+            "make them one, e.g. --image-size 32 --resize crop, --channels rgb"
+        )
+    return Splits(train, held, found.name)
+
+
+def _size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    if image_size is None or isinstance(image_size, int):
+        return None if image_size is None else (image_size, image_size)
+    if len(image_size) != 2:
+        raise InputError(f"image size {tuple(image_size)} has {len(image_size)} sides; give one, or (height, width)")
+    return int(image_size[0]), int(image_size[1])
+
+
+def _shape(images: ImageSet) -> str:
+    channels, height, width = images.image_shape
+    return f"{width} x {height} {'grey' if channels == 1 else 'RGB'}"
+
+
+def _open(source: AnySource) -> Source:
+    if isinstance(source, ImageSet):
+        return Source("arrays", offer_of(source))
+    if isinstance(source, Splits):
+        return Source(source.name, offer_of(source.train), offer_of(source.test))
+    if isinstance(source, tuple | list):
+        if len(source) != 2:
+            raise InputError(f"{len(source)} arrays were given; give two, (images, labels)")
+        return open_arrays(*source)
+    if not isinstance(source, str | Path):
+        raise InputError(
+            f"a {type(source).__name__} is no source of images; give a folder, a file, or (images, labels)"
+        )
+    if source in BUILTIN:
+        return Source(str(source), offer_of(BUILTIN[str(source)]()))
+    if str(source).startswith("hf:"):
+        return open_hub(str(source).removeprefix("hf:"))
+    return _open_path(Path(source).expanduser())
+
+
+def _open_path(path: Path) -> Source:
+    suffix = path.suffix.lower()
+    if not path.exists():
+        if len(path.parts) == 1 and not suffix:
+            raise unknown("file, folder or built-in data set", str(path), BUILTIN)
+        raise InputError(f"{path} does not exist; give a folder of class folders, a .npz, .npy or .parquet file")
+    if path.is_dir():
+        return open_parquet(path) if _holds_tables(path) else open_folder(path)
+    if suffix in (".npz", ".npy"):
+        return open_array_file(path)
+    if suffix == ".parquet":
+        return open_parquet(path)
+    if suffix in SUFFIXES:
+        raise InputError(f"{path} is a single image; give the folder that holds the class folders")
+    if suffix in (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z", ".bz2", ".xz"):
+        raise InputError(f"{path} is an archive; unpack it and give the folder")
+    raise InputError(f"{path} is no source of images; give a folder of class folders, a .npz, .npy or .parquet file")
+
+
+def _holds_tables(folder: Path) -> bool:
+    """Whether there are parquet files in the folder or one level below (as in data/train-00000.parquet)."""
+    return any(True for pattern in ("*.parquet", "*/*.parquet") for _ in folder.glob(pattern))
+
+
+def _open_parts(
+    found: Source, classes: Sequence[str | int] | str | None, test_fraction: float, split_seed: int
+) -> tuple[tuple[Part, Part], tuple[str, ...]]:
+    """The training and test part with the wanted classes, and what these are called."""
+    available = found.train.classes
+    places, names = (list(range(len(available))), available) if classes is None else match_classes(classes, available)
+    train = found.train.open(places)
+    if found.test is None:
+        return _stratified(train, test_fraction, split_seed), tuple(names)
+    missing = [available[place] for place in places if available[place] not in found.test.classes]
+    surplus = sorted(set(found.test.classes) - set(available)) if classes is None else []
+    if missing or surplus:
+        lacking, name = ("test", missing[0]) if missing else ("training", surplus[0])
+        raise InputError(
+            f"{len(missing or surplus)} classes are missing from the {lacking} part, first {name!r}; "
+            "give both parts the same classes"
+        )
+    for place, size in zip(places, torch.bincount(train.labels, minlength=len(places)).tolist(), strict=True):
+        if not size:
+            raise InputError(f"class {available[place]!r} has no training images; add some, or leave it out")
+    test_places = [found.test.classes.index(available[place]) for place in places]
+    return (train, found.test.open(test_places)), tuple(names)
+
+
+def _stratified(part: Part, fraction: float, seed: int) -> tuple[Part, Part]:
+    """A seeded share of each class, at least one image and never all, becomes the test part."""
+    train: list[Int64[Tensor, " members"]] = []
+    test: list[Int64[Tensor, " members"]] = []
+    for label, name in enumerate(part.classes):
+        members = (part.labels == label).nonzero().flatten()
+        if len(members) < 2:
+            raise InputError(
+                f"class {name!r} has {len(members)} images; at least 2 are needed to train and to test, or a test part"
+            )
+        count = min(max(round(len(members) * fraction), 1), len(members) - 1)
+        order = members[torch.randperm(len(members), generator=generator(seed, "split", name))]
+        test.append(order[:count])
+        train.append(order[count:])
+    return part.select(torch.cat(train).sort().values), part.select(torch.cat(test).sort().values)

@@ -1,0 +1,499 @@
+"""The distilled set: one file's content, rendered, streamed and measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attar.codecs.codec import Codec
+from attar.codecs.registry import restore_codec
+from attar.container import MAX_HEADER_BYTES, one_line, pack, packed_bytes, unpack
+from attar.data.image_set import ImageSet
+from attar.errors import InputError
+from attar.files import atomic_path, canonical_json, content_key, refuse_existing
+from attar.manifest import (
+    CodecSpec,
+    DataProvenance,
+    InitialProvenance,
+    Manifest,
+    TensorSpec,
+    check_content,
+    check_tensors,
+    compose_manifest,
+    describe_codec,
+    describe_shard,
+    read_manifest,
+    tensors_digest,
+    to_plain,
+)
+from attar.parameterizations.codes import Codes
+from attar.parameterizations.codes import Storage as CodeStorage
+from attar.parameterizations.parameterization import Parameterization
+from attar.parameterizations.registry import check_payload, payload_table, restore_parameterization
+from attar.randomness import generator
+from attar.shapes import Float, Int64
+from attar.storage import Storage, storage_of
+
+# Image values decoded at once: 8 MiB of float32, because a deep decoder needs a hundred times its output.
+CHUNK_VALUES = 2**21
+LARGEST_CHUNK = 512
+
+
+class DistilledSet:
+    """What was stored and nothing else: a manifest, the tensors it lists, and codecs made from them when needed.
+
+    Make one with `build` or `load`.
+
+    Args:
+        manifest: sealed, i.e. with its checksum.
+        tensors: exactly those of `manifest.tensor_table()`, on the CPU.
+        codecs: by identity, those that exist already; they are used where they are, not copied.
+        where: what error messages call the set.
+    """
+
+    def __init__(
+        self, manifest: Manifest, tensors: Mapping[str, Tensor], codecs: Mapping[str, Codec], where: str = "the set"
+    ) -> None:
+        self.manifest = manifest
+        self._tensors = dict(tensors)
+        self._codecs = dict(codecs)
+        self._parameterizations: dict[int, Parameterization] = {}
+        self._where = where
+
+    @classmethod
+    def build(
+        cls,
+        parameterization: Parameterization | Sequence[Parameterization],
+        preprocess: Codec,
+        *,
+        classes: Sequence[str],
+        recipe: Mapping[str, Any],
+        data: tuple[str, ImageSet] | DataProvenance,
+        initial: tuple[str, Sequence[int]] | InitialProvenance,
+        seed: int = 0,
+        device: str = "cpu",
+        network: Mapping[str, Any] | None = None,
+        scores: Sequence[Mapping[str, Any]] = (),
+    ) -> DistilledSet:
+        """The set of one or several shards, as they would be read back: quantised where the storage is.
+
+        Args:
+            parameterization: the shards; labels index `classes`.
+            preprocess: images to network inputs; not stored twice where it is also a shard's codec.
+            classes: names in the order of the labels.
+            recipe: resolved configuration; absolute paths in it are shortened to their last part.
+            data: name and training images, or their provenance.
+            initial: kind and training indices, or their provenance.
+            seed: of the run.
+            device: kind of device.
+            network: suggested network; None takes the recipe's "evaluation_network".
+            scores: measured accuracies.
+
+        Raises:
+            InputError: codes that are not finite, labels without a class, class names a file cannot hold.
+        """
+        parts = [parameterization] if isinstance(parameterization, Parameterization) else list(parameterization)
+        if any(part.codec.image_shape != preprocess.image_shape for part in parts):
+            raise ValueError("shards and preprocess differ in the shape of their images")
+        payloads = [{name: _at_rest(tensor) for name, tensor in part.payload().items()} for part in parts]
+        described = {id(codec): describe_codec(codec) for codec in (preprocess, *(part.codec for part in parts))}
+        shards = [
+            describe_shard(part.spec(), described[id(part.codec)], {n: TensorSpec.of(t) for n, t in payload.items()})
+            for part, payload in zip(parts, payloads, strict=True)
+        ]
+        manifest = compose_manifest(
+            described[id(preprocess)], shards, classes, recipe, data, initial, seed, device, network, scores
+        )
+        codecs = {described[id(codec)].identity: codec for codec in (preprocess, *(part.codec for part in parts))}
+        built = cls._seal(manifest, _codec_tensors(manifest, codecs) | _flat(payloads), codecs)
+        built._check_items()
+        return built
+
+    @staticmethod
+    def estimate_bytes(
+        codec: Codec,
+        preprocess: Codec,
+        *,
+        storage: CodeStorage,
+        num_per_class: int,
+        classes: Sequence[str],
+        **facts: Any,
+    ) -> int:
+        """Bytes of the file of `num_per_class` codes for each class, without making them.
+
+        Exact but for the digits of the initial indices, for which the largest index stands.
+
+        Args:
+            codec: of the codes.
+            preprocess: as in `build`.
+            storage: of the codes.
+            num_per_class: at least 1.
+            classes: names.
+            **facts: what `build` takes; of `initial` only the kind matters.
+        """
+        num_items = num_per_class * len(classes)
+        spec = {"kind": Codes.kind, "storage": storage}
+        table = payload_table(spec, num_items, codec.code_shape)
+        tensors = {name: TensorSpec(dtype=dtype, shape=shape) for name, (dtype, shape) in table.items()}  # type: ignore[arg-type]
+        described = describe_codec(codec)
+        about = described if preprocess is codec else describe_codec(preprocess)
+        initial, data = facts.pop("initial"), facts.pop("data")
+        if not isinstance(initial, InitialProvenance):
+            num_real = data.num_items if isinstance(data, DataProvenance) else len(data[1])
+            initial = (initial[0], [max(num_real - 1, 0)] * num_items)
+        facts = {"seed": 0, "device": "cpu", "network": None, "scores": (), **facts}
+        shard = describe_shard(spec, described, tensors)
+        manifest = compose_manifest(about, [shard], classes, data=data, initial=initial, **facts)
+        return _size(manifest.model_copy(update={"content_sha256": "0" * 64}))
+
+    @classmethod
+    def load(cls, path: Path | str) -> DistilledSet:
+        """The set in the file at `path`. No byte of it is trusted, and nothing is executed.
+
+        Public weights that are absent are missed only when images are asked for.
+
+        Raises:
+            InputError: the file is missing, foreign, damaged, altered, or written by a newer attar; one line.
+        """
+        path = Path(path)
+        try:
+            text, tensors = unpack(path)
+            manifest = read_manifest(text, str(path))
+            check_tensors(manifest, tensors, str(path))
+            check_content(manifest, tensors, str(path))
+            loaded = cls(manifest, tensors, {}, where=str(path))
+            loaded._check_items()
+            for codec in manifest.codecs().values():
+                if codec.external is None:
+                    loaded._codec(codec)
+        except InputError as error:
+            raise InputError(one_line(error)) from None
+        return loaded
+
+    def save(self, path: Path | str, overwrite: bool = False) -> None:
+        """Write the file, whole or not at all.
+
+        Raises:
+            InputError: `path` exists and `overwrite` is False, or its folder does not exist.
+            OSError: the disk is full, or the like; nothing is left behind.
+        """
+        path = Path(path)
+        refuse_existing(path, overwrite)
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """The file's bytes: equal sets give equal bytes."""
+        return pack(self.manifest.text(), self._tensors)
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the file, known without writing it."""
+        return _size(self.manifest)
+
+    @property
+    def storage(self) -> Storage:
+        """The set's four sizes."""
+        return storage_of(self)
+
+    @property
+    def name(self) -> str:
+        """Recipe and data in words."""
+        return f"{self.manifest.recipe.get('name', 'distilled')} of {self.manifest.data.name}"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.manifest.classes
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.manifest.classes)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the decoded images."""
+        return self.manifest.image_shape
+
+    def __len__(self) -> int:
+        return self.manifest.num_items
+
+    @property
+    def labels(self) -> Int64[Tensor, " items"]:
+        """Class of every item, shard after shard."""
+        return torch.cat([payload["labels"].long() for payload in self.payloads()])
+
+    @property
+    def num_per_class(self) -> tuple[int, ...]:
+        """Items of each class, in class order."""
+        return tuple(torch.bincount(self.labels, minlength=self.num_classes).tolist())
+
+    @property
+    def codes(self) -> Float[Tensor, "items c h w"]:
+        """The codes of all items, float32. Raises InputError where items are no codes, or of several shapes."""
+        parts = self.parameterizations()
+        if not all(isinstance(part, Codes) for part in parts) or len({part.codec.code_shape for part in parts}) > 1:
+            raise InputError(f"{self._where} has items that are not codes of one shape; use images()")
+        return torch.cat([part.codes.detach().cpu() for part in parts if isinstance(part, Codes)])
+
+    @property
+    def stochastic(self) -> bool:
+        """True where every epoch sees other images of the same items."""
+        return any(part.stochastic for part in self.parameterizations())
+
+    @property
+    def preprocess(self) -> Codec:
+        """Images to network inputs."""
+        return self._codec(self.manifest.preprocess)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of what training sees: items, codecs, classes; the same whatever scores or citations are added."""
+        shards = [[shard.parameterization, shard.codec.identity] for shard in self.manifest.shards]
+        about = content_key(self.classes, self.manifest.preprocess.identity, shards)
+        return tensors_digest(about, self._tensors)
+
+    def payloads(self) -> list[dict[str, Tensor]]:
+        """What is stored of each shard's items, by the payload's own names."""
+        return [
+            {name: self._tensors[f"shards.{index}.{name}"] for name in shard.tensors}
+            for index, shard in enumerate(self.manifest.shards)
+        ]
+
+    def parameterizations(self) -> list[Parameterization]:
+        """Each shard restored. Raises InputError where a codec's public weights are absent."""
+        for index, (shard, payload) in enumerate(zip(self.manifest.shards, self.payloads(), strict=True)):
+            if index not in self._parameterizations:
+                restored = restore_parameterization(self._codec(shard.codec), payload, shard.parameterization)
+                self._parameterizations[index] = restored.requires_grad_(False)
+        return [self._parameterizations[index] for index in range(len(self.manifest.shards))]
+
+    def images(
+        self, items: Tensor | Sequence[int] | None = None, epoch: int = 0, clamp: bool = False
+    ) -> Float[Tensor, "items C H W"]:
+        """Items as images on the CPU, nominally in [0, 1].
+
+        Args:
+            items: indices, any order; None for all.
+            epoch: which sample of stochastic items.
+            clamp: cut values to [0, 1], as a picture needs.
+
+        Raises:
+            InputError: an index out of range; public weights that are absent (their id and hash are named).
+        """
+        wanted = torch.arange(len(self)) if items is None else torch.as_tensor(items, dtype=torch.int64).cpu()
+        if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < len(self):
+            raise InputError(f"items {int(wanted.min())}..{int(wanted.max())} were asked for; there are {len(self)}")
+        images = torch.empty(len(wanted), *self.image_shape)
+        draw = generator(self.manifest.seed, "images", epoch)
+        for start, part in self._chunks(wanted):
+            images[start : start + len(part)] = self._decode(part, draw)
+        return images.clamp_(0, 1) if clamp else images
+
+    def loader(self, batch_size: int, epoch: int = 0, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of (images [B, C, H, W] nominally in [0, 1], labels int64 [B]), each item once, in a random order.
+
+        Args:
+            batch_size: at least 1; the last batch may be smaller.
+            epoch: another epoch is another order and, for stochastic items, other images.
+            seed: of order and samples.
+        """
+        if batch_size < 1:
+            raise InputError(f"batch size {batch_size} was asked for; at least 1 is needed")
+        order = torch.randperm(len(self), generator=generator(seed, "loader", epoch))
+        draw = generator(seed, "loader images", epoch)
+        labels = self.labels
+        for batch in order.split(batch_size):
+            yield torch.cat([self._decode(part, draw) for _, part in self._chunks(batch)]), labels[batch]
+
+    def training_items(self, device: torch.device | str = "cpu") -> DecodedItems | SampledItems:
+        """The set as network inputs on `device`: decoded once, or sampled anew each epoch where items are stochastic.
+
+        Codecs are moved to `device` for it.
+        """
+        device = torch.device(device)
+        for part in (*self.parameterizations(), self.preprocess):
+            part.to(device)
+        if self.stochastic:
+            return SampledItems(self, device)
+        return DecodedItems(self._inputs(generator(self.manifest.seed, "images", 0), device), self.labels.to(device))
+
+    def describe(self) -> dict[str, Any]:
+        """Everything there is to know without rendering, JSON-able."""
+        about = self.manifest.model_dump(mode="json", exclude={"shards", "preprocess", "initialization"})
+        shards = [
+            {
+                "parameterization": shard.parameterization,
+                "codec": shard.codec.spec,
+                "code_shape": list(shard.codec.code_shape),
+                "num_items": shard.num_items,
+                "external": shard.codec.external and shard.codec.external.model_dump(mode="json"),
+            }
+            for shard in self.manifest.shards
+        ]
+        return about | {
+            "name": self.name,
+            "num_items": len(self),
+            "num_per_class": list(self.num_per_class),
+            "shards": shards,
+            "preprocess": self.manifest.preprocess.spec,
+            "initialization": self.manifest.initialization.model_dump(mode="json", exclude={"indices"}),
+            "storage": self.storage.model_dump(mode="json"),
+            "fingerprint": self.fingerprint,
+        }
+
+    def replace(self, **fields: Any) -> DistilledSet:
+        """The same set with other provenance, e.g. `scores` (their schema: `Manifest`)."""
+        tree = json.loads(self.manifest.text()) | json.loads(canonical_json(to_plain(fields)))
+        manifest = read_manifest(canonical_json(tree), self._where)
+        return self._seal(manifest, self._tensors, self._codecs)
+
+    def with_payloads(
+        self, payloads: Sequence[Mapping[str, Tensor]], parameterizations: Sequence[dict[str, Any]]
+    ) -> DistilledSet:
+        """The same set with other stored items, one payload and one parameterization's spec for each shard."""
+        shards = tuple(
+            describe_shard(spec, shard.codec, {name: TensorSpec.of(tensor) for name, tensor in payload.items()})
+            for shard, payload, spec in zip(self.manifest.shards, payloads, parameterizations, strict=True)
+        )
+        prefixes = tuple(self.manifest.codecs())
+        codecs = {name: tensor for name, tensor in self._tensors.items() if name.startswith(prefixes)}
+        manifest = self.manifest.model_copy(update={"shards": shards})
+        changed = self._seal(manifest, codecs | _flat(payloads), self._codecs)
+        changed._check_items()
+        return changed
+
+    @classmethod
+    def _seal(cls, manifest: Manifest, tensors: Mapping[str, Tensor], codecs: Mapping[str, Codec]) -> DistilledSet:
+        sealed = manifest.model_copy(update={"content_sha256": manifest.digest(tensors)})
+        check_tensors(sealed, tensors, "the distilled set")
+        if len(sealed.text()) > MAX_HEADER_BYTES // 2:
+            raise InputError("the manifest is too large for a file; give fewer items, or shorter class names")
+        return cls(sealed, tensors, codecs)
+
+    def _check_items(self) -> None:
+        for shard, payload in zip(self.manifest.shards, self.payloads(), strict=True):
+            try:
+                check_payload(payload, shard.parameterization, shard.codec.code_shape, self.num_classes)
+                if len(payload["labels"]) != shard.num_items:
+                    raise InputError(f"{shard.num_items} items are announced and {len(payload['labels'])} are there")
+            except InputError as error:
+                raise InputError(f"{self._where}: {error}") from None
+
+    def _codec(self, spec: CodecSpec) -> Codec:
+        if spec.identity not in self._codecs:
+            self._codecs[spec.identity] = self._restore_codec(spec)
+        return self._codecs[spec.identity]
+
+    def _restore_codec(self, spec: CodecSpec) -> Codec:
+        prefix = self.manifest.codec_prefix(spec.identity)
+        tensors = {name: self._tensors[prefix + name] for name in spec.tensors}
+        kind = str(spec.spec.get("kind"))[:80]
+        try:
+            codec = restore_codec(spec.spec, tensors)
+        except InputError as error:
+            raise InputError(f"{self._where}: {_absence(spec, kind)}: {error}") from None
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(f"{self._where}: codec {kind!r} cannot be restored: {one_line(error)}") from None
+        if codec.identity() != spec.identity or codec.external() != spec.external:
+            raise InputError(f"{self._where}: codec {kind!r} is not the one this file was made with")
+        if codec.code_shape != spec.code_shape or codec.image_shape != self.image_shape:
+            raise InputError(f"{self._where}: codec {kind!r} makes images or codes of another shape than announced")
+        return codec
+
+    def _chunks(self, items: Tensor) -> Iterator[tuple[int, Tensor]]:
+        c, h, w = self.image_shape
+        size = min(LARGEST_CHUNK, max(1, CHUNK_VALUES // (c * h * w)))
+        for start in range(0, len(items), size):
+            yield start, items[start : start + size]
+
+    @torch.no_grad()
+    def _decode(self, items: Tensor, draw: torch.Generator, device: torch.device | str = "cpu") -> Tensor:
+        images = torch.empty(len(items), *self.image_shape, device=device)
+        first = 0
+        for part in self.parameterizations():
+            here = ((items >= first) & (items < first + len(part))).nonzero()[:, 0]
+            if len(here):
+                rendered = part.images((items[here] - first).to(part.labels.device), draw)
+                images[here.to(images.device)] = rendered.to(images.device, torch.float32)
+            first += len(part)
+        return images
+
+    @torch.no_grad()
+    def _inputs(self, draw: torch.Generator, device: torch.device) -> Tensor:
+        inputs = torch.empty(len(self), *self.preprocess.code_shape, device=device)
+        for start, part in self._chunks(torch.arange(len(self))):
+            inputs[start : start + len(part)] = self.preprocess.encode(self._decode(part, draw, device))
+        return inputs
+
+
+@dataclass(frozen=True)
+class DecodedItems:
+    """Network inputs that are the same in every epoch.
+
+    Args:
+        inputs: float32 [M, c, h, w].
+        labels: int64 [M].
+    """
+
+    inputs: Tensor
+    labels: Tensor
+
+    @property
+    def num_items(self) -> int:
+        return len(self.labels)
+
+    def epoch(self, epoch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """All items in their own order."""
+        return self.inputs, self.labels
+
+
+class SampledItems:
+    """Network inputs of stochastic items, drawn anew for each epoch."""
+
+    def __init__(self, distilled: DistilledSet, device: torch.device) -> None:
+        self._distilled = distilled
+        self._device = device
+        self._labels = distilled.labels.to(device)
+
+    @property
+    def num_items(self) -> int:
+        return len(self._labels)
+
+    def epoch(self, epoch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One sample of every item, in the items' order."""
+        return self._distilled._inputs(generator, self._device), self._labels
+
+
+def _absence(spec: CodecSpec, kind: str) -> str:
+    if spec.external is None:
+        return f"codec {kind!r}"
+    needed = spec.external
+    return f"images need the weights {needed.id!r} (sha256 {needed.sha256}, {needed.num_bytes} bytes)"
+
+
+def _codec_tensors(manifest: Manifest, codecs: Mapping[str, Codec]) -> dict[str, Tensor]:
+    return {
+        manifest.codec_prefix(identity) + name: _at_rest(tensor)
+        for identity, codec in codecs.items()
+        for name, tensor in codec.stored_tensors().items()
+    }
+
+
+def _flat(payloads: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {f"shards.{i}.{name}": tensor for i, payload in enumerate(payloads) for name, tensor in payload.items()}
+
+
+def _size(manifest: Manifest) -> int:
+    return packed_bytes(
+        manifest.text(), {name: (spec.dtype, spec.shape) for name, spec in manifest.tensor_table().items()}
+    )
+
+
+def _at_rest(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)

@@ -1,0 +1,234 @@
+"""What else could be had for the same bytes: real images, and the set's own starting point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from attar.codecs.codec import Codec
+from attar.data.image_set import ImageSet
+from attar.errors import InputError, unknown
+from attar.files import content_key
+from attar.initialization.selection import SELECTIONS
+from attar.parameterizations.codes import Codes
+from attar.randomness import generator
+from attar.shapes import Float, Int64
+from attar.training.loop import FixedItems, TrainingItems
+
+if TYPE_CHECKING:
+    from attar.distilled import DistilledSet
+
+BASELINES = ("random", "herding", "k-centre", "initial", "random-uint8")
+USUAL = ("random", "herding", "initial", "random-uint8")
+NAMES = {
+    "random": "random images",
+    "herding": "herding images",
+    "k-centre": "k-centre images",
+    "initial": "initial codes",
+    "random-uint8": "random uint8 images in the file's bytes",
+}
+BLOCK_VALUES = 2**24
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Items that networks are trained on, made only when asked for.
+
+    Args:
+        name: of the row.
+        num_items: of all classes together.
+        paper_bytes: 4 bytes for every stored value.
+        num_bytes: as really stored: the file, or plain uint8 images.
+        content: seed -> the content's name, equal for equal items.
+        items: (seed, device) -> the items as network inputs.
+        drawn: whether every seed has other items.
+        note: what should be known about them.
+        absent: why there are none, or None.
+    """
+
+    name: str
+    num_items: int
+    paper_bytes: int | None
+    num_bytes: int | None
+    content: Callable[[int], str]
+    items: Callable[[int, torch.device], TrainingItems]
+    drawn: bool = False
+    note: str = ""
+    absent: str | None = None
+
+
+def images_at_paper_bytes(distilled: DistilledSet) -> int:
+    """How many real images of each class hold as many values as the set's codes, rounded, at least 1.
+
+        n = round(sum over items of c h w / (K C H W))
+
+    The papers count so (LatentDD section 3.2); a decoder stored in the file is not counted in the images' favour.
+    """
+    values = sum(shard.num_items * _product(shard.codec.code_shape) for shard in distilled.manifest.shards)
+    return max(1, int(values / (distilled.num_classes * _product(distilled.image_shape)) + 0.5))
+
+
+def images_at_file_bytes(distilled: DistilledSet) -> int:
+    """How many plain uint8 images of each class fit into the set's file, its manifest included; may be 0."""
+    return distilled.storage.file_bytes // (distilled.num_classes * _product(distilled.image_shape))
+
+
+def baseline_kinds(wanted: bool | Sequence[str]) -> tuple[str, ...]:
+    """The kinds asked for, in the order of `BASELINES`.
+
+    Args:
+        wanted: True for the usual ones (all but k-centre), False for none, or names of `BASELINES`.
+
+    Raises:
+        InputError: an unknown name; the nearest is named.
+    """
+    if isinstance(wanted, bool):
+        return USUAL if wanted else ()
+    for name in (wanted,) if isinstance(wanted, str) else wanted:
+        if name not in BASELINES:
+            raise unknown("baseline", str(name), BASELINES)
+    return tuple(name for name in BASELINES if name in wanted)
+
+
+def baseline(kind: str, distilled: DistilledSet, train: ImageSet) -> Candidate | None:
+    """The baseline of that kind for a set, from the training images; None where it would repeat another one.
+
+    Args:
+        kind: one of `BASELINES`.
+        distilled: gives the number of bytes, the preprocessing and, for "initial", the starting point.
+        train: real training images of the same classes and shape.
+    """
+    if kind == "initial":
+        return _initial_codes(distilled, train)
+    count = images_at_paper_bytes(distilled)
+    if kind != "random-uint8":
+        return _real_images(kind, kind, count, distilled, train, "")
+    fitting = images_at_file_bytes(distilled)
+    if fitting <= count:
+        return None
+    note = f"a file of {distilled.storage.file_bytes:,} bytes holds {fitting} plain uint8 images of each class; "
+    return _real_images(kind, "random", fitting, distilled, train, note)
+
+
+def choose(
+    selection: str, count: int, train: ImageSet, preprocess: Codec, draw: torch.Generator
+) -> Int64[Tensor, " chosen"]:
+    """Indices of up to `count` training images of each class, class-major; a smaller class gives all it has.
+
+    Herding and k-centre compare network inputs, pixel by pixel: no network has to be trained or chosen for them.
+    """
+    chosen = []
+    for members in train.class_indices:
+        inputs = torch.empty(len(members), 0)
+        if selection != "random":
+            inputs = network_inputs(train.images[members], preprocess, torch.device("cpu")).flatten(1)
+        chosen.append(members[SELECTIONS[selection](inputs, min(count, len(members)), draw)])
+    return torch.cat(chosen)
+
+
+@torch.no_grad()
+def network_inputs(images: Tensor, preprocess: Codec, device: torch.device) -> Float[Tensor, "items c h w"]:
+    """uint8 or float images as network inputs on `device`, block by block."""
+    codec = preprocess.to(device)
+    block = max(1, BLOCK_VALUES // images[0].numel()) if len(images) else 1
+    parts = []
+    for part in images.split(block):
+        moved = part.to(device)
+        parts.append(codec.encode(moved.float() / 255 if moved.dtype == torch.uint8 else moved.float()))
+    return torch.cat(parts) if parts else torch.empty(0, *preprocess.code_shape, device=device)
+
+
+def _real_images(
+    kind: str, selection: str, count: int, distilled: DistilledSet, train: ImageSet, note: str
+) -> Candidate:
+    preprocess = distilled.preprocess
+    counts = [min(count, len(members)) for members in train.class_indices]
+    values = sum(counts) * _product(train.image_shape)
+    drawn = selection == "random"
+
+    def indices(seed: int) -> Tensor:
+        return choose(selection, count, train, preprocess, generator(seed, "baseline", selection))
+
+    def items(seed: int, device: torch.device) -> TrainingItems:
+        wanted = indices(seed)
+        inputs = network_inputs(train.images[wanted], preprocess, device)
+        return FixedItems(inputs, train.labels[wanted].to(device))
+
+    def content(seed: int) -> str:
+        part = seed if drawn else 0
+        return content_key("real images", selection, count, part, train.fingerprint, preprocess.identity())
+
+    told = f"{note}{count} of each class"
+    if min(counts) < count:
+        told += f", but only {min(counts)} where a class has no more"
+    told += " (new ones for each seed)" if drawn else " (the same for every seed)"
+    return Candidate(NAMES[kind], sum(counts), 4 * values, values, content, items, drawn, told)
+
+
+def _initial_codes(distilled: DistilledSet, train: ImageSet) -> Candidate:
+    reason = _no_initial_codes(distilled, train)
+    if reason:
+        return _absent(reason)
+    start = _starting_point(distilled, train)
+    stored = distilled.codes
+    if torch.equal(start.codes.detach().cpu(), stored) or (start.codes.detach().cpu() - stored).abs().max() < 1e-6:
+        return _absent("the set is its own starting point: nothing was distilled")
+    preprocess = distilled.preprocess
+    identity = start.codec.identity()
+
+    def items(seed: int, device: torch.device) -> TrainingItems:
+        placed = start.to(device)
+        images = placed.images(torch.arange(len(placed), device=device))
+        return FixedItems(network_inputs(images, preprocess, device), placed.labels.to(device))
+
+    def content(seed: int) -> str:
+        chosen = list(distilled.manifest.initialization.indices)
+        return content_key("initial codes", chosen, train.fingerprint, identity, start.spec(), preprocess.identity())
+
+    note = (
+        f"where distillation started: {distilled.manifest.initialization.kind} real images as codes, in the same bytes"
+    )
+    storage = distilled.storage
+    return Candidate(
+        NAMES["initial"], len(distilled), storage.paper_bytes, storage.file_bytes, content, items, False, note
+    )
+
+
+def _no_initial_codes(distilled: DistilledSet, train: ImageSet) -> str | None:
+    manifest = distilled.manifest
+    if len(manifest.shards) != 1 or manifest.shards[0].parameterization.get("kind") != "codes":
+        return "only a set of one shard of codes says how to remake its starting point"
+    if len(manifest.initialization.indices) != len(distilled):
+        return "the file does not say which real images it started from"
+    if train.fingerprint != manifest.data.fingerprint or max(manifest.initialization.indices) >= len(train):
+        return "these training images are not those the set was distilled from, so its starting point cannot be remade"
+    return None
+
+
+@torch.no_grad()
+def _starting_point(distilled: DistilledSet, train: ImageSet) -> Codes:
+    """The initial codes as the file would store them: what quantisation costs, it costs them as well."""
+    shard = distilled.parameterizations()[0]
+    indices = torch.tensor(distilled.manifest.initialization.indices)
+    codes = network_inputs(train.images[indices], shard.codec.to("cpu"), torch.device("cpu"))
+    spec = shard.spec()
+    unstored = Codes(shard.codec, codes, train.labels[indices], spec["storage"])
+    return Codes.restore(shard.codec, unstored.payload(), spec)
+
+
+def _absent(reason: str) -> Candidate:
+    def never(*_: object) -> TrainingItems:
+        raise InputError(reason)
+
+    return Candidate(NAMES["initial"], 0, None, None, lambda seed: "", never, absent=reason)
+
+
+def _product(shape: Sequence[int]) -> int:
+    count = 1
+    for side in shape:
+        count *= side
+    return count

@@ -1,0 +1,176 @@
+"""Several sets on the same data under the same protocol: one table, one plot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from attar.config import Config, parse_config
+from attar.distilled import DistilledSet
+from attar.errors import InputError
+from attar.evaluation.evaluate import check_fit, evaluate, load_splits, set_name
+from attar.evaluation.protocol import Protocol
+from attar.evaluation.scorecard import COLUMNS, DISTILLED, Scorecard, markdown_table, rich_table
+from attar.networks.network import NetworkConfig
+from attar.progress import Progress, Silent
+from attar.report.plots import Point, plot_accuracy
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SIZE_LABELS = {
+    "file": "bytes: the set's file, or the images as plain uint8",
+    "paper": "bytes by the papers' convention: 4 for every stored value",
+}
+SAME_SIZE = 0.01
+
+
+class Comparison(Config):
+    """Scorecards that may be read side by side.
+
+    Args:
+        cards: at least one, the smallest file first; same data, protocol, seeds and device.
+    """
+
+    schema_version: Literal[1] = 1
+    cards: tuple[Scorecard, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _side_by_side(self) -> Comparison:
+        first = self.cards[0]
+        for card in self.cards[1:]:
+            for name in ("test_fingerprint", "train_fingerprint", "protocol", "seeds"):
+                if getattr(card, name) != getattr(first, name):
+                    raise InputError(
+                        f"the scorecards of {first.name!r} and {card.name!r} differ in {name}; evaluate anew"
+                    )
+        return self
+
+    @property
+    def title(self) -> str:
+        """Data, protocol, seeds and device in one line."""
+        return self.cards[0].title.replace(self.cards[0].name, f"{len(self.cards)} sets", 1)
+
+    def lines(self) -> list[list[str]]:
+        """The cells of the table: the set's name, then COLUMNS."""
+        return [[card.name, *cells] for card in self.cards for cells in card.lines()]
+
+    def remarks(self) -> list[str]:
+        """What should be known before two rows are compared."""
+        sizes = [card.storage.paper_bytes for card in self.cards]
+        warning = []
+        if max(sizes) > (1 + SAME_SIZE) * min(sizes):
+            warning = ["these sets differ in size: hold each against its own baselines rather than against the others"]
+        told = [
+            remark if shared else f"{card.name}: {remark}" for card in self.cards for remark, shared in self._told(card)
+        ]
+        return list(dict.fromkeys(warning + told))
+
+    def as_table(self) -> Table:
+        """All rows as a table for rich."""
+        return rich_table(self.title, ("set", *COLUMNS), self.lines(), self.remarks())
+
+    def as_markdown(self) -> str:
+        """All rows as a markdown table."""
+        return markdown_table(self.title, ("set", *COLUMNS), self.lines(), self.remarks())
+
+    def to_json(self) -> str:
+        """Everything, as indented JSON."""
+        return self.model_dump_json(indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Comparison:
+        """What `to_json` wrote. Raises InputError for anything else."""
+        return parse_config(cls, text, "comparison")
+
+    def points(self, size: Literal["file", "paper"] = "file") -> list[Point]:
+        """What the plot shows, on the first network: a point for each set, a dotted line for each baseline.
+
+        Args:
+            size: which bytes: as really stored, or by the papers' convention.
+        """
+        network = self.cards[0].rows[0].network
+        points = []
+        for card in self.cards:
+            for row in card.rows:
+                num_bytes = row.paper_bytes if size == "paper" else row.num_bytes
+                if row.network != network or row.mean is None or not num_bytes:
+                    continue
+                own = row.name == DISTILLED
+                label = card.name if own else ""
+                points.append(Point(row.name, num_bytes, row.mean, row.std, label, joined=not own))
+        return list(dict.fromkeys(points))
+
+    def plot(self, out: Path | str, *, size: Literal["file", "paper"] = "file", overwrite: bool = False) -> Path:
+        """Write a PNG of accuracy against bytes. Raises InputError for an existing `out`."""
+        network = self.cards[0].rows[0].network.name
+        return plot_accuracy(
+            self.points(size),
+            out,
+            title=f"{self.title}, {network}",
+            size_label=SIZE_LABELS[size],
+            chance=100 / len(self.cards[0].classes),
+            overwrite=overwrite,
+        )
+
+    def _told(self, card: Scorecard) -> list[tuple[str, bool]]:
+        """A card's remarks, and whether every card makes them."""
+        return [(remark, all(remark in other.remarks() for other in self.cards)) for remark in card.remarks()]
+
+
+def compare(
+    sets: Sequence[DistilledSet | Path | str],
+    data: Any,
+    protocol: str | Path | Protocol = "quick",
+    *,
+    networks: Sequence[str | NetworkConfig] | str | NetworkConfig | None = None,
+    seeds: int | Sequence[int] | None = None,
+    baselines: bool | Sequence[str] = True,
+    flip: bool | None = None,
+    device: str = "auto",
+    cache: bool = True,
+    progress: Progress | None = None,
+    names: Sequence[str] | None = None,
+) -> Comparison:
+    """Evaluate several sets on the same data; `Comparison.plot` draws the result.
+
+    All sets are read and checked before the first network is trained. Baselines that two sets share are computed once
+    (with `cache`).
+
+    Args:
+        sets: sets or files, at least one.
+        data: see `evaluate`, as for all that is not listed here.
+        names: what the sets are called; None takes the files' names.
+
+    Raises:
+        InputError: no sets, or one that does not fit the data.
+    """
+    if not sets or isinstance(sets, str | Path | DistilledSet):
+        raise InputError("compare needs a list of distilled sets; give at least one")
+    if names is not None and len(names) != len(sets):
+        raise InputError(f"{len(names)} names were given for {len(sets)} sets; give one for each")
+    progress = progress or Silent()
+    loaded = [DistilledSet.load(each) if isinstance(each, str | Path) else each for each in sets]
+    splits = load_splits(data, progress)
+    for each in loaded:
+        check_fit(each, splits)
+    cards = [
+        evaluate(
+            small, splits, protocol, networks=networks, seeds=seeds, baselines=baselines, flip=flip,
+            device=device, cache=cache, progress=progress, name=name,
+        )
+        for small, name in zip(loaded, names or _names(sets), strict=True)
+    ]  # fmt: skip
+    return Comparison(cards=tuple(sorted(cards, key=lambda card: card.storage.file_bytes)))
+
+
+def _names(sets: Sequence[DistilledSet | Path | str]) -> list[str]:
+    """File names without endings; those that occur twice get a number."""
+    names = [set_name(each) if isinstance(each, str | Path) else each.name for each in sets]
+    return [
+        f"{name} #{names[: index + 1].count(name)}" if names.count(name) > 1 else name
+        for index, name in enumerate(names)
+    ]

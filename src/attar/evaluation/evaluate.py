@@ -1,0 +1,237 @@
+"""Measures a distilled set and its baselines: trains networks on each, tests them on real images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attar import __version__
+from attar.data.image_set import ImageSet, Splits
+from attar.distill import resolve_device
+from attar.distilled import DistilledSet
+from attar.errors import InputError
+from attar.evaluation.baselines import Candidate, baseline, baseline_kinds
+from attar.evaluation.measuring import Measurement
+from attar.evaluation.protocol import Protocol, resolve_flip
+from attar.evaluation.protocol import protocol as protocol_named
+from attar.evaluation.scorecard import DISTILLED, Difference, Row, Scorecard
+from attar.networks.network import NetworkConfig, depth_for, network_from_text
+from attar.progress import Progress, Silent
+from attar.training.loop import TrainingItems
+
+FORMAT = 1
+FEW_SEEDS = 3
+
+
+def evaluate(
+    distilled: DistilledSet | Path | str,
+    data: Any,
+    protocol: str | Path | Protocol = "quick",
+    *,
+    networks: Sequence[str | NetworkConfig] | str | NetworkConfig | None = None,
+    seeds: int | Sequence[int] | None = None,
+    baselines: bool | Sequence[str] = True,
+    flip: bool | None = None,
+    device: str = "auto",
+    cache: bool = True,
+    progress: Progress | None = None,
+    name: str | None = None,
+) -> Scorecard:
+    """Train networks on the set and on its baselines, and test all of them on the data's test part.
+
+    Every network counts as it is after its last step: test images choose nothing. Each result is kept under
+    $ATTAR_CACHE/scores by everything that it depends on, so that baselines are computed once and an interrupted
+    evaluation goes on where it was.
+
+    Args:
+        distilled: the set, or its file.
+        data: Splits, or anything `load_images` takes; classes, their order and the image shape must be the set's.
+        protocol: "quick", "dc-bench", "latentdd", or the path of a protocol's JSON file.
+        networks: e.g. ("convnet", "resnet18"); None takes the protocol's.
+        seeds: how many (0, 1, ...), or which; one network each, the same for all rows. None: as the protocol has it.
+        baselines: True, False, or some of "random", "herding", "k-centre", "initial", "random-uint8".
+        flip: whether training images are mirrored; None mirrors as the protocol does, but never where the data's name
+            says digits or characters (see `protocol.handed`).
+        device: "auto", "cpu", "cuda", "cuda:1".
+        cache: False neither reads nor writes results.
+        progress: told every training step.
+        name: what the card calls the set; None takes the file's name, or recipe and data.
+
+    Raises:
+        InputError: a set and data that do not fit, an unknown protocol, network or baseline, no seeds.
+
+    Source: the paired comparisons are ours; the papers show means of unpaired runs.
+    """
+    progress = progress or Silent()
+    chosen = protocol_named(protocol)
+    kinds = baseline_kinds(baselines)
+    numbers = _seeds(chosen.seeds if seeds is None else seeds)
+    configs = _networks(chosen.networks if networks is None else networks)
+    where = resolve_device(device)
+    small = DistilledSet.load(distilled) if isinstance(distilled, str | Path) else distilled
+    splits = load_splits(data, progress)
+    check_fit(small, splits)
+    used = resolve_flip(chosen, flip, splits.name)
+    _, height, width = small.image_shape
+    job = Measurement(
+        used, numbers, [_resolved(config, min(height, width)) for config in configs], where, cache, progress
+    )
+    rows = job.run(_candidates(small, splits.train, kinds), small, splits.test)
+    return Scorecard(
+        name=name or (set_name(distilled) if isinstance(distilled, str | Path) else small.name),
+        recipe=str(small.manifest.recipe.get("name", "")),
+        classes=small.classes,
+        image_shape=small.image_shape,
+        storage=small.storage,
+        protocol=used,
+        data=splits.name,
+        test_fingerprint=splits.test.fingerprint,
+        train_fingerprint=splits.train.fingerprint,
+        num_test=len(splits.test),
+        seeds=numbers,
+        device=_device_name(where),
+        versions={"attar": __version__, "torch": torch.__version__},
+        rows=tuple(rows),
+        differences=tuple(_differences(rows)),
+        notes=tuple(_notes(chosen, used, small, splits, numbers)),
+    )
+
+
+def set_name(path: Path | str) -> str:
+    """A file's name without its endings.
+
+    Example:
+        >>> set_name("runs/photos.attar.safetensors")
+        'photos'
+    """
+    return Path(path).name.removesuffix(".safetensors").removesuffix(".attar")
+
+
+def load_splits(data: Any, progress: Progress) -> Splits:
+    """`data` itself, or loaded. Raises InputError for what has no test part of its own."""
+    if isinstance(data, Splits):
+        return data
+    if isinstance(data, ImageSet):
+        raise InputError("an ImageSet has no test part; give Splits, or a source that load_images can split")
+    from attar.data.sources import load_images
+
+    return load_images(data, progress=progress)
+
+
+def check_fit(distilled: DistilledSet, splits: Splits) -> None:
+    """Raise InputError unless the data can test the set: same classes in the same order, same shape, test images."""
+    if not len(splits.test):
+        raise InputError(f"{splits.name} has no test images; give data with a test part")
+    ours, theirs = tuple(distilled.classes), splits.test.classes
+    if ours != theirs:
+        if set(ours) == set(theirs):
+            raise InputError(
+                "the data has the set's classes in another order; list them in the set's order with --classes"
+            )
+        strange = [label for label in theirs if label not in ours] or [label for label in ours if label not in theirs]
+        raise InputError(
+            f"the set has {len(ours)} classes and the data {len(theirs)}, e.g. {strange[0]!r} is in one only; "
+            "give the data the set was distilled from, with the same --classes"
+        )
+    for images in (splits.test, splits.train):
+        if images.image_shape != distilled.image_shape:
+            raise InputError(
+                f"the set's images are {distilled.image_shape} (channels, height, width) and the data's "
+                f"{images.image_shape}; load the data with the set's --image-size and --channels"
+            )
+
+
+def _seeds(wanted: int | Sequence[int]) -> tuple[int, ...]:
+    numbers = tuple(range(wanted)) if isinstance(wanted, int) else tuple(wanted)
+    if not numbers:
+        raise InputError(f"{wanted} seeds were asked for; at least 1 is needed, 3 or more are better")
+    if len(set(numbers)) < len(numbers):
+        raise InputError(f"a seed is listed twice in {list(numbers)}; list each once")
+    return numbers
+
+
+def _networks(wanted: Sequence[str | NetworkConfig] | str | NetworkConfig) -> list[NetworkConfig]:
+    listed = [wanted] if isinstance(wanted, str | NetworkConfig) else list(wanted)
+    configs = [network_from_text(each) if isinstance(each, str) else each for each in listed]
+    if not configs:
+        raise InputError("no network was named; name at least one, e.g. convnet")
+    return list(dict.fromkeys(configs))
+
+
+def _resolved(config: NetworkConfig, resolution: int) -> NetworkConfig:
+    """With its depth said: a record must not depend on a rule that may change."""
+    if config.kind != "convnet" or config.depth is not None:
+        return config
+    return config.model_copy(update={"depth": depth_for(resolution)})
+
+
+def _candidates(distilled: DistilledSet, train: ImageSet, kinds: Sequence[str]) -> list[Candidate]:
+    storage = distilled.storage
+    main = Candidate(
+        DISTILLED,
+        len(distilled),
+        storage.paper_bytes,
+        storage.file_bytes,
+        lambda seed: distilled.fingerprint,
+        lambda seed, device: distilled.training_items(device),
+    )
+    others = [baseline(kind, distilled, train) for kind in kinds]
+    return [_remembering(each) for each in [main, *others] if each is not None]
+
+
+def _remembering(candidate: Candidate) -> Candidate:
+    """The candidate with items and content made once where they are the same for every seed."""
+    if candidate.drawn:
+        return candidate
+    items: dict[torch.device, TrainingItems] = {}
+    contents: list[str] = []
+
+    def items_once(seed: int, device: torch.device) -> TrainingItems:
+        if device not in items:
+            items[device] = candidate.items(seed, device)
+        return items[device]
+
+    def content_once(seed: int) -> str:
+        if not contents:
+            contents.append(candidate.content(seed))
+        return contents[0]
+
+    return replace(candidate, items=items_once, content=content_once)
+
+
+def _differences(rows: Sequence[Row]) -> list[Difference]:
+    main = {row.network: row for row in rows if row.name == DISTILLED}
+    others = [row for row in rows if row.name != DISTILLED and row.absent is None]
+    return [Difference.between(main[row.network], row) for row in others]
+
+
+def _notes(
+    chosen: Protocol, used: Protocol, distilled: DistilledSet, splits: Splits, seeds: tuple[int, ...]
+) -> list[str]:
+    notes = []
+    if not used.comparable:
+        notes.append(f"protocol {used.label} is not comparable with published numbers")
+    if used != chosen:
+        notes.append("training images are not mirrored (flip is left out)")
+    if len(seeds) == 1:
+        notes.append("n = 1: no spread; no difference can be called real")
+    elif len(seeds) < FEW_SEEDS:
+        notes.append(f"n = {len(seeds)}: intervals of fewer than {FEW_SEEDS} seeds are very wide")
+    if splits.train.fingerprint != distilled.manifest.data.fingerprint:
+        notes.append(
+            "the set was distilled from other images than this data's training part: scores are too high if test "
+            "images were among them (another split seed would do that)"
+        )
+    for weights in distilled.storage.external:
+        notes.append(f"needs public weights that were trained on other data: {weights.id}")
+    return notes
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)} (cuda)"
+    return f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type

@@ -1,0 +1,191 @@
+"""Trains and tests the networks of every row, and keeps each result by everything it depends on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, ValidationError
+from torch import Tensor
+
+from attar import __version__
+from attar.config import Config
+from attar.data.image_set import ImageSet
+from attar.distilled import DistilledSet
+from attar.evaluation.baselines import Candidate
+from attar.evaluation.protocol import Protocol
+from attar.evaluation.scorecard import DISTILLED, Row
+from attar.evaluation.statistics import mean_and_std
+from attar.files import cache_directory, content_key, write_text
+from attar.networks.network import NetworkConfig
+from attar.progress import Progress
+from attar.training.items import TrainingItems
+from attar.training.loop import train_networks
+from attar.training.settings import Plan
+from attar.training.testing import test_networks
+
+FORMAT = 1
+
+
+class Score(Config):
+    """One trained network's result: what the cache keeps.
+
+    Args:
+        confusion: counts, [true class][predicted class].
+        seconds: of training and testing.
+    """
+
+    confusion: tuple[tuple[int, ...], ...]
+    seconds: float = Field(ge=0)
+
+    @property
+    def accuracy(self) -> float:
+        """Percent."""
+        right = sum(row[index] for index, row in enumerate(self.confusion))
+        return 100 * right / sum(map(sum, self.confusion))
+
+
+@dataclass
+class Measurement:
+    """Every network of every row, one after another."""
+
+    protocol: Protocol
+    seeds: tuple[int, ...]
+    networks: list[NetworkConfig]
+    device: torch.device
+    cache: bool
+    progress: Progress
+
+    def run(self, candidates: Sequence[Candidate], distilled: DistilledSet, test: ImageSet) -> list[Row]:
+        """All rows, network by network."""
+        present = [candidate for candidate in candidates if candidate.absent is None]
+        per_seed = [Plan.of(self.protocol.training, candidate.num_items).num_steps for candidate in present]
+        self.progress.start("evaluating", sum(per_seed) * len(self.seeds) * len(self.networks))
+        try:
+            return [
+                self._row(candidate, network, distilled, test) for network in self.networks for candidate in candidates
+            ]
+        finally:
+            self.progress.finish()
+
+    def _row(self, candidate: Candidate, network: NetworkConfig, distilled: DistilledSet, test: ImageSet) -> Row:
+        row = Row.model_construct(
+            name=candidate.name, network=network, num_items=candidate.num_items, note=candidate.note,
+            paper_bytes=candidate.paper_bytes, num_bytes=candidate.num_bytes, absent=candidate.absent,
+        )  # fmt: skip
+        if candidate.absent is not None:
+            return Row.model_validate(row.model_dump())
+        keys = {seed: self._key(candidate, network, seed, distilled, test) for seed in self.seeds}
+        scores = {seed: score for seed, key in keys.items() if (score := self._read(key, test))}
+        cached = len(scores)
+        steps = Plan.of(self.protocol.training, candidate.num_items).num_steps
+        self.progress.advance(steps * cached)
+        for group in self._groups(candidate, [seed for seed in self.seeds if seed not in scores]):
+            found = self._measure(candidate.items(group[0], self.device), network, group, distilled, test)
+            for seed, score in found.items():
+                scores[seed] = score
+                if self.cache:
+                    write_text(self._path(keys[seed]), score.model_dump_json())
+        return _with_scores(row, [scores[seed] for seed in self.seeds], self.seeds, cached)
+
+    def _groups(self, candidate: Candidate, missing: Sequence[int]) -> list[list[int]]:
+        """Seeds trained in one call: all on a GPU, where they may be stacked; else singly, each kept when done."""
+        together = self.device.type == "cuda" and not candidate.drawn
+        return [list(missing)] * bool(missing) if together else [[seed] for seed in missing]
+
+    def _measure(
+        self,
+        items: TrainingItems,
+        network: NetworkConfig,
+        seeds: list[int],
+        distilled: DistilledSet,
+        test: ImageSet,
+    ) -> dict[int, Score]:
+        start = time.perf_counter()
+        trained = train_networks(
+            network,
+            items,
+            distilled.num_classes,
+            self.protocol.training,
+            seeds,
+            device=self.device,
+            progress=_Within(self.progress),
+        )
+        preprocess = distilled.preprocess.to(self.device)
+
+        def inputs_of(images: Tensor) -> Tensor:
+            return preprocess.encode(images.float() / 255)
+
+        results = test_networks(trained, inputs_of, test, precision=self.protocol.training.precision)
+        seconds = (time.perf_counter() - start) / len(seeds)
+        return {
+            seed: Score(confusion=tuple(tuple(row) for row in result.confusion.tolist()), seconds=seconds)
+            for seed, result in zip(seeds, results, strict=True)
+        }
+
+    def _key(
+        self, candidate: Candidate, network: NetworkConfig, seed: int, distilled: DistilledSet, test: ImageSet
+    ) -> str:
+        return content_key(
+            "score",
+            FORMAT,
+            candidate.content(seed),
+            distilled.preprocess.identity(),
+            test.fingerprint,
+            self.protocol.training.model_dump(mode="json"),
+            network.model_dump(mode="json"),
+            seed,
+            self.device.type,
+            __version__,
+            torch.__version__,
+        )
+
+    def _path(self, key: str) -> Path:
+        return cache_directory("scores") / f"{key}.json"
+
+    def _read(self, key: str, test: ImageSet) -> Score | None:
+        """The result kept under this key, or None; a damaged one counts as absent."""
+        if not self.cache:
+            return None
+        try:
+            score = Score.model_validate_json(self._path(key).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, ValidationError):
+            return None
+        shape = [len(row) for row in score.confusion]
+        fits = shape == [test.num_classes] * test.num_classes and sum(map(sum, score.confusion)) == len(test)
+        return score if fits else None
+
+
+class _Within:
+    """Passes on steps and notes of a part of the work, whose beginning and end are not the whole's."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def start(self, description: str, total: int) -> None: ...
+
+    def advance(self, count: int = 1, **figures: float) -> None:
+        self._progress.advance(count, **figures)
+
+    def finish(self) -> None: ...
+
+    def note(self, text: str) -> None:
+        self._progress.note(text)
+
+
+def _with_scores(row: Row, scores: Sequence[Score], seeds: tuple[int, ...], cached: int) -> Row:
+    accuracies = tuple(score.accuracy for score in scores)
+    mean, std = mean_and_std(accuracies)
+    total = torch.tensor([score.confusion for score in scores]).sum(0)
+    detail: dict[str, Any] = {}
+    if row.name == DISTILLED:
+        counts = zip(total.diagonal().tolist(), total.sum(1).tolist(), strict=True)
+        detail["per_class"] = tuple(100 * right / count if count else None for right, count in counts)
+        detail["confusion"] = tuple(tuple(each) for each in total.tolist())
+    minutes = sum(score.seconds for score in scores) / 60
+    update = {"seeds": seeds, "accuracies": accuracies, "mean": mean, "std": std, "minutes": minutes, "cached": cached}
+    return Row.model_validate({**dict(row), **update, **detail})

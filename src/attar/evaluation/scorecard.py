@@ -1,0 +1,255 @@
+"""What was measured, on what, how: a frozen record that prints itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, model_validator
+
+from attar.config import Config, parse_config
+from attar.evaluation.protocol import Protocol
+from attar.evaluation.statistics import mean_and_std, paired_interval
+from attar.networks.network import NetworkConfig
+from attar.storage import Storage
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+DISTILLED = "distilled"
+COLUMNS = ("trained on", "network", "items", "paper bytes", "bytes", "accuracy %", "distilled minus row")
+
+
+class Row(Config):
+    """One kind of training items on one network, over all seeds.
+
+    Args:
+        name: "distilled", or which baseline.
+        network: with its depth resolved.
+        num_items: training items of all classes together; 0 where the row is absent.
+        paper_bytes: 4 bytes for every stored value, the papers' convention.
+        num_bytes: of the file, or of the same images as plain uint8.
+        seeds: one a trained network.
+        accuracies: percent of the test images classified rightly, one a seed.
+        mean: percent.
+        std: percent, over n - 1; None for a single seed.
+        per_class: percent for each class, over all seeds; None where a class has no test image.
+        confusion: counts over all seeds, [true class][predicted class]; kept for the distilled row only.
+        minutes: of training and testing, all seeds together, when they were computed.
+        cached: how many of the seeds were read from the cache.
+        note: what should be known about these items.
+        absent: why nothing was measured, or None.
+    """
+
+    name: str
+    network: NetworkConfig
+    num_items: int = Field(0, ge=0)
+    paper_bytes: int | None = None
+    num_bytes: int | None = None
+    seeds: tuple[int, ...] = ()
+    accuracies: tuple[float, ...] = ()
+    mean: float | None = None
+    std: float | None = None
+    per_class: tuple[float | None, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] = ()
+    minutes: float = Field(0.0, ge=0)
+    cached: int = Field(0, ge=0)
+    note: str = ""
+    absent: str | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Row:
+        if len(self.seeds) != len(self.accuracies):
+            raise ValueError(f"{len(self.accuracies)} accuracies for {len(self.seeds)} seeds")
+        if (self.mean is None) != (self.absent is not None) or bool(self.seeds) != (self.absent is None):
+            raise ValueError("a row has either scores or a reason why it is absent")
+        if self.accuracies and (self.mean, self.std) != mean_and_std(self.accuracies):
+            raise ValueError("mean and std are not those of the accuracies")
+        return self
+
+    @property
+    def accuracy_text(self) -> str:
+        """E.g. "63.2 +- 0.8", "63.2 (n = 1: no spread)", "absent"."""
+        if self.mean is None:
+            return "absent"
+        return f"{self.mean:.1f} (n = 1: no spread)" if self.std is None else f"{self.mean:.1f} ± {self.std:.1f}"
+
+
+class Difference(Config):
+    """The distilled row minus a baseline row on the same network, paired by seed.
+
+    Args:
+        network: of both rows.
+        baseline: name of the row subtracted.
+        mean: percentage points.
+        low, high: the 95 % confidence interval (paired t); None for a single seed.
+    """
+
+    network: NetworkConfig
+    baseline: str
+    mean: float
+    low: float | None
+    high: float | None
+
+    @classmethod
+    def between(cls, row: Row, baseline: Row) -> Difference:
+        """`row` minus `baseline`, both with the same seeds."""
+        mean, low, high = paired_interval(row.accuracies, baseline.accuracies)
+        return cls(network=row.network, baseline=baseline.name, mean=mean, low=low, high=high)
+
+    @property
+    def verdict(self) -> Literal["better", "worse", "within noise", "one seed: unknown"]:
+        """What the interval allows one to say."""
+        if self.low is None or self.high is None:
+            return "one seed: unknown"
+        if self.low <= 0 <= self.high:
+            return "within noise"
+        return "better" if self.mean > 0 else "worse"
+
+    @property
+    def text(self) -> str:
+        """E.g. "+4.1 [1.0, 7.2] better"."""
+        interval = f" [{self.low:+.1f}, {self.high:+.1f}]" if self.low is not None else ""
+        return f"{self.mean:+.1f}{interval} {self.verdict}"
+
+
+class Scorecard(Config):
+    """All rows of one set under one protocol.
+
+    Args:
+        name: what the set is called here.
+        recipe: name of the recipe that made it, if it says so.
+        classes: in the order of the labels.
+        image_shape: (C, H, W).
+        storage: the set's four sizes.
+        protocol: every setting, as used.
+        data: name of the data set.
+        test_fingerprint, train_fingerprint: of its two parts.
+        num_test: test images.
+        seeds: of the networks; also of the baselines' draws.
+        device: on which the networks were trained.
+        versions: attar, torch.
+        rows: the distilled set first, then the baselines, network by network.
+        differences: the distilled row minus each baseline.
+        notes: what a reader should know before believing a number.
+    """
+
+    schema_version: Literal[1] = 1
+    name: str
+    recipe: str = ""
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    storage: Storage
+    protocol: Protocol
+    data: str
+    test_fingerprint: str
+    train_fingerprint: str
+    num_test: int = Field(ge=1)
+    seeds: tuple[int, ...] = Field(min_length=1)
+    device: str
+    versions: dict[str, str]
+    rows: tuple[Row, ...] = Field(min_length=1)
+    differences: tuple[Difference, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def row(self, name: str = DISTILLED, network: NetworkConfig | None = None) -> Row:
+        """The row of that name on that network, or on the first network. Raises KeyError."""
+        for row in self.rows:
+            if row.name == name and network in (None, row.network):
+                return row
+        raise KeyError(name)
+
+    def difference(self, row: Row) -> Difference | None:
+        """The distilled row minus `row`, or None."""
+        found = (each for each in self.differences if (each.baseline, each.network) == (row.name, row.network))
+        return next(found, None)
+
+    def to_json(self) -> str:
+        """Everything, as indented JSON."""
+        return self.model_dump_json(indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Scorecard:
+        """What `to_json` wrote. Raises InputError for anything else."""
+        return parse_config(cls, text, "scorecard")
+
+    @property
+    def title(self) -> str:
+        """Set, data, protocol, seeds and device in one line."""
+        seeds = f"{len(self.seeds)} seeds" if len(self.seeds) > 1 else "1 seed"
+        return (
+            f"{self.name} on {self.data} ({self.num_test} test images), protocol {self.protocol.label}, "
+            f"{seeds}, {self.device}"
+        )
+
+    def lines(self) -> list[list[str]]:
+        """The table's cells, in the order of COLUMNS."""
+        return [_cells(row, self.difference(row)) for row in self.rows]
+
+    def remarks(self) -> list[str]:
+        """Sizes, then every note of the card and of its rows, each once."""
+        told = [f"{row.name}: {row.absent or row.note}" for row in self.rows if row.absent or row.note]
+        return list(dict.fromkeys([sizes_text(self.storage), *self.notes, *told]))
+
+    def as_table(self) -> Table:
+        """The rows as a table for rich, the remarks as its caption."""
+        return rich_table(self.title, COLUMNS, self.lines(), self.remarks())
+
+    def as_markdown(self) -> str:
+        """The rows as a markdown table, title above and remarks below."""
+        return markdown_table(self.title, COLUMNS, self.lines(), self.remarks())
+
+
+def sizes_text(storage: Storage) -> str:
+    """The four sizes of a set in one line."""
+    external = "; ".join(f"{weights.id} ({_bytes(weights.num_bytes)})" for weights in storage.external) or "none"
+    return (
+        f"sizes: {_bytes(storage.paper_bytes)} by the papers' convention, {_bytes(storage.file_bytes)} file, "
+        f"{storage.bits_per_class:,.0f} bits per class, external weights: {external}"
+    )
+
+
+def rich_table(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]], remarks: Sequence[str]) -> Table:
+    """A rich table. Imports rich."""
+    from rich.table import Table
+    from rich.text import Text
+
+    caption = Text("\n".join(remarks), justify="left")
+    table = Table(title=Text(title), caption=caption, title_justify="left", caption_justify="left")
+    for column in columns:
+        table.add_column(column, justify="right" if _is_number(column) else "left", overflow="fold")
+    for cells in lines:
+        table.add_row(*(Text(cell) for cell in cells), style="bold" if cells[0].startswith(DISTILLED) else None)
+    return table
+
+
+def markdown_table(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]], remarks: Sequence[str]) -> str:
+    """A GitHub-flavoured markdown table."""
+    rule = ["---:" if _is_number(column) else "---" for column in columns]
+    table = [f"| {' | '.join(_escaped(cell) for cell in cells)} |" for cells in ([*columns], rule, *lines)]
+    listed = [f"- {' '.join(_escaped(remark).split())}" for remark in remarks]
+    return "\n".join([f"**{_escaped(title)}**", "", *table, "", *listed, ""])
+
+
+def _cells(row: Row, difference: Difference | None) -> list[str]:
+    return [
+        row.name,
+        row.network.name,
+        str(row.num_items) if row.absent is None else "",
+        _bytes(row.paper_bytes),
+        _bytes(row.num_bytes),
+        row.accuracy_text,
+        difference.text if difference else "",
+    ]
+
+
+def _is_number(column: str) -> bool:
+    return column in ("items", "paper bytes", "bytes", "accuracy %")
+
+
+def _bytes(count: int | None) -> str:
+    return "" if count is None else f"{count:,}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|")

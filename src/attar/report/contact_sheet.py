@@ -1,0 +1,287 @@
+"""One picture of a distilled set: a row for each class, its name at the left, its items beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from attar.data.image_set import ImageSet
+from attar.errors import InputError
+from attar.files import atomic_path, refuse_existing
+from attar.shapes import Float, UInt8
+
+if TYPE_CHECKING:
+    from attar.distilled import DistilledSet
+
+PAPER, INK, FAINT = (255, 255, 255), (34, 34, 34), (110, 110, 110)
+SMALL_SIDE, LARGE_SIDE = 72, 160  # smaller images are magnified to about the first, larger ones reduced to the second
+GAP, MARGIN, DIVIDER = 3, 14, 22
+LABEL_WIDTH = 170
+SHEET_WIDTH = 1800
+ONE_BLOCK_CLASSES = 20
+SHAPE = 1.3  # width over height aimed at where there are many classes
+LARGEST_PIXELS = 120_000_000
+TEXT, HEADING = 13, 15
+
+
+def show(
+    distilled: DistilledSet,
+    out: Path | str,
+    *,
+    overwrite: bool = False,
+    per_class: int | None = None,
+    scale: float | None = None,
+    real: ImageSet | None = None,
+    title: str | None = None,
+) -> Path:
+    """Write a PNG contact sheet: rows are classes, columns are items; real images of the same classes at the right.
+
+    Values outside [0, 1] are clamped. Small images are magnified without smoothing, so that every pixel is seen.
+
+    Args:
+        distilled: the set.
+        out: path of the PNG.
+        overwrite: replace an existing file.
+        per_class: at most so many items of each class, at least 1; None shows as many as a page is wide.
+        scale: screen pixels for one pixel of an image: a whole number, or a fraction below 1; None chooses.
+        real: real images to set beside them, the first ones of every class.
+        title: None says data, recipe, items and bytes.
+
+    Raises:
+        InputError: an existing or impossible `out`, a number out of range, real images of other classes.
+    """
+    path = Path(out)
+    refuse_existing(path, overwrite)
+    _check(distilled, path, per_class, scale, real)
+    magnification = scale or _scale_for(distilled.image_shape)
+    count = min(per_class or _columns_for(distilled.image_shape, magnification, real), _most_items(distilled))
+    groups = [_distilled_rows(distilled, count, magnification)]
+    if real is not None:
+        groups.append(_real_rows(real, count, magnification))
+    shown = (
+        "" if count >= _most_items(distilled) else f"  (the first {count} of {_most_items(distilled)} of each class)"
+    )
+    sheet = draw_sheet((title or _title(distilled)) + shown, distilled.classes, groups, ("distilled", "real"))
+    with atomic_path(path) as temporary:
+        sheet.save(temporary, format="PNG")
+    return path
+
+
+def draw_sheet(
+    title: str,
+    classes: Sequence[str],
+    groups: Sequence[Sequence[Sequence[Image.Image]]],
+    headings: Sequence[str],
+) -> Image.Image:
+    """The sheet of `groups[group][class][column]`, pictures of one size; headings are drawn above two or more groups.
+
+    Raises:
+        InputError: a sheet of more than `LARGEST_PIXELS` pixels.
+    """
+    layout = _Layout.of(classes, groups)
+    font, heading = _font(TEXT), _font(HEADING, bold=True)
+    title_lines = wrap(title, heading, layout.width - 2 * MARGIN, 3)
+    top = MARGIN + len(title_lines) * (HEADING + 6) + (TEXT + 8 if len(groups) > 1 else 4)
+    height = top + layout.rows * layout.pitch + MARGIN
+    if layout.width * height > LARGEST_PIXELS:
+        raise InputError(
+            f"a sheet of {layout.width} x {height} pixels is too large; show fewer items of each class, or scale them down"
+        )
+    sheet = Image.new("RGB", (layout.width, height), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for number, line in enumerate(title_lines):
+        draw.text((MARGIN, MARGIN + number * (HEADING + 6)), line, INK, heading)
+    if len(groups) > 1:
+        _draw_headings(draw, layout, headings, top - TEXT - 6, font)
+    for index, name in enumerate(classes):
+        left, upper = layout.place(index, top)
+        _draw_name(draw, name, (left, upper), layout, font)
+        for group, start in zip(groups, layout.starts, strict=True):
+            for column, picture in enumerate(group[index]):
+                sheet.paste(picture, (left + start + column * (layout.cell_width + GAP), upper))
+    return sheet
+
+
+def wrap(text: str, font: ImageFont.FreeTypeFont, width: float, num_lines: int) -> list[str]:
+    """`text` in at most `num_lines` lines of at most `width` pixels.
+
+    Lines break at spaces, then after hyphens and underscores; what is still too long loses its middle, because the
+    beginning and the end tell long names apart.
+    """
+    pieces = text.replace("-", "-\0").replace("_", "_\0").replace(" ", " \0").split("\0")
+    lines = [""]
+    for piece in pieces:
+        if font.getlength((lines[-1] + piece).rstrip()) <= width or not lines[-1]:
+            lines[-1] += piece
+        else:
+            lines.append(piece)
+    lines = [line.rstrip() for line in lines]
+    if len(lines) > num_lines:
+        lines = [*lines[: num_lines - 1], "".join(_rest(text, lines[: num_lines - 1]))]
+    return [_without_middle(line, font, width) for line in lines]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where things go, in pixels. With many classes, blocks of rows stand side by side."""
+
+    cell_width: int
+    pitch: int
+    label_width: int
+    starts: tuple[int, ...]
+    block_width: int
+    num_blocks: int
+    rows: int
+
+    @classmethod
+    def of(cls, classes: Sequence[str], groups: Sequence[Sequence[Sequence[Image.Image]]]) -> _Layout:
+        pictures = [picture for group in groups for row in group for picture in row]
+        cell_width, cell_height = pictures[0].size
+        font = _font(TEXT)
+        label = min(LABEL_WIDTH, max(math.ceil(font.getlength(name)) for name in classes))
+        pitch = max(cell_height, TEXT + 4) + GAP
+        starts, right = [], label + 10
+        for group in groups:
+            starts.append(right)
+            right += max(len(row) for row in group) * (cell_width + GAP) - GAP + DIVIDER
+        width = right - DIVIDER
+        blocks = _num_blocks(len(classes), width + 2 * DIVIDER, pitch)
+        rows = math.ceil(len(classes) / blocks)
+        return cls(cell_width, pitch, label, tuple(starts), width, math.ceil(len(classes) / rows), rows)
+
+    @property
+    def width(self) -> int:
+        return max(320, 2 * MARGIN + self.num_blocks * (self.block_width + 2 * DIVIDER) - 2 * DIVIDER)
+
+    def place(self, index: int, top: int) -> tuple[int, int]:
+        """Left and upper corner of the row of class `index`."""
+        block, row = divmod(index, self.rows)
+        return MARGIN + block * (self.block_width + 2 * DIVIDER), top + row * self.pitch
+
+
+def _num_blocks(num_classes: int, width: int, pitch: int) -> int:
+    if num_classes <= ONE_BLOCK_CLASSES:
+        return 1
+
+    def misfit(blocks: int) -> float:
+        return abs(math.log(blocks * width / (math.ceil(num_classes / blocks) * pitch) / SHAPE))
+
+    return min(range(1, num_classes + 1), key=misfit)
+
+
+def _draw_headings(
+    draw: ImageDraw.ImageDraw, layout: _Layout, headings: Sequence[str], upper: int, font: ImageFont.FreeTypeFont
+) -> None:
+    for block in range(layout.num_blocks):
+        left, _ = layout.place(block * layout.rows, 0)
+        for start, heading in zip(layout.starts, headings, strict=False):
+            draw.text((left + start, upper), heading, FAINT, font)
+
+
+def _draw_name(
+    draw: ImageDraw.ImageDraw, name: str, corner: tuple[int, int], layout: _Layout, font: ImageFont.FreeTypeFont
+) -> None:
+    """The name at the right of its column, in the middle of its row."""
+    lines = wrap(name, font, layout.label_width, max(1, (layout.pitch - GAP) // (TEXT + 3)))
+    upper = corner[1] + (layout.pitch - GAP - len(lines) * (TEXT + 3)) / 2
+    for number, line in enumerate(lines):
+        left = corner[0] + layout.label_width - font.getlength(line)
+        draw.text((left, upper + number * (TEXT + 3)), line, INK, font)
+
+
+def _check(
+    distilled: DistilledSet, path: Path, per_class: int | None, scale: float | None, real: ImageSet | None
+) -> None:
+    if path.suffix.lower() != ".png":
+        raise InputError(f"a contact sheet is a PNG and {path.name!r} is not; name it e.g. {path.stem}.png")
+    if per_class is not None and per_class < 1:
+        raise InputError(f"per_class is {per_class}; at least 1 item of each class must be shown")
+    if scale is not None and not (0 < scale < 1 or (scale >= 1 and scale == int(scale))):
+        raise InputError(f"scale is {scale}; a whole number, or a fraction between 0 and 1, is needed")
+    if real is not None and (real.classes, real.image_shape) != (
+        tuple(distilled.classes),
+        tuple(distilled.image_shape),
+    ):
+        raise InputError(
+            f"the real images ({real.num_classes} classes of {real.image_shape}) do not fit the set "
+            f"({len(distilled.classes)} classes of {tuple(distilled.image_shape)}); load them as for distilling"
+        )
+
+
+def _title(distilled: DistilledSet) -> str:
+    manifest = distilled.manifest
+    recipe = manifest.recipe.get("name") or "unknown recipe"
+    size = f"{distilled.storage.file_bytes:,} bytes"
+    return f"{manifest.data.name}, {recipe}: {len(distilled)} items, {len(distilled.classes)} classes, {size}"
+
+
+def _scale_for(image_shape: tuple[int, int, int]) -> float:
+    side = max(image_shape[1:])
+    return LARGE_SIDE / side if side > LARGE_SIDE else max(1, round(SMALL_SIDE / side))
+
+
+def _columns_for(image_shape: tuple[int, int, int], scale: float, real: ImageSet | None) -> int:
+    fitting = (SHEET_WIDTH - LABEL_WIDTH) // (round(image_shape[2] * scale) + GAP)
+    return max(1, int(fitting // (1 if real is None else 2)))
+
+
+def _most_items(distilled: DistilledSet) -> int:
+    return max(1, int(torch.bincount(distilled.labels.cpu(), minlength=len(distilled.classes)).max()))
+
+
+def _distilled_rows(distilled: DistilledSet, count: int, scale: float) -> list[list[Image.Image]]:
+    labels = distilled.labels.cpu()
+    rows = []
+    for index in range(len(distilled.classes)):
+        items = (labels == index).nonzero().flatten()[:count]
+        rows.append(_pictures(distilled.images(items), scale) if len(items) else [])
+    return rows
+
+
+def _real_rows(real: ImageSet, count: int, scale: float) -> list[list[Image.Image]]:
+    return [_pictures(real.images[members[:count]], scale) for members in real.class_indices]
+
+
+def _pictures(images: Float[Tensor, "items C H W"] | UInt8[Tensor, "items C H W"], scale: float) -> list[Image.Image]:
+    if images.dtype != torch.uint8:
+        images = (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
+    arrays = images.cpu().permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous().numpy()
+    return [_scaled(Image.fromarray(array), scale) for array in arrays]
+
+
+def _scaled(picture: Image.Image, scale: float) -> Image.Image:
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS)
+
+
+def _rest(text: str, shown: Sequence[str]) -> str:
+    """What of `text` follows the lines already shown."""
+    position = 0
+    for line in shown:
+        position = text.index(line, position) + len(line)
+    return text[position:].strip()
+
+
+def _without_middle(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    if font.getlength(text) <= width:
+        return text
+    for kept in range(len(text) - 1, 1, -1):
+        shortened = f"{text[: math.ceil(kept / 2)].rstrip()}…{text[len(text) - kept // 2 :].lstrip()}"
+        if font.getlength(shortened) <= width:
+            return shortened
+    return "…"
+
+
+def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib: the same letters on every machine, well beyond Latin."""
+    import matplotlib
+
+    name: Literal["DejaVuSans-Bold.ttf", "DejaVuSans.ttf"] = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)

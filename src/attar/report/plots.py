@@ -1,0 +1,213 @@
+"""Plots: the loss of a run, accuracy against bytes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attar.errors import InputError
+from attar.files import atomic_path, refuse_existing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette without its yellow: told apart by readers of every colour vision; markers differ as well.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+SMOOTHED_SHARE = 0.05
+LOG_RATIO = 30.0
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measured accuracy.
+
+    Args:
+        series: points of one series share a colour, a marker and an entry of the legend.
+        num_bytes: above 0.
+        mean, std: percent; std None for a single seed.
+        label: written beside the point where not empty.
+        joined: whether the series' points are joined by a line.
+    """
+
+    series: str
+    num_bytes: int
+    mean: float
+    std: float | None
+    label: str = ""
+    joined: bool = False
+
+
+def plot_accuracy(
+    points: Sequence[Point],
+    out: Path | str,
+    *,
+    title: str,
+    size_label: str,
+    chance: float | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a PNG of accuracy against bytes, with bars of one standard deviation over seeds.
+
+    Args:
+        points: at least one.
+        title: above the plot.
+        size_label: which bytes the horizontal axis counts.
+        chance: percent, drawn as a dashed line.
+
+    Raises:
+        InputError: nothing to draw, or an existing `out`.
+    """
+    path = _png(out, overwrite)
+    if not points:
+        raise InputError("there is no score to plot; every row is absent")
+    figure, axes = _figure()
+    for number, series in enumerate(dict.fromkeys(point.series for point in points)):
+        members = sorted((point for point in points if point.series == series), key=lambda point: point.num_bytes)
+        _draw_series(axes, series, members, number)
+    if chance is not None:
+        axes.axhline(chance, color="#888888", linestyle="--", linewidth=1, label="chance", zorder=1)
+    _bytes_axis(axes, [point.num_bytes for point in points], size_label)
+    axes.set_ylabel("test accuracy (%), mean ± std over seeds")
+    axes.set_title(title, loc="left", fontsize=10, wrap=True)
+    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=3)
+    return _save(figure, path)
+
+
+def plot_loss(metrics: Path | str, out: Path | str, *, title: str = "", overwrite: bool = False) -> Path:
+    """Write a PNG of the loss in a run's metrics.jsonl: every step faint, a running mean over 5 % of the steps strong.
+
+    Args:
+        metrics: one JSON object a line, with "step" and "loss".
+
+    Raises:
+        InputError: a file that is absent, empty or has another content, or an existing `out`.
+    """
+    path = _png(out, overwrite)
+    steps, losses = _read_metrics(Path(metrics))
+    figure, axes = _figure()
+    window = max(1, round(len(losses) * SMOOTHED_SHARE))
+    if window > 1:
+        axes.plot(steps, losses, color=COLOURS[5], linewidth=0.8, alpha=0.6, label="each step")
+    label = f"running mean over {window} steps" if window > 1 else "each step"
+    smooth = _running_mean(losses, window)
+    first = window // 2  # each mean stands in the middle of its window
+    axes.plot(steps[first : first + len(smooth)], smooth, color=COLOURS[0], linewidth=1.8, label=label)
+    if min(losses) > 0 and max(losses) / min(losses) > LOG_RATIO:
+        axes.set_yscale("log")
+    axes.set_xlabel("step")
+    axes.set_ylabel("matching loss (no unit)")
+    axes.set_title(title or "loss of the run", loc="left", fontsize=10)
+    axes.legend(frameon=False, fontsize=8)
+    return _save(figure, path)
+
+
+def _png(out: Path | str, overwrite: bool) -> Path:
+    path = Path(out)
+    refuse_existing(path, overwrite)
+    if path.suffix.lower() != ".png":
+        raise InputError(f"plots are PNG files and {path.name!r} is not; name it e.g. {path.stem}.png")
+    return path
+
+
+def _figure() -> tuple[Figure, Axes]:
+    """A figure of its own: neither pyplot nor any global state is touched, and no display is needed."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.6, 4.4), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.grid(True, color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+    return path
+
+
+def _draw_series(axes: Axes, series: str, members: Sequence[Point], number: int) -> None:
+    colour = COLOURS[number % len(COLOURS)]
+    marker = MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
+    sizes, means = [point.num_bytes for point in members], [point.mean for point in members]
+    axes.errorbar(
+        sizes,
+        means,
+        yerr=[point.std or 0.0 for point in members],
+        color=colour,
+        marker=marker,
+        markersize=6,
+        capsize=3,
+        linewidth=1,
+        linestyle=":" if members[0].joined else "none",
+        label=series,
+        zorder=3,
+    )
+    for point in members:
+        if point.label:
+            axes.annotate(
+                point.label,
+                (point.num_bytes, point.mean),
+                xytext=(7, 5),
+                textcoords="offset points",
+                fontsize=8,
+                color=colour,
+            )
+
+
+def _bytes_axis(axes: Axes, sizes: Sequence[int], label: str) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    low, high = min(sizes), max(sizes)
+    margin = max(1.25, (high / low) ** 0.08)
+    axes.set_xlim(low / margin, high * margin)
+    narrow = high * margin * margin / low < 30
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: bytes_text(value)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(label)
+
+
+def bytes_text(count: float) -> str:
+    """Bytes for people, in powers of 1000.
+
+    Example:
+        >>> bytes_text(512), bytes_text(12_300), bytes_text(5_000_000)
+        ('512 B', '12.3 kB', '5 MB')
+    """
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.3g} B"
+
+
+def _read_metrics(path: Path) -> tuple[list[int], list[float]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        records = [json.loads(line) for line in lines if line.strip()]
+        pairs = [(record["step"], float(record["loss"])) for record in records]
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); give a run's metrics.jsonl") from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f'{path} is not a run\'s metrics: each line must be JSON with "step" and "loss"') from None
+    pairs = [(step, loss) for step, loss in pairs if math.isfinite(loss)]
+    if not pairs:
+        raise InputError(f"{path} has no finite loss to plot yet; let the run take a few steps")
+    return [step for step, _ in pairs], [loss for _, loss in pairs]
+
+
+def _running_mean(values: Sequence[float], window: int) -> list[float]:
+    sums: list[float] = [0.0]
+    for value in values:
+        sums.append(sums[-1] + value)
+    return [(sums[end] - sums[end - window]) / window for end in range(window, len(sums))]

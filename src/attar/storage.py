@@ -1,0 +1,109 @@
+"""What a distilled set costs: four sizes, none of them flattering, and the change from one storage to another."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from attar.codecs.codec import ExternalWeights
+from attar.config import Config
+from attar.errors import InputError, unknown
+from attar.manifest import Conversion, TensorSpec
+from attar.parameterizations.codes import Storage as CodeStorage
+from attar.parameterizations.codes import read_codes, store_codes
+
+if TYPE_CHECKING:
+    from attar.distilled import DistilledSet
+
+NumBytes = Annotated[int, Field(ge=0)]
+CODE_STORAGES = ("float32", "float16", "int8")
+
+
+class Storage(Config):
+    """The sizes of one set.
+
+        paper_bytes = 4 (values of codes, scales, soft labels and decoder),    bits_per_class = 8 file_bytes / K
+
+    Args:
+        paper_bytes: the papers' convention: every value needed to render the items counted as float32; hard labels,
+            and public weights outside the file, count nothing.
+        file_bytes: the file as it is, manifest and labels included.
+        codes_bytes: the items alone as they are stored: codes and their scales, without labels and decoder.
+        bits_per_class: of the file.
+        external: public weights that rendering needs beside the file.
+
+    Source: D3 section B.1 (paper_bytes); LatentDD section 3.2 for leaving a public decoder out.
+    """
+
+    paper_bytes: NumBytes
+    file_bytes: NumBytes
+    codes_bytes: NumBytes
+    bits_per_class: Annotated[float, Field(ge=0)]
+    external: tuple[ExternalWeights, ...] = ()
+
+    @property
+    def external_bytes(self) -> int:
+        """All public weights together."""
+        return sum(weights.num_bytes for weights in self.external)
+
+    def sets_to_amortise(self) -> int:
+        """How many such files must share the public weights until these cost each of them no more than itself."""
+        return math.ceil(self.external_bytes / self.file_bytes)
+
+    def lines(self) -> list[str]:
+        """The sizes in words, one line each."""
+        told = [
+            f"file: {self.file_bytes:,} bytes, {self.bits_per_class:,.0f} bits per class",
+            f"items alone: {self.codes_bytes:,} bytes as stored",
+            f"papers' count: {self.paper_bytes:,} bytes (every value as float32; codes, scales and decoder)",
+        ]
+        for weights in self.external:
+            told.append(
+                f"not inside: {weights.id}, {weights.num_bytes:,} bytes, sha256 {weights.sha256[:12]}...: "
+                f"as large as {math.ceil(weights.num_bytes / self.file_bytes):,} such files"
+            )
+        return told
+
+
+def storage_of(distilled: DistilledSet) -> Storage:
+    """The sizes of `distilled`, from its manifest alone."""
+    manifest = distilled.manifest
+    items = [spec for shard in manifest.shards for name, spec in shard.tensors.items() if not _is_hard(name, spec)]
+    decoders = {shard.codec.identity: shard.codec for shard in manifest.shards}
+    stored = items + [spec for codec in decoders.values() for spec in codec.tensors.values()]
+    external = {codec.external.sha256: codec.external for codec in decoders.values() if codec.external}
+    return Storage(
+        paper_bytes=4 * sum(math.prod(spec.shape) for spec in stored),
+        file_bytes=distilled.file_bytes,
+        codes_bytes=sum(spec.num_bytes for spec in items),
+        bits_per_class=8 * distilled.file_bytes / len(manifest.classes),
+        external=tuple(external.values()),
+    )
+
+
+def with_storage(distilled: DistilledSet, storage: CodeStorage) -> DistilledSet:
+    """The same set with its codes stored as `storage`; its manifest says by how much a value changed at most.
+
+    Raises:
+        InputError: an unknown storage, or items that are not codes.
+    """
+    if storage not in CODE_STORAGES:
+        raise unknown("storage", storage, CODE_STORAGES)
+    payloads, specs, conversions = [], [], list(distilled.manifest.conversions)
+    for shard, payload in zip(distilled.manifest.shards, distilled.payloads(), strict=True):
+        spec = shard.parameterization
+        if spec.get("kind") != "codes":
+            raise InputError(f"items of kind {spec.get('kind')!r} have one storage only; nothing was converted")
+        before = read_codes(payload)
+        payloads.append({**store_codes(before, storage), "labels": payload["labels"]})
+        specs.append({**spec, "storage": storage})
+        if spec["storage"] != storage:
+            error = float((read_codes(payloads[-1]) - before).abs().max())
+            conversions.append(Conversion(before=spec["storage"], after=storage, max_error=error))
+    return distilled.with_payloads(payloads, specs).replace(conversions=tuple(conversions))
+
+
+def _is_hard(name: str, spec: TensorSpec) -> bool:
+    return name == "labels" and spec.dtype == "I32"

@@ -1,0 +1,218 @@
+"""The one loop that trains networks: evaluation, baselines and experts all come through here."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from attar.errors import InputError, NonFiniteLossError
+from attar.networks.network import Network, NetworkConfig, build_network, initialise_parameters
+from attar.progress import Progress, Silent
+from attar.randomness import generator
+from attar.training.acceleration import forward_flops, forward_function, resolve_acceleration
+from attar.training.items import Batch, FixedItems, TrainingItems, check_items, item_losses, training_batches
+from attar.training.settings import Plan, TrainingConfig, learning_rate_at, make_optimizer, num_decays
+from attar.training.stacked import StackedNetworks, is_stackable
+
+__all__ = ["FixedItems", "Mode", "TrainingConfig", "TrainingItems", "train_networks"]
+
+Mode: TypeAlias = Literal["auto", "stacked", "looped"]
+
+_CHECK_STEPS = {"cpu": 1}
+"""Steps between looks at the loss, by device: elsewhere 50, because each look waits for the device."""
+
+
+def train_networks(
+    network_config: NetworkConfig,
+    items: TrainingItems,
+    num_classes: int,
+    training: TrainingConfig,
+    seeds: Sequence[int],
+    *,
+    device: torch.device | str = "cpu",
+    mode: Mode = "auto",
+    progress: Progress | None = None,
+) -> list[Network]:
+    """Networks trained from scratch, one for each seed, in evaluation mode on `device`.
+
+    Initial values, order, augmentation and drawn items of a network depend on its seed alone: it comes out the same
+    whether trained alone, after others, or (up to rounding) stacked with others.
+
+    Args:
+        network_config: the architecture.
+        items: what to train on; float64 inputs train in float64, all others in float32 (see `Precision`).
+        num_classes: K.
+        training: optimiser, schedule, augmentation.
+        seeds: one for each network.
+        device: where to train.
+        mode: "looped" trains one after another, "stacked" all together (not with batch norm, whose running statistics
+            cannot be stacked). "auto" is looped on CPUs, where stacking was measured 1.5 to 4 times slower; on CUDA both
+            are tried for a few steps, the faster is taken and noted.
+        progress: told every step's loss.
+
+    Raises:
+        InputError: no items or seeds, labels outside 0..K-1, or stacking networks with batch norm.
+        NonFiniteLossError: a loss became infinite or not a number; the step is named.
+
+    Example:
+        >>> items = FixedItems(torch.randn(20, 1, 8, 8), torch.arange(20) % 2)
+        >>> len(train_networks(NetworkConfig(width=8), items, 2, TrainingConfig(epochs=2), seeds=[0, 1]))
+        2
+    """
+    if not len(seeds):
+        raise InputError("no seeds were given; give one for each network to train")
+    device, progress = torch.device(device), progress or Silent()
+    inputs, labels = items.epoch(0, generator(seeds[0], "items", 0))
+    check_items(inputs, labels, items.num_items, num_classes)
+    channels, height, width = inputs.shape[1:]
+    network = build_network(network_config, (channels, height, width), num_classes)
+    network.to(device, torch.float64 if inputs.dtype == torch.float64 else torch.float32)
+    trainer = _Trainer(network, items, training, device, progress)
+    if mode == "stacked" and not is_stackable(network):
+        raise InputError("networks with batch norm cannot be stacked; take mode 'looped' or norm 'instance'")
+    if mode == "auto":
+        mode = trainer.faster_mode(seeds) if device.type == "cuda" and is_stackable(network) else "looped"
+    progress.start(f"training {len(seeds)} network{'s' * (len(seeds) > 1)}", trainer.plan.num_steps * len(seeds))
+    try:
+        return trainer.stacked(seeds) if mode == "stacked" else [trainer.alone(seed) for seed in seeds]
+    finally:
+        progress.finish()
+
+
+class _Trainer:
+    """One module that is initialised anew for every seed, so that compiled code is reused."""
+
+    def __init__(
+        self, network: Network, items: TrainingItems, training: TrainingConfig, device: torch.device, progress: Progress
+    ) -> None:
+        self.network, self.items, self.training, self.device, self.progress = network, items, training, device, progress
+        self.plan = Plan.of(training, items.num_items)
+        inputs_per_step = min(training.batch_size, items.num_items)
+        flops = 3.0 * forward_flops(network, network.input_shape) * inputs_per_step * self.plan.num_steps
+        self.acceleration = resolve_acceleration(training.precision, device, flops)
+        self.forward = forward_function(network, self.acceleration, progress)
+        if self.acceleration.remark:
+            progress.note(self.acceleration.remark)
+
+    def alone(self, seed: int, num_steps: int | None = None) -> Network:
+        """A trained copy for one seed; `num_steps` stops earlier, for a trial."""
+        initialise_parameters(self.network, generator(seed, "network"))
+        self.network.train()
+        self._optimise(list(self.network.parameters()), [seed], self._loss, num_steps)
+        self.network.zero_grad(set_to_none=True)
+        return deepcopy(self.network).eval()
+
+    def stacked(self, seeds: Sequence[int], num_steps: int | None = None) -> list[Network]:
+        """Trained copies for all seeds, stepped together."""
+        copies = []
+        for seed in seeds:
+            initialise_parameters(self.network, generator(seed, "network"))
+            copies.append(deepcopy(self.network))
+        stack = StackedNetworks(copies, self.acceleration)
+        self._optimise(stack.parameters(), seeds, stack.losses, num_steps)
+        return [network.eval() for network in stack.networks()]
+
+    def faster_mode(self, seeds: Sequence[int], trial_steps: int = 5) -> Mode:
+        """The mode that takes less time for a few steps after warming up; notes what it found."""
+        if len(seeds) == 1 or self.plan.num_steps < 20 * trial_steps:
+            return "looped"
+        looped = len(seeds) * _seconds(lambda steps: self.alone(seeds[0], steps), trial_steps, self.device)
+        try:
+            stacked = _seconds(lambda steps: self.stacked(seeds, steps), trial_steps, self.device)
+        except torch.OutOfMemoryError:
+            stacked = math.inf
+        faster: Mode = "stacked" if stacked < looped else "looped"
+        self.progress.note(
+            f"{len(seeds)} networks are trained {faster}: a step of all took {1000 * looped / trial_steps:.1f} ms "
+            f"looped, {1000 * stacked / trial_steps:.1f} ms stacked"
+        )
+        return faster
+
+    def _loss(self, batches: list[Batch]) -> Tensor:
+        return item_losses(self.forward(batches[0].inputs), batches[0]).mean()
+
+    def _optimise(
+        self,
+        parameters: list[Tensor],
+        seeds: Sequence[int],
+        loss_of: Callable[[list[Batch]], Tensor],
+        num_steps: int | None,
+    ) -> None:
+        """Runs the plan, or a trial of `num_steps`. The gradient of the losses' sum is each network's own."""
+        streams = [training_batches(self.items, self.training, self.plan, seed, self.device) for seed in seeds]
+        optimizer = make_optimizer(parameters, self.training)
+        watch = _LossWatch(seeds, self.device, self.progress if num_steps is None else Silent())
+        for step, batches in enumerate(zip(*streams, strict=True)):
+            if step == num_steps:
+                break
+            optimizer = _scheduled(optimizer, parameters, self.training, self.plan, step)
+            losses = loss_of(list(batches))
+            optimizer.zero_grad(set_to_none=True)
+            losses.sum().backward()
+            watch.see(step, losses.detach())
+            optimizer.step()
+        watch.look()
+
+
+class _LossWatch:
+    """Looks at the losses every few steps: reports their mean and refuses what is not finite."""
+
+    def __init__(self, seeds: Sequence[int], device: torch.device, progress: Progress) -> None:
+        self._seeds, self._progress = seeds, progress
+        self._interval = _CHECK_STEPS.get(device.type, 50)
+        self._losses: list[Tensor] = []
+        self._first = 0
+
+    def see(self, step: int, losses: Tensor) -> None:
+        """The losses of one step, [] or [networks]."""
+        self._losses.append(losses.reshape(-1))
+        if len(self._losses) >= self._interval:
+            self.look()
+
+    def look(self) -> None:
+        """Waits for the device."""
+        if not self._losses:
+            return
+        losses = torch.stack(self._losses).cpu()
+        bad = (~losses.isfinite()).nonzero()
+        if len(bad):
+            step, network = bad[0].tolist()
+            raise NonFiniteLossError(
+                f"the loss of seed {self._seeds[network]} is {losses[step, network].item()} at step "
+                f"{self._first + step + 1}; lower the learning rate, or take precision float32"
+            )
+        self._progress.advance(losses.numel(), loss=losses[-1].mean().item())
+        self._first += len(self._losses)
+        self._losses = []
+
+
+def _scheduled(
+    optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], training: TrainingConfig, plan: Plan, step: int
+) -> torch.optim.Optimizer:
+    """The optimiser for a step, with its rate; a new one where a milestone resets it."""
+    decays_now = step > 0 and num_decays(training, plan, step) > num_decays(training, plan, step - 1)
+    if decays_now and training.reset_momentum:
+        optimizer = make_optimizer(parameters, training)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate_at(training, plan, step)
+    return optimizer
+
+
+def _seconds(train: Callable[[int], object], num_steps: int, device: torch.device) -> float:
+    train(2)
+    _wait(device)
+    start = time.perf_counter()
+    train(num_steps)
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
