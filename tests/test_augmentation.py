@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from reference.dsa import augment
 from torch import Tensor
 
 from attar.data.augmentation import OPERATIONS, Dsa, DsaConfig, DsaParameters, apply_cutmix, cutmix, draw_cutmix
 from attar.randomness import generator
+from reference.dsa import augment
 
 
 def images_of(count: int, channels: int = 3, height: int = 9, width: int = 12) -> Tensor:

@@ -27,7 +27,9 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def paint_classes(root: Path, names: tuple[str, ...] = ("a", "b"), count: int = 3, shape: tuple[int, ...] = (6, 6)) -> Path:
+def paint_classes(
+    root: Path, names: tuple[str, ...] = ("a", "b"), count: int = 3, shape: tuple[int, ...] = (6, 6)
+) -> Path:
     for label, name in enumerate(names):
         for index in range(count):
             paint(root / name / f"{index}.png", noise(*shape, seed=100 * label + index))
@@ -129,7 +131,7 @@ def only_pixels(tmp_path: Path, save: Callable[[Path], None], suffix: str = ".pn
     for name in ("a", "b"):
         for index in range(2):
             path = tmp_path / name / f"{index}{suffix}"
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             save(path)
     return load_images(tmp_path, **options).train.images[0].numpy()  # type: ignore[arg-type]
 
@@ -147,9 +149,11 @@ def test_alpha_is_composited_on_white(tmp_path: Path) -> None:
 
 
 def test_grey_with_alpha_stays_grey(tmp_path: Path) -> None:
-    values = np.array([[[40, 255], [40, 0]]], dtype=np.uint8)
-    pixels = only_pixels(tmp_path, lambda path: Image.fromarray(values, "LA").save(path))
-    assert pixels.tolist() == [[[40, 255]]]
+    def save(path: Path) -> None:
+        alpha = Image.fromarray(np.array([[255, 0]], dtype=np.uint8))
+        Image.merge("LA", [Image.new("L", (2, 1), 40), alpha]).save(path)
+
+    assert only_pixels(tmp_path, save).tolist() == [[[40, 255]]]
 
 
 @pytest.mark.parametrize(("colours", "channels"), [([0, 0, 0, 9, 9, 9], 1), ([0, 0, 0, 9, 80, 9], 3)])
@@ -163,17 +167,14 @@ def test_a_palette_of_greys_is_grey(tmp_path: Path, colours: list[int], channels
     assert pixels.shape == (channels, 1, 2) and pixels[:, 0, 1].tolist() == colours[3 : 3 + channels]
 
 
-def test_bilevel_and_cmyk(tmp_path: Path) -> None:
-    bits = only_pixels(tmp_path / "one", lambda p: Image.new("1", (4, 4), 1).save(p)) if mkdir(tmp_path / "one") else None
-    assert bits is not None and bits.shape == (1, 4, 4) and (bits == 255).all()
-    mkdir(tmp_path / "two")
-    inks = only_pixels(tmp_path / "two", lambda p: Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(p), ".jpg")
-    assert inks.shape == (3, 8, 8) and inks[0].min() > 230 and inks[1:].max() < 60
+def test_two_levels_become_black_and_white(tmp_path: Path) -> None:
+    pixels = only_pixels(tmp_path, lambda path: Image.new("1", (4, 4), 1).save(path))
+    assert pixels.shape == (1, 4, 4) and (pixels == 255).all()
 
 
-def mkdir(path: Path) -> bool:
-    path.mkdir()
-    return True
+def test_inks_become_light(tmp_path: Path) -> None:
+    pixels = only_pixels(tmp_path, lambda path: Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(path), ".jpg")
+    assert pixels.shape == (3, 8, 8) and pixels[0].min() > 230 and pixels[1:].max() < 60
 
 
 def test_the_first_frame_of_an_animation(tmp_path: Path) -> None:
@@ -205,7 +206,7 @@ def test_crop_keeps_the_aspect_and_squash_the_whole(tmp_path: Path) -> None:
             paint(tmp_path / name / f"{index}.png", half)
     crop = load_images(tmp_path, image_size=4, resize="crop").train.images[0, 0]
     squash = load_images(tmp_path, image_size=4, resize="squash").train.images[0, 0]
-    assert (crop == 200).all()
+    assert crop.min() > 180
     assert squash[:, 1:3].min() > 150 and squash[:, [0, 3]].max() < 50
 
 
@@ -223,7 +224,9 @@ def test_large_jpegs_are_close_to_a_full_decode(tmp_path: Path) -> None:
     assert np.abs(pixels.astype(int) - full).max() <= 3
 
 
-def test_a_memory_map_is_reused_and_renewed(digits_folder: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_memory_map_is_reused_and_renewed(
+    digits_folder: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     notes: list[str] = []
     inside = load_images(digits_folder)
     mapped = load_images(digits_folder, memory_limit_bytes=0, progress=Notes(notes))
@@ -270,12 +273,11 @@ def test_a_changed_file_is_mapped_anew_and_a_failed_map_leaves_nothing(tmp_path:
     for index in range(3):
         paint(root / "a" / f"{index}.png", noise(6, 6, seed=999 + index))
     assert load_images(root, memory_limit_bytes=0).train.fingerprint != before
-    entries = set((own_cache / "images").iterdir())
     (root / "b" / "0.png").write_bytes(b"broken")
     (root / "b" / "1.png").write_bytes(b"broken")
     with pytest.raises(InputError, match="cannot be read"):
         load_images(root, memory_limit_bytes=0)
-    assert set((own_cache / "images").iterdir()) <= entries | set((own_cache / "images").glob("*.uint8"))
+    assert {file.suffix for file in (own_cache / "images").iterdir()} == {".uint8"}
 
 
 def test_a_full_disk_is_said_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,7 +297,9 @@ def lie_about_size(path: Path) -> None:
     import zlib
 
     header = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 0, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)))
+    data = b"IDAT" + zlib.compress(b"\0" * 100)
+    chunks = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (header, data)]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
 
 
 @pytest.mark.parametrize(
@@ -305,7 +309,10 @@ def lie_about_size(path: Path) -> None:
         (lambda path: path.write_bytes(b""), r"a/1\.png cannot be read as an image"),
         (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 50), r"a/1\.png cannot be read as an image"),
         (lie_about_size, r"a/1\.png claims more pixels than the 89,478,485 allowed"),
-        (lambda path: paint(path, noise(9, 7)), "images differ in size: .*1.png is 7 x 9, .* is 6 x 6 .*most common 6 x 6"),
+        (
+            lambda path: paint(path, noise(9, 7)),
+            "images differ in size: .*1.png is 7 x 9, .* is 6 x 6 .*most common 6 x 6",
+        ),
         (lambda path: paint(path, noise(6, 6, 3)), "grey and RGB images are mixed: .*--channels rgb"),
     ],
 )
@@ -350,7 +357,11 @@ def loose_files(root: Path) -> None:
         (paint_classes, {"classes": ["a"]}, "name at least 2"),
         (paint_classes, {"classes": ["a", "bb"]}, "unknown class 'bb'; did you mean 'b'"),
         (paint_classes, {"classes": [0, 2]}, "class index 2 is out of range"),
-        (lambda root: (paint_classes(root / "train"), paint_classes(root / "test", ("a", "c"))), {}, "test part, first 'b'"),
+        (
+            lambda root: (paint_classes(root / "train"), paint_classes(root / "test", ("a", "c"))),
+            {},
+            "test part, first 'b'",
+        ),
         (
             lambda root: (paint_classes(root / "train"), paint_classes(root / "test", shape=(5, 5))),
             {},

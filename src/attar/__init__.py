@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from attar.distill import distill as distill
     from attar.distilled import DistilledSet as DistilledSet
     from attar.doctor import doctor as doctor
+    from attar.evaluation.compare import compare as compare
     from attar.evaluation.evaluate import evaluate as evaluate
-    from attar.evaluation.scorecard import compare as compare
     from attar.export import export as export
     from attar.report.contact_sheet import show as show
 
@@ -28,7 +28,7 @@ __version__ = "0.1.0"
 _PLACES = {
     "DistilledSet": "attar.distilled",
     "cite": "attar.citations",
-    "compare": "attar.evaluation.scorecard",
+    "compare": "attar.evaluation.compare",
     "distill": "attar.distill",
     "doctor": "attar.doctor",
     "evaluate": "attar.evaluation.evaluate",

@@ -163,6 +163,7 @@ def evaluate_verb(
     """
     _refuse_output(json_out, overwrite)
     import attar
+    from attar.evaluation.evaluate import set_name
 
     distilled = attar.load(file)
     with _progress(quiet) as progress:
@@ -178,7 +179,7 @@ def evaluate_verb(
             device=device,
             cache=not no_cache,
             progress=progress,
-            name=_stem(file),
+            name=set_name(file),
         )
     if json_out == Path("-"):
         _say(card.to_json())
@@ -209,7 +210,29 @@ def compare_verb(
     _refuse_output(out, overwrite)
     if out is not None and out.suffix not in (".png", ".md", ".json"):
         raise InputError(f"--out {out} ends in {out.suffix or 'nothing'}; write .png (plot), .md (table) or .json")
-    raise NotImplementedError
+    import attar
+    from attar.evaluation.evaluate import set_name
+
+    sets = [attar.load(file) for file in files]
+    with _progress(quiet) as progress:
+        comparison = attar.compare(
+            sets,
+            _real_images(sets[0], data, test, classes, resize, progress),
+            protocol,
+            networks=None if networks is None else _names(networks),
+            seeds=seeds,
+            flip=flip,
+            device=device,
+            cache=not no_cache,
+            progress=progress,
+            names=[set_name(file) for file in files],
+        )
+    _print(comparison.as_table())
+    if out is not None and out.suffix == ".png":
+        comparison.plot(out, overwrite=overwrite)
+        _say(str(out))
+    elif out is not None:
+        _write(out, comparison.to_json() if out.suffix == ".json" else comparison.as_markdown())
 
 
 @_verb("show")
@@ -374,10 +397,6 @@ def _real_images(
     loading = _loading(test, classes, f"{height}x{width}", resize, "grey" if channels == 1 else "rgb")
     loading["classes"] = loading["classes"] or list(distilled.classes)
     return attar.load_images(data, progress=progress, **loading)
-
-
-def _stem(file: Path) -> str:
-    return file.name.removesuffix(".safetensors").removesuffix(".attar")
 
 
 def _names(text: str) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -432,7 +431,6 @@ class DistilledSet:
         return inputs
 
 
-@dataclass(frozen=True)
 class DecodedItems:
     """Network inputs that are the same in every epoch.
 
@@ -441,12 +439,8 @@ class DecodedItems:
         labels: int64 [M].
     """
 
-    inputs: Tensor
-    labels: Tensor
-
-    @property
-    def num_items(self) -> int:
-        return len(self.labels)
+    def __init__(self, inputs: Tensor, labels: Tensor) -> None:
+        self.inputs, self.labels, self.num_items = inputs, labels, len(labels)
 
     def epoch(self, epoch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """All items in their own order."""
@@ -457,17 +451,12 @@ class SampledItems:
     """Network inputs of stochastic items, drawn anew for each epoch."""
 
     def __init__(self, distilled: DistilledSet, device: torch.device) -> None:
-        self._distilled = distilled
-        self._device = device
-        self._labels = distilled.labels.to(device)
-
-    @property
-    def num_items(self) -> int:
-        return len(self._labels)
+        self._distilled, self._device = distilled, device
+        self.labels, self.num_items = distilled.labels.to(device), len(distilled)
 
     def epoch(self, epoch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """One sample of every item, in the items' order."""
-        return self._distilled._inputs(generator, self._device), self._labels
+        return self._distilled._inputs(generator, self._device), self.labels
 
 
 def _absence(spec: CodecSpec, kind: str) -> str:

@@ -96,10 +96,11 @@ def with_storage(distilled: DistilledSet, storage: CodeStorage) -> DistilledSet:
         spec = shard.parameterization
         if spec.get("kind") != "codes":
             raise InputError(f"items of kind {spec.get('kind')!r} have one storage only; nothing was converted")
-        before = read_codes(payload)
-        payloads.append({**store_codes(before, storage), "labels": payload["labels"]})
         specs.append({**spec, "storage": storage})
+        payloads.append(payload)
         if spec["storage"] != storage:
+            before = read_codes(payload)
+            payloads[-1] = {**store_codes(before, storage), "labels": payload["labels"]}
             error = float((read_codes(payloads[-1]) - before).abs().max())
             conversions.append(Conversion(before=spec["storage"], after=storage, max_error=error))
     return distilled.with_payloads(payloads, specs).replace(conversions=tuple(conversions))

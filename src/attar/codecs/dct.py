@@ -106,8 +106,9 @@ def fit_dct(config: DctConfig, images: ImageSet) -> Dct:
 def dct_order(colours: int, factor: int) -> list[tuple[int, int, int]]:
     """All (component m, vertical frequency u, horizontal frequency v) of a patch, in the order in which they are kept.
 
-    By level: u + v for luminance, 1 + 2 (u + v) for colour, which is smoother; within a level luminance, blue, red; then
-    along the zig-zag. For RGB this begins Y00, Y01, Y10, B00, R00, Y20, Y11, Y02: the order of their variances on CIFAR-10.
+    By level: u + v for luminance, 1 + 2 (u + v) for colour, which is smoother; within a level luminance, blue, red;
+    then along the zig-zag. For RGB this begins Y00, Y01, Y10, B00, R00, Y20, Y11, Y02 (about the order of their
+    variances in CIFAR-10).
     """
     triples = [(m, u, v) for m in range(colours) for u in range(factor) for v in range(factor)]
     return sorted(triples, key=_level)
@@ -127,7 +128,7 @@ def dct_basis(colours: int, factor: int, channels: int) -> Float[Tensor, "channe
 
 
 def _level(function: tuple[int, int, int]) -> tuple[int, int, int, int]:
-    """Sorts m, u, v as `dct_order` says; anti-diagonals alternate in direction as in JPEG: 00, 01, 10, 20, 11, 02, ..."""
+    """Sorts m, u, v as `dct_order` says; anti-diagonals alternate in direction as JPEG's: 00, 01, 10, 20, 11, 02."""
     m, u, v = function
     diagonal = u + v
     level = diagonal if m == 0 else 1 + 2 * diagonal

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from attar.codecs.codec import Codec
@@ -14,6 +15,7 @@ from attar.codecs.restoring import CodecSpec, parse_spec, require_positive, take
 from attar.config import Config
 from attar.data.image_set import ImageSet
 from attar.errors import InputError
+from attar.files import atomic_path, cache_directory, content_key
 from attar.shapes import Float
 
 LARGEST_ZCA_VALUES = 3 * 64 * 64
@@ -113,26 +115,36 @@ def fit_pixels(config: PixelsConfig, images: ImageSet) -> Pixels:
 
         W = U (S + epsilon)^-1/2 U^T,   U S U^T the covariance (over n - 1) of the normalised, flattened images
 
-    Computed in float64 over blocks of images; memory is bounded by a few matrices of D x D, D = C H W.
+    Computed in float64 over blocks of images; memory is bounded by a few matrices of D x D, D = C H W. The matrix is
+    kept under $ATTAR_CACHE/zca, named by the images.
 
     Raises:
         InputError: no images; for zca images of more than 3 x 64 x 64 values, or fewer than two images.
 
     Source: ZCA as MTT uses it (kornia's ZCAWhitening, epsilon 0.1), on images already normalised by channel.
     """
-    if not len(images):
+    if len(images) == 0:
         raise InputError("there are no images to fit the pixels codec on; give at least one")
     mean, std = _channel_moments(images)
     if config.whitening == "normalise":
         spec = PixelsSpec(image_shape=images.image_shape, **config.model_dump())
         return Pixels(spec, {"mean": mean.float(), "std": std.float()})
+    _zca_values(images.image_shape)
     epsilon = DEFAULT_EPSILON if config.epsilon is None else config.epsilon
+    spec = PixelsSpec(image_shape=images.image_shape, whitening="zca", epsilon=epsilon)
+    kept = cache_directory("zca") / f"{content_key('zca', 1, epsilon, images.fingerprint)}.safetensors"
+    if not kept.exists():
+        with atomic_path(kept) as temporary:
+            save_file(_zca_tensors(images, std, epsilon), temporary)
+    return Pixels.restore(spec.model_dump(mode="json"), load_file(kept))
+
+
+def _zca_tensors(images: ImageSet, std: Tensor, epsilon: float) -> dict[str, Tensor]:
     mean_image, covariance = _image_moments(images, std)
     variances, vectors = torch.linalg.eigh(covariance)
     matrix = (vectors * (variances.clamp_min(0) + epsilon).rsqrt()) @ vectors.T
-    spec = PixelsSpec(image_shape=images.image_shape, whitening="zca", epsilon=epsilon)
     triangle = matrix.float()[_upper(len(matrix))]
-    return Pixels(spec, {"mean": mean_image.float(), "std": std.float(), "triangle": triangle})
+    return {"mean": mean_image.float(), "std": std.float(), "triangle": triangle}
 
 
 def _channel_moments(images: ImageSet) -> tuple[Tensor, Tensor]:

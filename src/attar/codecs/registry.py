@@ -132,9 +132,7 @@ def _patches_from_text(text: str, name: str, rest: str) -> CodecConfig:
 def _resample_from_text(text: str, rest: str) -> ResampleConfig:
     factor, _, inner = rest.partition(":")
     if not factor.isdecimal() or not 2 <= int(factor) <= 8 or not inner:
-        raise InputError(
-            f"codec {text!r}: write resample:FACTOR:CODEC, FACTOR 2..8, e.g. resample:2:autoencoder:FOLDER"
-        )
+        raise InputError(f"codec {text!r}: write e.g. resample:2:autoencoder:FOLDER; the factor is 2..8")
     codec = codec_from_text(inner)
     if isinstance(codec, PixelsConfig | ResampleConfig):
         raise InputError(f"codec {text!r}: autoencoder, pca or dct can be resampled, {inner.partition(':')[0]} cannot")

@@ -45,15 +45,16 @@ class Resample(Codec):
 
         encode(x) = inner.encode(up_k(x)),      decode(z) = down_k(inner.decode(z))
 
-    up_k is bicubic, clamped to [0, 1]; down_k is the mean over k x k pixels (area), which undoes up_k to about 35 dB
-    on photographs by itself.
+    up_k is bicubic, clamped to [0, 1]; down_k is the mean over k x k pixels (area), which by itself undoes up_2 to
+    about 41 dB on photographs of 128 pixels.
 
     Args:
         inner: made for images k times as high and wide.
         factor: k.
 
     Source: LatentDD section 4.1 (pre-upsampling and post-downsampling by two, f = 8 -> 4) and A.3 (by four, f = 2).
-    Deviation: the paper does not say which interpolation; bicubic and area are ours.
+    Deviation: the paper does not say which interpolation. Ours was chosen by PSNR through TAESD (bicubic and area 27.2,
+        bilinear and area 27.1, bilinear both ways 26.8 dB on 50 ImageNette images of 128 pixels).
     """
 
     kind = "resample"

@@ -60,7 +60,7 @@ def _ignored(name: str) -> bool:
 def _offer(root: Path) -> Offer:
     folders = _class_folders(root)
     names = tuple(folders)
-    return Offer(names, lambda chosen: _listed(root, {names[index]: folders[names[index]] for index in chosen}))
+    return Offer(names, lambda chosen: _listed(root, folders, [names[index] for index in chosen]))
 
 
 def _class_folders(root: Path) -> dict[str, Path]:
@@ -104,16 +104,17 @@ class _Files:
         return [str(self.root.resolve()), names, stats]
 
 
-def _listed(root: Path, folders: dict[str, Path]) -> Encoded:
+def _listed(root: Path, folders: dict[str, Path], chosen: list[str]) -> Encoded:
+    """The pictures of the chosen classes: labelled in the order chosen, listed in the order of the folders."""
     paths: list[str] = []
     labels: list[int] = []
-    for label, (name, folder) in enumerate(folders.items()):
-        found = sorted(_walk(folder, set()))
+    for name in sorted(chosen):
+        found = sorted(_walk(folders[name], set()))
         if not found:
-            raise InputError(f"the class folder {folder} has no images; add some, or remove the folder ({name!r})")
+            raise InputError(f"the class folder {folders[name]} has no images; add some, or remove the folder")
         paths += found
-        labels += [label] * len(found)
-    return Encoded(_Files(root, paths), torch.arange(len(paths)), torch.tensor(labels), tuple(folders))
+        labels += [chosen.index(name)] * len(found)
+    return Encoded(_Files(root, paths), torch.arange(len(paths)), torch.tensor(labels), tuple(chosen))
 
 
 def _walk(folder: Path | str, seen: set[str]) -> Iterator[str]:

@@ -71,7 +71,7 @@ class ImageSet:
         """Only the wanted classes, named or indexed, relabelled 0.. in the order given.
 
         Raises:
-            InputError: an unknown name (the nearest is named), an index out of range, a class given twice, or one class.
+            InputError: an unknown name (the nearest is named), an index out of range, a class given twice, one class.
         """
         chosen = [self._class_index(item) for item in wanted]
         if len(set(chosen)) != len(chosen):

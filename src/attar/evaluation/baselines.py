@@ -110,7 +110,7 @@ def baseline(kind: str, distilled: DistilledSet, train: ImageSet) -> Candidate |
     fitting = images_at_file_bytes(distilled)
     if fitting <= count:
         return None
-    note = f"a file of {distilled.storage.file_bytes:,} bytes holds {fitting} plain uint8 images of each class; "
+    note = f"as many plain uint8 images as the file's {distilled.storage.file_bytes:,} bytes hold: "
     return _real_images(kind, "random", fitting, distilled, train, note)
 
 
@@ -162,7 +162,7 @@ def _real_images(
         part = seed if drawn else 0
         return content_key("real images", selection, count, part, train.fingerprint, preprocess.identity())
 
-    told = f"{note}{count} of each class"
+    told = f"{note}{count} real image{'s' * (count > 1)} of each class"
     if min(counts) < count:
         told += f", but only {min(counts)} where a class has no more"
     told += " (new ones for each seed)" if drawn else " (the same for every seed)"

@@ -81,24 +81,9 @@ def evaluate(
         used, numbers, [_resolved(config, min(height, width)) for config in configs], where, cache, progress
     )
     rows = job.run(_candidates(small, splits.train, kinds), small, splits.test)
-    return Scorecard(
-        name=name or (set_name(distilled) if isinstance(distilled, str | Path) else small.name),
-        recipe=str(small.manifest.recipe.get("name", "")),
-        classes=small.classes,
-        image_shape=small.image_shape,
-        storage=small.storage,
-        protocol=used,
-        data=splits.name,
-        test_fingerprint=splits.test.fingerprint,
-        train_fingerprint=splits.train.fingerprint,
-        num_test=len(splits.test),
-        seeds=numbers,
-        device=_device_name(where),
-        versions={"attar": __version__, "torch": torch.__version__},
-        rows=tuple(rows),
-        differences=tuple(_differences(rows)),
-        notes=tuple(_notes(chosen, used, small, splits, numbers)),
-    )
+    called = name or (set_name(distilled) if isinstance(distilled, str | Path) else small.name)
+    notes = _notes(chosen, used, small, splits, numbers)
+    return _card(called, small, splits, job, rows, notes)
 
 
 def set_name(path: Path | str) -> str:
@@ -203,6 +188,29 @@ def _remembering(candidate: Candidate) -> Candidate:
     return replace(candidate, items=items_once, content=content_once)
 
 
+def _card(
+    name: str, distilled: DistilledSet, splits: Splits, job: Measurement, rows: Sequence[Row], notes: Sequence[str]
+) -> Scorecard:
+    return Scorecard(
+        name=name,
+        recipe=str(distilled.manifest.recipe.get("name", "")),
+        classes=distilled.classes,
+        image_shape=distilled.image_shape,
+        storage=distilled.storage,
+        protocol=job.protocol,
+        data=splits.name,
+        test_fingerprint=splits.test.fingerprint,
+        train_fingerprint=splits.train.fingerprint,
+        num_test=len(splits.test),
+        seeds=job.seeds,
+        device=_device_name(job.device),
+        versions={"attar": __version__, "torch": torch.__version__},
+        rows=tuple(rows),
+        differences=tuple(_differences(rows)),
+        notes=tuple(notes),
+    )
+
+
 def _differences(rows: Sequence[Row]) -> list[Difference]:
     main = {row.network: row for row in rows if row.name == DISTILLED}
     others = [row for row in rows if row.name != DISTILLED and row.absent is None]
@@ -234,4 +242,5 @@ def _notes(
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)} (cuda)"
-    return f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
+    threads = torch.get_num_threads()
+    return f"cpu, {threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else device.type

@@ -17,7 +17,20 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 DISTILLED = "distilled"
-COLUMNS = ("trained on", "network", "items", "paper bytes", "bytes", "accuracy %", "distilled minus row")
+COLUMNS = (
+    "trained on",
+    "network",
+    "items",
+    "paper bytes",
+    "stored bytes",
+    "accuracy %",
+    "distilled minus row",
+    "minutes",
+)
+DIFFERENCES = (
+    "differences are percentage points paired by seed, with a 95 % confidence interval (Student's t) "
+    "that is not corrected for the number of rows"
+)
 
 
 class Row(Config):
@@ -43,7 +56,7 @@ class Row(Config):
 
     name: str
     network: NetworkConfig
-    num_items: int = Field(0, ge=0)
+    num_items: int = Field(default=0, ge=0)
     paper_bytes: int | None = None
     num_bytes: int | None = None
     seeds: tuple[int, ...] = ()
@@ -52,8 +65,8 @@ class Row(Config):
     std: float | None = None
     per_class: tuple[float | None, ...] = ()
     confusion: tuple[tuple[int, ...], ...] = ()
-    minutes: float = Field(0.0, ge=0)
-    cached: int = Field(0, ge=0)
+    minutes: float = Field(default=0.0, ge=0)
+    cached: int = Field(default=0, ge=0)
     note: str = ""
     absent: str | None = None
 
@@ -189,7 +202,8 @@ class Scorecard(Config):
     def remarks(self) -> list[str]:
         """Sizes, then every note of the card and of its rows, each once."""
         told = [f"{row.name}: {row.absent or row.note}" for row in self.rows if row.absent or row.note]
-        return list(dict.fromkeys([sizes_text(self.storage), *self.notes, *told]))
+        differences = [DIFFERENCES] if self.differences else []
+        return list(dict.fromkeys([sizes_text(self.storage), *self.notes, *differences, *told]))
 
     def as_table(self) -> Table:
         """The rows as a table for rich, the remarks as its caption."""
@@ -202,10 +216,11 @@ class Scorecard(Config):
 
 def sizes_text(storage: Storage) -> str:
     """The four sizes of a set in one line."""
-    external = "; ".join(f"{weights.id} ({_bytes(weights.num_bytes)})" for weights in storage.external) or "none"
+    external = "; ".join(f"{weights.id} ({_bytes(weights.num_bytes)} bytes)" for weights in storage.external) or "none"
     return (
-        f"sizes: {_bytes(storage.paper_bytes)} by the papers' convention, {_bytes(storage.file_bytes)} file, "
-        f"{storage.bits_per_class:,.0f} bits per class, external weights: {external}"
+        f"sizes: {_bytes(storage.paper_bytes)} bytes by the papers' convention (4 for every value), "
+        f"{_bytes(storage.file_bytes)} bytes of file, {storage.bits_per_class:,.0f} bits per class, "
+        f"external weights: {external}"
     )
 
 
@@ -240,11 +255,12 @@ def _cells(row: Row, difference: Difference | None) -> list[str]:
         _bytes(row.num_bytes),
         row.accuracy_text,
         difference.text if difference else "",
+        f"{row.minutes:.2g}" if row.absent is None else "",
     ]
 
 
 def _is_number(column: str) -> bool:
-    return column in ("items", "paper bytes", "bytes", "accuracy %")
+    return column in ("items", "paper bytes", "stored bytes", "accuracy %", "minutes")
 
 
 def _bytes(count: int | None) -> str:

@@ -10,7 +10,6 @@ from typing import Literal, TypeAlias
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from attar.config import Config
 from attar.errors import InputError, unknown
@@ -45,7 +44,7 @@ class NetworkConfig(Config):
     activation: Activation = "relu"
 
     @model_validator(mode="after")
-    def _refuse_settings_without_effect(self) -> Self:
+    def _refuse_settings_without_effect(self) -> NetworkConfig:
         if self.kind == "convnet":
             return self
         ignored = [

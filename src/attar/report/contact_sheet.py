@@ -62,6 +62,8 @@ def show(
     _check(distilled, path, per_class, scale, real)
     magnification = scale or _scale_for(distilled.image_shape)
     count = min(per_class or _columns_for(distilled.image_shape, magnification, real), _most_items(distilled))
+    _, height, width = (round(side * magnification) for side in distilled.image_shape)
+    _refuse_large(width * count * (1 if real is None else 2), height * len(distilled.classes))
     groups = [_distilled_rows(distilled, count, magnification)]
     if real is not None:
         groups.append(_real_rows(real, count, magnification))
@@ -90,10 +92,7 @@ def draw_sheet(
     title_lines = wrap(title, heading, layout.width - 2 * MARGIN, 3)
     top = MARGIN + len(title_lines) * (HEADING + 6) + (TEXT + 8 if len(groups) > 1 else 4)
     height = top + layout.rows * layout.pitch + MARGIN
-    if layout.width * height > LARGEST_PIXELS:
-        raise InputError(
-            f"a sheet of {layout.width} x {height} pixels is too large; show fewer items of each class, or scale them down"
-        )
+    _refuse_large(layout.width, height)
     sheet = Image.new("RGB", (layout.width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
     for number, line in enumerate(title_lines):
@@ -194,6 +193,13 @@ def _draw_name(
     for number, line in enumerate(lines):
         left = corner[0] + layout.label_width - font.getlength(line)
         draw.text((left, upper + number * (TEXT + 3)), line, INK, font)
+
+
+def _refuse_large(width: int, height: int) -> None:
+    if width * height > LARGEST_PIXELS:
+        raise InputError(
+            f"a sheet of {width} x {height} pixels is too much; show fewer items a class, or a smaller scale"
+        )
 
 
 def _check(

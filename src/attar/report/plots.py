@@ -58,7 +58,7 @@ def plot_accuracy(
         points: at least one.
         title: above the plot.
         size_label: which bytes the horizontal axis counts.
-        chance: percent, drawn as a dashed line.
+        chance: percent, drawn as a dashed line where that does not flatten the rest, else only told.
 
     Raises:
         InputError: nothing to draw, or an existing `out`.
@@ -70,10 +70,8 @@ def plot_accuracy(
     for number, series in enumerate(dict.fromkeys(point.series for point in points)):
         members = sorted((point for point in points if point.series == series), key=lambda point: point.num_bytes)
         _draw_series(axes, series, members, number)
-    if chance is not None:
-        axes.axhline(chance, color="#888888", linestyle="--", linewidth=1, label="chance", zorder=1)
     _bytes_axis(axes, [point.num_bytes for point in points], size_label)
-    axes.set_ylabel("test accuracy (%), mean ± std over seeds")
+    _accuracy_axis(axes, points, chance)
     axes.set_title(title, loc="left", fontsize=10, wrap=True)
     figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=3)
     return _save(figure, path)
@@ -136,22 +134,25 @@ def _save(figure: Figure, path: Path) -> Path:
 
 
 def _draw_series(axes: Axes, series: str, members: Sequence[Point], number: int) -> None:
+    from matplotlib.patheffects import withStroke
+
     colour = COLOURS[number % len(COLOURS)]
     marker = MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
     sizes, means = [point.num_bytes for point in members], [point.mean for point in members]
     axes.errorbar(
         sizes,
         means,
-        yerr=[point.std or 0.0 for point in members],
+        yerr=[math.nan if point.std is None else point.std for point in members],
         color=colour,
         marker=marker,
-        markersize=6,
+        markersize=6 if members[0].joined else 7.5,
         capsize=3,
         linewidth=1,
         linestyle=":" if members[0].joined else "none",
         label=series,
-        zorder=3,
+        zorder=3 if members[0].joined else 4,
     )
+    outline = [withStroke(linewidth=2.5, foreground="white")]
     for point in members:
         if point.label:
             axes.annotate(
@@ -161,7 +162,20 @@ def _draw_series(axes: Axes, series: str, members: Sequence[Point], number: int)
                 textcoords="offset points",
                 fontsize=8,
                 color=colour,
+                path_effects=outline,
+                zorder=5,
             )
+
+
+def _accuracy_axis(axes: Axes, points: Sequence[Point], chance: float | None) -> None:
+    low = min(point.mean - (point.std or 0.0) for point in points)
+    high = max(point.mean + (point.std or 0.0) for point in points)
+    told = ""
+    if chance is not None and low - chance <= max(high - low, 5.0):
+        axes.axhline(chance, color="#888888", linestyle="--", linewidth=1, label="chance", zorder=1)
+    elif chance is not None:
+        told = f"; chance {chance:.3g} %"
+    axes.set_ylabel(f"accuracy (%), mean ± std over seeds{told}")
 
 
 def _bytes_axis(axes: Axes, sizes: Sequence[int], label: str) -> None:
@@ -171,7 +185,7 @@ def _bytes_axis(axes: Axes, sizes: Sequence[int], label: str) -> None:
     low, high = min(sizes), max(sizes)
     margin = max(1.25, (high / low) ** 0.08)
     axes.set_xlim(low / margin, high * margin)
-    narrow = high * margin * margin / low < 30
+    narrow = high * margin * margin / low < 300
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: bytes_text(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())

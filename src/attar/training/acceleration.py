@@ -46,7 +46,9 @@ def resolve_acceleration(precision: Precision, device: torch.device | str, flops
     """The acceleration for one network's work: a rule of capabilities and work alone, never of a timing.
 
     "auto" takes bfloat16 where the processor computes in it and there is more than BFLOAT16_FLOPS to do. Compiling is
-    chosen above COMPILE_FLOPS; on a CPU only together with bfloat16, for in float32 it gains nothing there.
+    chosen above COMPILE_FLOPS; on a CPU only together with bfloat16, for in float32 it gains little there.
+    ConvNet-3 of width 128, 64 inputs of 32 x 32, forward and backward took 391 ms of one core in float32, 212 in bfloat16
+    and 129 compiled with channels last; uncompiled with channels last 477: instance norm is slow in that format.
 
     Args:
         precision: "auto", or forced.
@@ -63,8 +65,8 @@ def resolve_acceleration(precision: Precision, device: torch.device | str, flops
     remark = ""
     if worth_it and not has_compiler(kind):
         worth_it = False
-        remark = "no C++ compiler was found (g++ or clang++): training runs uncompiled, about 2 times slower"
-    return Acceleration(chosen, worth_it, channels_last=kind in ("cpu", "cuda"), remark=remark)
+        remark = "no C++ compiler was found (g++ or clang++): training runs uncompiled, up to 2 times slower"
+    return Acceleration(chosen, worth_it, channels_last=kind == "cuda" or worth_it, remark=remark)
 
 
 def has_bfloat16(kind: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from attar.shapes import Float, Int64
 from attar.training.settings import Plan, TrainingConfig
 
 
+@runtime_checkable
 class TrainingItems(Protocol):
     """What networks are trained on: the same labels in every epoch, the inputs perhaps drawn afresh."""
 

@@ -10,7 +10,6 @@ from typing import Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
-from typing_extensions import Self
 
 from attar.config import Config
 from attar.data.augmentation import DsaConfig
@@ -29,18 +28,19 @@ class TrainingConfig(Config):
         momentum: of SGD; AdamW has its own two of 0.9 and 0.999.
         weight_decay: of either, in the optimiser's own sense.
         schedule: "step" multiplies the rate by `decay` at each milestone; "cosine" goes to 0 step by step.
-        milestones: fractions of the epochs, ascending; of E epochs counted from 0, epoch floor(f E) is the first slower one.
+        milestones: fractions of the epochs, ascending; of E epochs counted from 0, floor(f E) is the first slower one.
         decay: factor at a milestone.
         reset_momentum: rebuild the optimiser at a milestone, as DC's evaluation does.
         augmentation: DSA of every batch, with parameters of its own for every image; None: none.
         cutmix_probability: that an image receives another's rectangle, in [0, 1].
         precision: see `resolve_acceleration`.
         min_steps: more epochs are run until there are at least so many steps; None: no bound.
-        max_steps: fewer epochs are run, if need be the last one in part, so that there are at most so many; None: no bound.
+        max_steps: fewer epochs are run, if need be the last one in part, so that there are at most so many; None: no
+            bound.
 
     Source: DC's evaluation: SGD .01, momentum .9, weight decay 5e-4, batch 256, milestone 1/2, reset_momentum.
-    Deviation: DC's loop runs E + 1 epochs and slows down after epoch E//2 + 1 counted from 0; here E epochs, the first half
-        of them fast. `epochs=E + 1, milestones=((E // 2 + 2) / (E + 1),)` is exactly DC's.
+    Deviation: DC's loop runs E + 1 epochs and slows down after epoch E//2 + 1 counted from 0; here E epochs, the first
+        half of them fast. `epochs=E + 1, milestones=((E // 2 + 2) / (E + 1),)` is exactly DC's.
     """
 
     epochs: int = Field(default=300, ge=1)
@@ -60,7 +60,7 @@ class TrainingConfig(Config):
     max_steps: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _fits_together(self) -> TrainingConfig:
         if list(self.milestones) != sorted(set(self.milestones)) or not all(0 < f < 1 for f in self.milestones):
             raise InputError(f"milestones are {self.milestones}; give ascending fractions between 0 and 1")
         if self.min_steps and self.max_steps and self.min_steps > self.max_steps:
