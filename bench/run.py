@@ -18,8 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from attar.process import prepare_process
+
+prepare_process()
 
 import torch
 from tests.reference.mean_features import literal_loss

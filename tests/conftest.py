@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
+from attar.process import prepare_process
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+prepare_process()
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attar.codecs import encode_images, encoding, fit_codec
 from attar.codecs.pca import Pca, PcaConfig
+from attar.codecs.resample import ResampleConfig
 from attar.data.image_set import ImageSet
 from attar.errors import InputError
 
@@ -188,6 +189,22 @@ def test_what_does_not_fit_is_refused(images: ImageSet) -> None:
         encode_images(codec, larger)
     with pytest.raises(InputError, match="at least 1"):
         encode_images(codec, images, batch_size=0)
+
+
+def test_default_batches_shrink_with_the_picture_that_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = ImageSet(torch.zeros(40, 3, 128, 128, dtype=torch.uint8), torch.arange(40) % 2, ("a", "b"))
+    sizes = []
+
+    def stop(size: int) -> None:
+        sizes.append(size)
+        raise Interrupted
+
+    for factor in (2, 4):
+        codec = fit_codec(ResampleConfig(factor=factor, codec=PcaConfig()), large)
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
+            patch.setattr(codec, "encode", lambda batch: stop(len(batch)))
+            encode_images(codec, large, cache=False)
+    assert sizes == [16, 4]
 
 
 def test_no_images_have_no_codes(images: ImageSet) -> None:

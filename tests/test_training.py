@@ -248,7 +248,7 @@ def test_acceleration_is_a_rule_of_work_and_capability(monkeypatch: pytest.Monke
     assert resolve_acceleration("auto", "cpu", BFLOAT16_FLOPS / 2) == Acceleration("float32", False, False)
     assert resolve_acceleration("auto", "cpu", BFLOAT16_FLOPS * 2) == Acceleration("bfloat16", False, False)
     assert resolve_acceleration("auto", "cpu", COMPILE_FLOPS["cpu"]) == Acceleration("bfloat16", True, True)
-    assert resolve_acceleration("float32", "cpu", 1e18) == Acceleration("float32", False, False)
+    assert resolve_acceleration("float32", "cpu", 1e18) == Acceleration("float32", True, True)
     assert resolve_acceleration("float32", "cuda", 1e18) == Acceleration("float32", True, True)
     assert resolve_acceleration("auto", "mps", 1e18).compile is False
     monkeypatch.setattr("attar.training.acceleration.has_compiler", lambda kind: False)

@@ -217,11 +217,15 @@ def num_items_per_class(task: Task, codec: Codec, preprocess: Codec, train: Imag
 def start(
     task: Task, codec: Codec, train: ImageSet, count: int, progress: Progress
 ) -> tuple[Codes, Tensor, RealItems | None]:
-    """The initial items, the training indices they came from, and the real items if they will be matched."""
+    """The initial items, the training indices they came from, and the real items if they will be matched.
+
+    Everything is encoded once, unless encoding is cheap and float32 codes would be larger than the uint8 images.
+    """
     recipe = task.recipe
     trains = not isinstance(recipe.objective, NoObjectiveConfig)
     codes = None
-    if not codec.cheap and (trains or recipe.initialization != "random"):
+    needed = trains or recipe.initialization != "random"
+    if needed and not (codec.cheap and 4 * codec.num_code_values > codec.num_image_values):
         codes = encode_images(codec, train, device=task.device, progress=progress)
 
     def items_of(indices: Tensor) -> Tensor:
@@ -259,7 +263,7 @@ def optimise(
     assert real is not None and recipe.optimizer is not None, "a recipe with steps has an objective and an optimizer"
     objective = build_objective(recipe.objective, real.shape, num_classes, task.device, recipe.steps)
     count = len(synthetic) // num_classes
-    optimizer = torch.optim.SGD(synthetic.parameters(), lr=0.0, momentum=recipe.optimizer.momentum)
+    optimizer = torch.optim.SGD(_trainable(synthetic).values(), lr=0.0, momentum=recipe.optimizer.momentum)
     done, tensors = state.open(overwrite) if state else (0, {})
     _restore(synthetic, optimizer, tensors)
     progress.start(f"distilling with {recipe.name}", recipe.steps)
@@ -301,9 +305,15 @@ def _step(
     return figures
 
 
+def _trainable(synthetic: Codes) -> dict[str, torch.nn.Parameter]:
+    """The parameters of the items; those of an autoencoder are frozen and no part of the run's state."""
+    return {name: parameter for name, parameter in synthetic.named_parameters() if parameter.requires_grad}
+
+
 def _tensors(synthetic: Codes, optimizer: torch.optim.SGD) -> dict[str, Tensor]:
-    tensors = {f"item.{name}": parameter.detach() for name, parameter in synthetic.named_parameters()}
-    for name, parameter in synthetic.named_parameters():
+    trainable = _trainable(synthetic)
+    tensors = {f"item.{name}": parameter.detach() for name, parameter in trainable.items()}
+    for name, parameter in trainable.items():
         momentum = optimizer.state.get(parameter, {}).get("momentum_buffer")
         if momentum is not None:
             tensors[f"momentum.{name}"] = momentum
@@ -311,7 +321,7 @@ def _tensors(synthetic: Codes, optimizer: torch.optim.SGD) -> dict[str, Tensor]:
 
 
 def _restore(synthetic: Codes, optimizer: torch.optim.SGD, tensors: Mapping[str, Tensor]) -> None:
-    for name, parameter in synthetic.named_parameters():
+    for name, parameter in _trainable(synthetic).items():
         if f"item.{name}" in tensors:
             parameter.data.copy_(tensors[f"item.{name}"])
         if f"momentum.{name}" in tensors:

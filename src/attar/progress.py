@@ -111,8 +111,6 @@ class RichProgress:
         self._began = self._last_line = time.monotonic()
         if sys.stderr.isatty():
             self._bar = self._open_bar(description, total)
-        else:
-            self._write_line(f"{description}: {total} steps")
 
     def advance(self, count: int = 1, **figures: float) -> None:
         """`count` steps are done; `figures` are shown beside the bar."""
@@ -134,7 +132,7 @@ class RichProgress:
         seconds = time.monotonic() - self._began
         self._close_bar()
         self._write_line(
-            f"{self._description}: {self._pace.done} steps in {duration(seconds)}  {figures_text(self._figures)}"
+            f"{self._description}: {self._pace.done} in {duration(seconds)}  {figures_text(self._figures)}"
         )
         self._pace = None
 
@@ -146,7 +144,7 @@ class RichProgress:
         """Rate, time left and figures in one string."""
         assert self._pace is not None
         rate, left = self._pace.steps_per_second, self._pace.seconds_left
-        parts = [] if rate is None else [f"{rate:.3g} steps/s"]
+        parts = [] if rate is None else [f"{rate:.3g}/s"]
         parts += [] if left is None else [f"{duration(left)} left"]
         return "  ".join([*parts, figures_text(self._figures)])
 

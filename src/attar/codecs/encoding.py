@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from attar.codecs.codec import Codec
+from attar.codecs.resample import Resample
 from attar.data.image_set import ImageSet
 from attar.errors import InputError
 from attar.files import cache_directory, content_key
@@ -19,7 +20,7 @@ from attar.progress import Progress, Silent
 from attar.shapes import Float
 
 MEMORY_LIMIT_BYTES = 1 << 30
-PIXELS_PER_BATCH = 1 << 19
+PIXELS_PER_BATCH = 1 << 20
 SYNC_BYTES = 1 << 26
 FORMAT = 1
 
@@ -42,7 +43,7 @@ def encode_images(
     Args:
         codec: moved to `device` for the time of this call.
         images: of the codec's `image_shape`.
-        batch_size: images a batch, at least 1; by default about half a million pixels, at most 256 images.
+        batch_size: images a batch, at least 1; by default about a million pixels after magnification, at most 256.
         cache: False computes in memory, and neither reads nor writes the disk.
 
     Returns:
@@ -165,7 +166,8 @@ def _read(path: Path, shape: tuple[int, ...]) -> Tensor:
 
 
 def _default_batch_size(codec: Codec) -> int:
-    _, height, width = codec.image_shape
+    """Bounded by the picture that the network sees, which resampling magnifies."""
+    _, height, width = codec.inner.image_shape if isinstance(codec, Resample) else codec.image_shape
     return max(1, min(256, PIXELS_PER_BATCH // (height * width)))
 
 

@@ -215,7 +215,7 @@ def _draw(
         half = config.brightness / 2
         return {
             "brightness": uniform(-half, half),
-            "saturation": uniform(0, config.saturation),
+            "saturation": uniform(0.0, config.saturation),
             "contrast": uniform(config.contrast, 1 + config.contrast),
         }
     if name == "crop":
@@ -227,7 +227,7 @@ def _draw(
         left = integer(0, width - columns % 2) - columns // 2
         return {"top": top, "left": left, "bottom": top + rows, "right": left + columns}
     if name == "flip":
-        return {"flipped": uniform(0, 1) < config.flip}
+        return {"flipped": uniform(0.0, 1.0) < config.flip}
     if name == "scale":
         return {f"scale_{axis}": uniform(1 / config.scale, config.scale) for axis in ("x", "y")}
     limit = math.radians(config.rotate)

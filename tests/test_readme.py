@@ -1,0 +1,83 @@
+"""Every command and every Python snippet of the README runs, in order, in a folder with real pictures in PHOTOS."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from attar.cli import main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+NAMES = ("zero", "one", "two", "three")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    lines = [line.partition(" #")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """20 pictures of each of four handwritten digits, 8 x 8, as PHOTOS in the working directory."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    for label, name in enumerate(NAMES):
+        folder = tmp_path / "PHOTOS" / name
+        folder.mkdir(parents=True)
+        for number, image in enumerate(digits.images[digits.target == label][:20]):
+            Image.fromarray((image * 255 / 16).round().astype("uint8")).save(folder / f"{number:02}.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_every_command_runs(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = 0
+    for line in commands():
+        program, *arguments = shlex.split(line)
+        if program == "make":
+            continue
+        assert program == "attar"
+        assert main(arguments) == 0, f"{line}\n{capsys.readouterr().err}"
+        ran += 1
+        for path in re.findall(r"--(?:out|json) (\S+)", line):
+            assert (photos / path).exists(), line
+    assert ran >= 10
+
+
+def test_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    named = {line.split()[1] for line in commands() if line.startswith("make ")}
+    assert named == {"demo", "test"}
+    assert named <= targets
+
+
+def test_every_python_snippet_runs(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    snippets = blocks("python")
+    assert snippets
+    for snippet in snippets:
+        exec(compile(snippet, "README.md", "exec"), {"__name__": "__main__"})
+    out = capsys.readouterr().out
+    assert "torch.Size([" in out
+
+
+def test_every_verb_is_in_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    listed = capsys.readouterr().out.partition("Commands:")[2]
+    verbs = re.findall(r"^  (\w+)  ", listed, flags=re.MULTILINE)
+    assert verbs == re.findall(r"^\| `attar (\w+)", README, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]))
+def test_links_lead_somewhere(path: Path) -> None:
+    targets = re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8"))
+    assert [target for target in targets if not (path.parent / target).exists()] == []
