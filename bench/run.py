@@ -1,7 +1,7 @@
 """The fast paths against literal loops, in one process: `python bench/run.py [--json OUT] [--only dm ...]`.
 
-Each pair is run alternately several times; medians and the ratio of medians are printed and written as JSON. Pixel values
-are random (time does not depend on them); shapes are CIFAR-10's: 10 classes, 3 x 32 x 32, 256 real images of each class.
+Each pair is run alternately several times; medians and the ratio of medians are printed and written as JSON. Pixel
+values are random (time does not depend on them); shapes are CIFAR-10's: 10 classes, 3 x 32 x 32, 256 real images each.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
+# ruff: noqa: T201
 """Distil a folder of labelled images into a file of a chosen size, and say whether that was worth it.
 
-    python examples/small_file.py PHOTOS 20kB photos.attar.safetensors
+python examples/small_file.py PHOTOS 20kB photos.attar.safetensors
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
+# ruff: noqa: T201
 """Train a network of one's own on a distilled file, with torch alone.
 
-    python examples/train_on_it.py photos.attar.safetensors PHOTOS
+python examples/train_on_it.py photos.attar.safetensors PHOTOS
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from attar.data.sources import load_images
 
 from attar.codecs.codec import Codec
 from attar.codecs.dct import DctConfig
@@ -16,6 +15,7 @@ from attar.codecs.registry import fit_codec
 from attar.config import Config
 from attar.data.augmentation import DsaConfig
 from attar.data.image_set import ImageSet
+from attar.data.sources import load_images
 from attar.labels import class_major_labels
 from attar.networks.network import NetworkConfig
 from attar.objectives.features import FeaturesConfig

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import torch
-from attar.data.sources import load_images
-from attar.distilled import DistilledSet
 
+from attar.data.sources import load_images
 from attar.distill import distill
+from attar.distilled import DistilledSet
 from attar.errors import InputError, NonFiniteLossError
 from attar.progress import Silent
 
@@ -64,7 +64,7 @@ def test_ctrl_c_and_the_same_call_end_in_the_same_file(tmp_path: Path, steps: in
 
 
 def test_a_killed_run_is_resumed(tmp_path: Path) -> None:
-    """kill -9 in the middle, then the same command: at most one checkpoint interval is lost and the file is the same."""
+    """kill -9 in the middle, then the same command: one checkpoint interval is lost at most, the file is the same."""
     settings = ["--set", "steps=400", "--set", "objective.network.width=8"]
     command = [sys.executable, "-m", "attar", "distill", "digits", "--checkpoint-steps", "20", *settings, "--quiet"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -106,7 +106,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         distill("digits", out=out, settings=QUICK, progress=StopAfter(2))
     (tmp_path / "x.run" / "checkpoint.safetensors").write_bytes(b"not a checkpoint")
-    with pytest.raises(InputError, match="checkpoint.safetensors is damaged"):
+    with pytest.raises(InputError, match=r"checkpoint\.safetensors is damaged"):
         distill("digits", out=out, settings=QUICK)
 
 

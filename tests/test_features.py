@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attar.data.sources import load_images
 from tests.reference.mean_features import literal_convnet_features, literal_loss
 from torch import Tensor
 
 from attar.codecs.pixels import PixelsConfig
 from attar.codecs.registry import fit_codec
 from attar.data.augmentation import DsaConfig
+from attar.data.sources import load_images
 from attar.labels import class_major_labels
 from attar.networks.network import NetworkConfig, build_network, initialise_parameters
 from attar.objectives.features import Features, FeaturesConfig, class_means

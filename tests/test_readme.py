@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,20 @@ def test_every_python_snippet_runs(photos: Path, capsys: pytest.CaptureFixture[s
         exec(compile(snippet, "README.md", "exec"), {"__name__": "__main__"})
     out = capsys.readouterr().out
     assert "torch.Size([" in out
+
+
+def example(name: str) -> Callable[..., None]:
+    function: Callable[..., None] = runpy.run_path(str(ROOT / "examples" / f"{name}.py"))["main"]
+    return function
+
+
+def test_the_examples_run(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example("small_file")("PHOTOS", "5kB", "small.attar.safetensors")
+    assert (photos / "small.attar.safetensors").stat().st_size <= 5000
+    example("train_on_it")("small.attar.safetensors", "PHOTOS")
+    out = capsys.readouterr().out
+    assert "distilled minus initial codes" in out
+    assert float(out.splitlines()[-1].split(" %")[0]) > 50
 
 
 def test_every_verb_is_in_the_table(capsys: pytest.CaptureFixture[str]) -> None:

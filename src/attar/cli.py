@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from attar.errors import InputError
-from attar.exit_status import Stopped, exit_status
+from attar.exit_status import ReaderGone, Stopped, exit_status
 
 if TYPE_CHECKING:
     from attar.data.image_set import Splits
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -66,6 +65,8 @@ def _verb(name: str, stopped: str = "stopped") -> Callable[[Callable[..., None]]
                 function(*arguments, **options)
             except KeyboardInterrupt:
                 raise Stopped(stopped) from None
+            except BrokenPipeError:
+                raise ReaderGone from None
 
         app.command(name)(run)
         return function
@@ -341,8 +342,9 @@ def main(arguments: list[str] | None = None) -> int:
     Args:
         arguments: without the program's name; None takes the process's own.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        status = app(args=arguments, prog_name="attar", standalone_mode=False)
+        status = app(args=arguments or ["--help"], prog_name="attar", standalone_mode=False)
         sys.stdout.flush()
     except Exception as error:
         if os.environ.get("ATTAR_DEBUG"):

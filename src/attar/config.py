@@ -19,7 +19,7 @@ class Config(BaseModel):
 
 
 def parse_config(model: type[ConfigType], text: str, what: str) -> ConfigType:
-    """`model` from JSON text. Raises InputError: one line that names the first key at fault and, if unknown, the nearest."""
+    """`model` from JSON text. Raises InputError: one line that names the first key at fault and what it received."""
     try:
         return model.model_validate_json(text)
     except ValidationError as error:

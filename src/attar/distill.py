@@ -298,8 +298,8 @@ def _step(
             state.save(step, _tensors(synthetic, optimizer))
         saved = f"; the state after step {step} is saved in {state.folder}" if state else ""
         raise NonFiniteLossError(
-            f"the loss is {figures['loss']} in step {step + 1}{saved}; lower the rate (--set optimizer.learning_rate=...) "
-            "and start anew with --overwrite"
+            f"the loss is {figures['loss']} in step {step + 1}{saved}; "
+            "lower the rate (--set optimizer.learning_rate=...) and start anew with --overwrite"
         )
     optimizer.step()
     return figures

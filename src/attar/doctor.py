@@ -139,7 +139,11 @@ def _guarded(name: str, check: Callable[[], Check]) -> Check:
     try:
         return check()
     except Exception as error:
-        return Check(name, "fault", f"{type(error).__name__}: {error}; ATTAR_DEBUG=1 attar distill digits shows where")
+        return Check(
+            name,
+            "fault",
+            f"{type(error).__name__}: {error}; attar distill digits --out check.attar.safetensors shows where",
+        )
 
 
 def _size(num_bytes: int) -> str:

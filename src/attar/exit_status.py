@@ -15,15 +15,19 @@ class Stopped(Exception):
     """Ctrl-C or SIGTERM, and what to tell the user."""
 
 
+class ReaderGone(Exception):
+    """Whoever read our stdout has closed it, as `head` does. (typer would make its own of a BrokenPipeError.)"""
+
+
 def exit_status(error: Exception) -> int:
     """One line on stderr for what the user can mend; anything else is our fault and keeps its traceback."""
     if isinstance(error, Stopped):
         return _complain(str(error), 130)
     if isinstance(error, NonFiniteLossError):
         return _complain(str(error), 1)
-    if isinstance(error, BrokenPipeError):
+    if isinstance(error, BrokenPipeError | ReaderGone):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + 13
+        return 128 + 13  # as shells report SIGPIPE
     if isinstance(error, InputError):
         return _complain(str(error), 2)
     if isinstance(error, OSError):

@@ -14,9 +14,9 @@ def prepare_process() -> bool:
     """Waiting threads sleep, and freed memory up to 1 GiB a block is kept for the next step instead of given back.
 
     The command line, the tests and the benches call this; programs that use attar as a library may. By default glibc
-    gives large blocks back to the system at every free and takes them, page by page, at every allocation: on a virtual
-    machine a group norm of 256 x 128 x 32 x 32 values took 310 ms instead of 29. Waiting OpenMP threads that spin cost 10
-    to 30 times on shared cores. Neither changes any result.
+    gives large blocks back to the system at every free and takes them, page by page, at every allocation: on a
+    virtual machine a group norm of 256 x 128 x 32 x 32 values took 310 ms instead of 29. Waiting OpenMP threads that
+    spin cost 10 to 30 times on shared cores. Neither changes any result.
 
     Returns:
         Whether the allocator could be told (glibc on Linux only).

@@ -14,7 +14,13 @@ from attar.networks.network import Network, NetworkConfig, build_network, initia
 from attar.objectives.objective import Objective, RealItems, Synthetic
 from attar.randomness import generator as make_generator
 from attar.shapes import Float, Int64
-from attar.training.acceleration import Precision, forward_flops, forward_function, resolve_acceleration
+from attar.training.acceleration import (
+    Precision,
+    forward_flops,
+    forward_function,
+    forward_norm_values,
+    resolve_acceleration,
+)
 
 
 class FeaturesConfig(Config):
@@ -30,9 +36,9 @@ class FeaturesConfig(Config):
 
     kind: Literal["features"] = "features"
     network: NetworkConfig = NetworkConfig()
-    real_batch_size: int = Field(256, ge=1)
+    real_batch_size: int = Field(default=256, ge=1)
     augmentation: DsaConfig | None = None
-    chunk_items: int = Field(256, ge=1)
+    chunk_items: int = Field(default=256, ge=1)
     precision: Precision = "auto"
 
 
@@ -106,8 +112,13 @@ class Features(Objective):
         self.num_classes = num_classes
         self.network = build_network(config.network, item_shape, num_classes).to(device).requires_grad_(False)
         self.augment = Dsa(config.augmentation) if config.augmentation else None
-        work = forward_flops(self.network, item_shape) * config.real_batch_size * num_classes * num_steps
-        self.acceleration = resolve_acceleration(config.precision, device, work)
+        num_passes = config.real_batch_size * num_classes * num_steps
+        self.acceleration = resolve_acceleration(
+            config.precision,
+            device,
+            flops=float(forward_flops(self.network, item_shape) * num_passes),
+            norm_values=float(forward_norm_values(self.network, item_shape) * num_passes),
+        )
         self._fast_features = forward_function(_FeaturesOf(self.network), self.acceleration)
 
     def accumulate(self, synthetic: Synthetic, real: RealItems, generator: torch.Generator) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,19 @@ from attar.codecs.codec import Codec
 from attar.data.image_set import ImageSet
 from attar.shapes import Float, Int64
 
-Synthetic = nn.Module  # a Parameterization: objectives call it with item indices and read its labels, nothing more
+
+class Synthetic(Protocol):
+    """What an objective may know of a Parameterization: call it with item indices, read its labels."""
+
+    labels: Tensor
+
+    def __call__(self, items: Tensor, generator: torch.Generator | None = None) -> Tensor: ...
 
 
 class RealItems:
     """Real items in matching space with their labels, resident on one device.
 
-    Codes are held as they are; images of a cheap codec are held as uint8 and encoded batch by batch, four times smaller.
+    Codes are held as they are; images of a cheap codec are held as uint8, four times smaller, and encoded by the batch.
 
     Args:
         labels: int64 [N].

@@ -30,7 +30,7 @@ class OptimizerConfig(Config):
     kind: Literal["sgd"] = "sgd"
     learning_rate: float = Field(gt=0, le=1e30)
     learning_rate_unit: Literal["absolute", "per-item"] = "absolute"
-    momentum: float = Field(0.5, ge=0, lt=1)
+    momentum: float = Field(default=0.5, ge=0, lt=1)
     schedule: Literal["constant", "cosine"] = "constant"
 
     def rate(self, items_per_class: int, progress: float = 0.0) -> float:
@@ -83,21 +83,22 @@ class Recipe(Config):
     objective: ObjectiveConfig = NoObjectiveConfig()
     labels: HardLabels = HardLabels()
     optimizer: OptimizerConfig | None = None
-    steps: int = Field(0, ge=0)
+    steps: int = Field(default=0, ge=0)
     evaluation_network: NetworkConfig = NetworkConfig()
-    image_size: int | None = Field(None, ge=1)
+    image_size: int | None = Field(default=None, ge=1)
     budget: str = "1ipc"
     citations: tuple[str, ...] = ()
     expected: tuple[Expected, ...] = ()
 
     @model_validator(mode="after")
     def _composition(self) -> Recipe:
-        trains = not isinstance(self.objective, NoObjectiveConfig)
-        if trains and (self.steps == 0 or self.optimizer is None):
+        if isinstance(self.objective, NoObjectiveConfig):
+            if self.steps or self.optimizer:
+                raise ValueError("without an objective nothing is trained; set steps to 0 and optimizer to null")
+            return self
+        if self.steps == 0 or self.optimizer is None:
             raise ValueError(f"objective {self.objective.kind!r} needs an optimizer and steps of at least 1")
-        if not trains and (self.steps or self.optimizer):
-            raise ValueError("without an objective nothing is trained; set steps to 0 and optimizer to null")
-        if trains and self.objective.augmentation is not None and self.codec.kind != "pixels":
+        if self.objective.augmentation is not None and self.codec.kind != "pixels":
             raise ValueError(
                 f"augmentation (DSA) is for pixels and the codec is {self.codec.kind!r}; "
                 "set objective.augmentation to null, or use the pixels codec"

@@ -22,6 +22,10 @@ BFLOAT16_FLOPS = 1e12
 COMPILE_FLOPS = {"cpu": 2e13, "cuda": 3e15}
 """Work of one network above which compiling (10 to 60 seconds) is repaid."""
 
+COMPILE_VALUES = {"cpu": 1e10, "cuda": 1e13}
+"""Values passed through norm layers above which compiling is repaid too: small networks on small maps spend their time
+reading and writing memory, which compiled code does once for norm, activation and pooling together."""
+
 _RECOMPILE_LIMIT = 256
 
 
@@ -42,26 +46,30 @@ class Acceleration:
     remark: str = ""
 
 
-def resolve_acceleration(precision: Precision, device: torch.device | str, flops: float) -> Acceleration:
+def resolve_acceleration(
+    precision: Precision, device: torch.device | str, flops: float, norm_values: float = 0.0
+) -> Acceleration:
     """The acceleration for one network's work: a rule of capabilities and work alone, never of a timing.
 
     "auto" takes bfloat16 where the processor computes in it and there is more than BFLOAT16_FLOPS to do. Compiling is
-    chosen above COMPILE_FLOPS. ConvNet-3 of width 128, 64 inputs of 32 x 32, forward and backward took one CPU core 401
-    ms in float32, 232 compiled; 206 in bfloat16, 129 compiled. Uncompiled on CPUs, channels last is left out: it took
-    490 ms in bfloat16, for instance norm is slow in that format.
+    chosen above COMPILE_FLOPS or COMPILE_VALUES. ConvNet-3 of width 128, 64 inputs of 32 x 32, forward and backward
+    took one CPU core 401 ms in float32, 232 compiled; 206 in bfloat16, 129 compiled. Uncompiled on CPUs, channels last
+    is left out: it took 490 ms in bfloat16, for instance norm is slow in that format.
 
     Args:
         precision: "auto", or forced.
         device: where the network runs.
         flops: floating-point operations of the whole work of *one* network (see `forward_flops`): how many networks are
             trained beside it must not change its result.
+        norm_values: values that pass through norm layers in the whole work (see `forward_norm_values`).
     """
     kind = torch.device(device).type
     large = flops >= BFLOAT16_FLOPS and has_bfloat16(kind)
     chosen: Literal["float32", "bfloat16"] = "bfloat16" if precision == "bfloat16" else "float32"
     if precision == "auto" and large:
         chosen = "bfloat16"
-    worth_it = flops >= COMPILE_FLOPS.get(kind, float("inf"))
+    never = float("inf")
+    worth_it = flops >= COMPILE_FLOPS.get(kind, never) or norm_values >= COMPILE_VALUES.get(kind, never)
     remark = ""
     if worth_it and not has_compiler(kind):
         worth_it = False
@@ -99,6 +107,25 @@ def forward_flops(network: nn.Module, input_shape: tuple[int, int, int]) -> int:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         shell(torch.empty(1, *input_shape, device="meta", dtype=next(shell.parameters()).dtype))
     return counter.get_total_flops()
+
+
+def forward_norm_values(network: nn.Module, input_shape: tuple[int, int, int]) -> int:
+    """Values that one input sends through the norm layers, counted on shapes alone."""
+    from copy import deepcopy
+
+    values = 0
+
+    def count(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        nonlocal values
+        values += inputs[0].numel()
+
+    shell = deepcopy(network).to("meta").eval()
+    for layer in shell.modules():
+        if isinstance(layer, (nn.GroupNorm, nn.LayerNorm, nn.BatchNorm2d)):
+            layer.register_forward_pre_hook(count)
+    with torch.no_grad():
+        shell(torch.empty(1, *input_shape, device="meta", dtype=next(shell.parameters()).dtype))
+    return values
 
 
 def forward_function(

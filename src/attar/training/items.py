@@ -21,7 +21,9 @@ from attar.training.settings import Plan, TrainingConfig
 class TrainingItems(Protocol):
     """What networks are trained on: the same labels in every epoch, the inputs perhaps drawn afresh."""
 
-    num_items: int
+    @property
+    def num_items(self) -> int:
+        """M."""
 
     def epoch(self, epoch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """(network inputs float [M, c, h, w], labels int64 [M]) of one epoch, on the training device.
