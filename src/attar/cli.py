@@ -15,6 +15,7 @@ import typer
 
 from attar.errors import InputError
 from attar.exit_status import ReaderGone, Stopped, exit_status
+from attar.process import prepare_process
 
 if TYPE_CHECKING:
     from attar.data.image_set import Splits
@@ -342,6 +343,7 @@ def main(arguments: list[str] | None = None) -> int:
     Args:
         arguments: without the program's name; None takes the process's own.
     """
+    prepare_process()
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         status = app(args=arguments or ["--help"], prog_name="attar", standalone_mode=False)
