@@ -142,6 +142,8 @@ def test_budgets_in_images_items_and_bytes(tmp_path: Path) -> None:
     per_item = 16 + 4
     assert 8000 - 10 * (per_item + 12) < size <= 8000
     assert small.storage.file_bytes == size
+    smallest = min(len(members) for members in load_images("digits").train.class_indices)
+    assert len(distill("digits", "random-codes", "5MB")) == 10 * smallest
     with pytest.raises(InputError, match=r"too small for one item of each class; at least \d+ bytes"):
         distill("digits", "random-codes", "100B")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,3 +48,18 @@ def items_per_class(budget: Budget, codec: Codec) -> int:
     Source: LatentDD section 3.2, n * 3 f^2 / C codes for n images.
     """
     return budget.amount * (codes_per_image(codec) if budget.unit == "ipc" else 1)
+
+
+def largest_count(num_bytes: Callable[[int], int], limit: int, at_most: int) -> int:
+    """The largest count in 1..at_most with num_bytes(count) <= limit, by bisection; 0 where there is none.
+
+    Args:
+        num_bytes: grows with the count.
+        limit: bytes.
+        at_most: at least 1.
+    """
+    low, high = 0, at_most + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if num_bytes(middle) <= limit else (low, middle)
+    return low

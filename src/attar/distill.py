@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attar.budget import Budget, items_per_class
+from attar.budget import Budget, items_per_class, largest_count
 from attar.codecs.codec import Codec
 from attar.codecs.encoding import encode_images
 from attar.codecs.pixels import Pixels, PixelsConfig
@@ -20,6 +20,7 @@ from attar.codecs.registry import codec_from_text, fit_codec, without_paths
 from attar.config import override
 from attar.data.image_set import ImageSet, Splits
 from attar.data.sources import load_images
+from attar.device import resolve_device
 from attar.distilled import DistilledSet
 from attar.errors import InputError, NonFiniteLossError
 from attar.files import refuse_existing
@@ -104,7 +105,7 @@ def distill(
     train, name = training_images(data, progress, loading)
     image_codec = fit_for(task.recipe, train)
     preprocess = image_codec if isinstance(image_codec, Pixels) else fit_codec(PixelsConfig(), train)
-    count = num_items_per_class(task, image_codec, preprocess, train, name)
+    count = num_items_per_class(task, image_codec, preprocess, train, name, progress)
     synthetic, indices, real = start(task, image_codec, train, count, progress)
     state = None
     if path is not None and task.recipe.steps:
@@ -147,19 +148,6 @@ def resolve_task(
     return Task(resolved, Budget.parse(budget or resolved.budget), seed, resolve_device(device), checkpoint_steps)
 
 
-def resolve_device(device: str) -> torch.device:
-    """The device called `device`; "auto" is CUDA where there is one. Raises InputError for one that is not here."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise InputError(f"unknown device {device!r}; allowed are auto, cpu, cuda, cuda:N") from None
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device {device!r} was asked for and no CUDA device is here; use --device cpu")
-    return chosen
-
-
 def training_images(data: Any, progress: Progress, loading: Mapping[str, Any]) -> tuple[ImageSet, str]:
     """The images to distil and the name of where they came from."""
     if isinstance(data, ImageSet):
@@ -179,8 +167,12 @@ def fit_for(recipe: Recipe, train: ImageSet) -> Codec:
     return fit_codec(recipe.codec, train)
 
 
-def num_items_per_class(task: Task, codec: Codec, preprocess: Codec, train: ImageSet, name: str) -> int:
-    """Items of each class that the budget allows; a budget in bytes counts the whole file.
+def num_items_per_class(
+    task: Task, codec: Codec, preprocess: Codec, train: ImageSet, name: str, progress: Progress
+) -> int:
+    """Items of each class that the budget allows.
+
+    A budget in bytes counts the whole file and takes no more items than the smallest class has images.
 
     Raises:
         InputError: the budget holds less than one item of each class, naming the least that would do.
@@ -200,18 +192,16 @@ def num_items_per_class(task: Task, codec: Codec, preprocess: Codec, train: Imag
             **facts,
         )
 
-    if file_bytes(1) > task.budget.amount:
+    smallest = min(len(members) for members in train.class_indices)
+    count = largest_count(file_bytes, task.budget.amount, at_most=smallest)
+    if not count:
         raise InputError(
             f"a budget of {task.budget.amount} bytes is too small for one item of each class; "
             f"at least {file_bytes(1)} bytes are needed with codec {codec.kind!r}"
         )
-    low, high = 1, 2
-    while file_bytes(high) <= task.budget.amount:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if file_bytes(middle) <= task.budget.amount else (low, middle)
-    return low
+    if count == smallest:
+        progress.note(f"the budget is not used up: the smallest class has {smallest} images to start from")
+    return count
 
 
 def start(

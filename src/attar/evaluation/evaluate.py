@@ -11,7 +11,7 @@ import torch
 
 from attar import __version__
 from attar.data.image_set import ImageSet, Splits
-from attar.distill import resolve_device
+from attar.device import resolve_device
 from attar.distilled import DistilledSet
 from attar.errors import InputError
 from attar.evaluation.baselines import Candidate, baseline, baseline_kinds
