@@ -1,10 +1,18 @@
-"""Every test runs on one thread, with a cache of its own, and with shape annotations checked."""
+"""Every test runs on one thread, with a cache of its own, and with shape annotations checked (jaxtyping, beartype)."""
 
 from __future__ import annotations
 
 from attar.process import prepare_process
 
 prepare_process()
+
+from jaxtyping import install_import_hook
+
+# The rooms where tensors flow; the doors (sources, registries, command line) are tested with wrong types on purpose.
+ROOMS = ("initialization", "objectives", "parameterizations", "training.loop", "training.testing")
+CODECS = ("dct", "encoding", "patches", "pca", "pixels", "resample")
+CHECKED = [*ROOMS, *(f"codecs.{name}" for name in CODECS), "data.augmentation", "evaluation.baselines"]
+install_import_hook([f"attar.{room}" for room in CHECKED], "beartype.beartype")
 
 from collections.abc import Iterator
 from pathlib import Path

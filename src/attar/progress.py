@@ -6,7 +6,7 @@ import sys
 import time
 from collections import deque
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,6 +16,7 @@ WINDOW_SECONDS = 30.0
 PLAIN_INTERVAL_SECONDS = 10.0
 
 
+@runtime_checkable
 class Progress(Protocol):
     """What long work reports to; one task at a time."""
 

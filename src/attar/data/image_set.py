@@ -57,7 +57,7 @@ class ImageSet:
         return digest.hexdigest()
 
     @cached_property
-    def class_indices(self) -> tuple[Int64[Tensor, " members"], ...]:
+    def class_indices(self) -> tuple[Int64[Tensor, " _"], ...]:
         """For each class the indices of its items, ascending."""
         order = torch.argsort(self.labels, stable=True)
         counts = torch.bincount(self.labels, minlength=self.num_classes).tolist()

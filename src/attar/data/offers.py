@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from PIL import Image
@@ -17,6 +17,7 @@ from attar.shapes import Int64
 Picture = Path | bytes | Image.Image
 
 
+@runtime_checkable
 class Pictures(Protocol):
     """Pictures that can be read one by one, from several threads at once."""
 

@@ -65,8 +65,8 @@ SELECTIONS: dict[str, Select] = {"random": random_items, "herding": herding, "k-
 
 def initial_indices(
     kind: str,
-    items_of: Callable[[Int64[Tensor, " members"]], Tensor],
-    class_indices: Sequence[Int64[Tensor, " members"]],
+    items_of: Callable[[Int64[Tensor, " _"]], Tensor],
+    class_indices: Sequence[Int64[Tensor, " _"]],
     num_per_class: int,
     generator: torch.Generator,
     classes: Sequence[str] | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from attar.data.image_set import ImageSet
 from attar.shapes import Float, Int64
 
 
+@runtime_checkable
 class Synthetic(Protocol):
     """What an objective may know of a Parameterization: call it with item indices, read its labels."""
 
