@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from attar.codecs.augmenting import siamese_augmentation
 from attar.codecs.codec import Codec
 from attar.codecs.dct import DctConfig
 from attar.codecs.pca import PcaConfig
@@ -66,12 +67,14 @@ def _real(codec: Codec, train: ImageSet) -> RealItems:
 def test_a_composition(codec: str, kind: str, objective: str, train: ImageSet) -> None:
     """Finite gradients reach every trainable tensor, twice the same; two steps change every item and stay finite."""
     image_codec = fit_codec(CODECS[codec], train)  # type: ignore[arg-type]
+    preprocess = image_codec if codec in ("pixels", "zca") else fit_codec(PixelsConfig(), train)
     real = _real(image_codec, train)
     results = []
     for _ in range(2):
         items = PARAMETERIZATIONS[kind](image_codec, train)
         before = [parameter.detach().clone() for parameter in items.parameters()]
-        matcher = build_objective(OBJECTIVES[objective], real.shape, train.num_classes, "cpu", 2)
+        augmentation = siamese_augmentation(OBJECTIVES[objective].augmentation, image_codec, preprocess)
+        matcher = build_objective(OBJECTIVES[objective], real.shape, train.num_classes, "cpu", 2, augmentation)
         optimizer = torch.optim.SGD(items.parameters(), lr=1.0)
         for step in range(2):
             optimizer.zero_grad()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from attar.codecs.pixels import PixelsConfig
 from attar.codecs.registry import fit_codec
-from attar.data.augmentation import DsaConfig
+from attar.data.augmentation import Dsa, DsaConfig
 from attar.data.sources import load_images
 from attar.labels import class_major_labels
 from attar.networks.network import NetworkConfig, build_network, initialise_parameters
@@ -68,7 +68,7 @@ def test_siamese_augmentation_is_shared() -> None:
     config = FeaturesConfig(
         network=NetworkConfig(depth=2, width=8), real_batch_size=2, augmentation=DsaConfig(), precision="float32"
     )
-    objective = Features(config, (3, 16, 16), 3, "cpu", 1)
+    objective = Features(config, (3, 16, 16), 3, "cpu", 1, Dsa(DsaConfig()))
     real = RealItems(labels, 3, codes=images)
     synthetic = Codes(_codec(), images, labels)
     for step in range(8):

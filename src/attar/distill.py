@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from attar.budget import Budget, items_per_class, largest_count
+from attar.codecs.augmenting import siamese_augmentation
 from attar.codecs.codec import Codec
 from attar.codecs.encoding import encode_images
 from attar.codecs.pixels import Pixels, PixelsConfig
@@ -26,6 +27,7 @@ from attar.errors import InputError, NonFiniteLossError
 from attar.files import refuse_existing
 from attar.initialization import initial_indices
 from attar.labels import class_major_labels
+from attar.objectives.features import FeaturesConfig
 from attar.objectives.none import NoObjectiveConfig
 from attar.objectives.objective import Objective, RealItems
 from attar.objectives.registry import build_objective
@@ -111,7 +113,7 @@ def distill(
     if path is not None and task.recipe.steps:
         state = RunState(path, _configuration(task, train, count))
     if task.recipe.steps:
-        optimise(task, synthetic, real, train.num_classes, state, overwrite, progress)
+        optimise(task, synthetic, real, preprocess, train.num_classes, state, overwrite, progress)
     result = DistilledSet.build(
         synthetic.cpu(),
         preprocess.cpu(),
@@ -243,6 +245,7 @@ def optimise(
     task: Task,
     synthetic: Codes,
     real: RealItems | None,
+    preprocess: Codec,
     num_classes: int,
     state: RunState | None,
     overwrite: bool,
@@ -251,7 +254,9 @@ def optimise(
     """Take the recipe's steps, in place; resumes from `state` and saves to it."""
     recipe = task.recipe
     assert real is not None and recipe.optimizer is not None, "a recipe with steps has an objective and an optimizer"
-    objective = build_objective(recipe.objective, real.shape, num_classes, task.device, recipe.steps)
+    assert isinstance(recipe.objective, FeaturesConfig)
+    augmentation = siamese_augmentation(recipe.objective.augmentation, synthetic.codec, preprocess.to(task.device))
+    objective = build_objective(recipe.objective, real.shape, num_classes, task.device, recipe.steps, augmentation)
     count = len(synthetic) // num_classes
     optimizer = torch.optim.SGD(_trainable(synthetic).values(), lr=0.0, momentum=recipe.optimizer.momentum)
     done, tensors = state.open(overwrite) if state else (0, {})

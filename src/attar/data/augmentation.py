@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +77,19 @@ class DsaParameters:
 
     operations: tuple[str, ...]
     values: dict[str, Tensor]
+
+
+@runtime_checkable
+class Augmentation(Protocol):
+    """What augments a batch alike twice: parameters are drawn once and applied to real and to synthetic items."""
+
+    def draw(
+        self, batch_size: int, image_shape: tuple[int, int, int], generator: torch.Generator, siamese: bool
+    ) -> Any:
+        """Parameters for one batch."""
+
+    def apply(self, images: Tensor, parameters: Any) -> Tensor:
+        """The augmented items, differentiable with respect to the items."""
 
 
 class Dsa:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from attar.config import Config
-from attar.data.augmentation import Dsa, DsaConfig, DsaParameters
+from attar.data.augmentation import Augmentation, DsaConfig
 from attar.networks.network import Network, NetworkConfig, build_network, initialise_parameters
 from attar.objectives.objective import Objective, RealItems, Synthetic
 from attar.randomness import generator as make_generator
@@ -29,7 +29,8 @@ class FeaturesConfig(Config):
     Args:
         network: the random feature network; its linear layer is not used.
         real_batch_size: real items of each class in a step.
-        augmentation: siamese DSA, applied alike to real and synthetic items; None in latent spaces.
+        augmentation: siamese DSA, applied alike to real and synthetic items: to network inputs, or through an affine
+            codec (pca, dct) to codes; None in an autoencoder's space.
         chunk_items: the most items that go through the network at once.
         precision: of the real items' pass, which carries no gradient; the synthetic pass is always float32.
     """
@@ -90,6 +91,7 @@ class Features(Objective):
         num_classes: K.
         device: where everything lives.
         num_steps: how many steps will be taken; decides whether compiling repays its cost.
+        augmentation: applied alike to real and synthetic items, or None.
 
     Source: LatentDD Algorithm 2; Zhao & Bilen 2023, Algorithm 1.
     Deviation: one draw of the siamese augmentation serves all classes of a step; the official code draws one per
@@ -106,12 +108,13 @@ class Features(Objective):
         num_classes: int,
         device: torch.device | str,
         num_steps: int,
+        augmentation: Augmentation | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.num_classes = num_classes
         self.network = build_network(config.network, item_shape, num_classes).to(device).requires_grad_(False)
-        self.augment = Dsa(config.augmentation) if config.augmentation else None
+        self.augment = augmentation
         num_passes = config.real_batch_size * num_classes * num_steps
         self.acceleration = resolve_acceleration(
             config.precision,
@@ -134,17 +137,17 @@ class Features(Objective):
 
     @torch.no_grad()
     def _real_means(
-        self, real: RealItems, indices: Tensor, labels: Tensor, parameters: DsaParameters | None
+        self, real: RealItems, indices: Tensor, labels: Tensor, parameters: Any
     ) -> Float[Tensor, "classes features"]:
         chunks = []
         for chunk in indices.split(self.config.chunk_items):
             items = real.gather(chunk)
-            if self.augment is not None and parameters is not None:
+            if self.augment is not None:
                 items = self.augment.apply(items, parameters)
             chunks.append(self._fast_features(items).float())
         return class_means(torch.cat(chunks), labels, self.num_classes)
 
-    def _accumulate_synthetic(self, synthetic: Synthetic, target: Tensor, parameters: DsaParameters | None) -> float:
+    def _accumulate_synthetic(self, synthetic: Synthetic, target: Tensor, parameters: Any) -> float:
         """Classes are independent given the network, so they are back-propagated in chunks of whole classes."""
         labels = synthetic.labels
         per_class = max(1, len(labels) // self.num_classes)
@@ -154,7 +157,7 @@ class Features(Objective):
             last = min(first + step, self.num_classes)
             items = ((labels >= first) & (labels < last)).nonzero().squeeze(1)
             inputs = synthetic(items)
-            if self.augment is not None and parameters is not None:
+            if self.augment is not None:
                 inputs = self.augment.apply(inputs, parameters)
             means = class_means(self.network.features(inputs), labels[items] - first, last - first)
             part = mean_feature_distance(target[first:last], means)

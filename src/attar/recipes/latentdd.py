@@ -6,6 +6,7 @@ from attar.codecs.autoencoder import AutoencoderConfig
 from attar.codecs.pca import PcaConfig
 from attar.codecs.registry import CodecConfig
 from attar.codecs.resample import ResampleConfig
+from attar.data.augmentation import DsaConfig
 from attar.networks.network import NetworkConfig
 from attar.objectives.features import FeaturesConfig
 from attar.recipes.recipe import Expected, OptimizerConfig, Recipe
@@ -23,11 +24,11 @@ def latent_dm() -> Recipe:
     return Recipe(
         name="latent-dm",
         title="LatentDM: mean features in the space of a patch-PCA codec",
-        codec=PcaConfig(factor=4, channels=4),
-        objective=FeaturesConfig(network=NetworkConfig(depth=1)),
-        optimizer=OptimizerConfig(learning_rate=1.0, learning_rate_unit="per-item"),
+        codec=PcaConfig(factor=4, channels=4, scaling="whiten"),
+        objective=FeaturesConfig(network=NetworkConfig(depth=1), augmentation=DsaConfig()),
+        optimizer=OptimizerConfig(learning_rate=0.08, learning_rate_unit="per-item", schedule="cosine"),
         steps=400,
-        citations=("latentdd", "dm"),
+        citations=("latentdd", "dm", "dsa"),
     )
 
 

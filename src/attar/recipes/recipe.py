@@ -98,9 +98,9 @@ class Recipe(Config):
             return self
         if self.steps == 0 or self.optimizer is None:
             raise ValueError(f"objective {self.objective.kind!r} needs an optimizer and steps of at least 1")
-        if self.objective.augmentation is not None and self.codec.kind != "pixels":
+        if self.objective.augmentation is not None and self.codec.kind not in ("pixels", "pca", "dct"):
             raise ValueError(
-                f"augmentation (DSA) is for pixels and the codec is {self.codec.kind!r}; "
-                "set objective.augmentation to null, or use the pixels codec"
+                f"the codes of {self.codec.kind!r} do not follow augmentation (DSA); "
+                "set objective.augmentation=null, or use codec pixels, pca or dct"
             )
         return self

@@ -1,0 +1,91 @@
+"""Augmentation of images, carried out on their codes: exact where the codec is affine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attar.codecs.codec import Codec
+from attar.data.augmentation import Augmentation, Dsa, DsaConfig, DsaParameters
+from attar.shapes import Float
+
+LARGEST_MATRIX = 1024
+
+
+@dataclass(frozen=True)
+class AffineMap:
+    """codes -> codes @ matrix + offset, on flattened codes.
+
+    Args:
+        matrix: float32 [v, v], v = c h w.
+        offset: float32 [v].
+    """
+
+    matrix: Tensor
+    offset: Tensor
+
+
+class CodeDsa:
+    """Siamese DSA through an affine codec.
+
+        A(code) = encode(augment(decode(code)))
+
+    With one set of parameters for all items, every operation of DSA is an affine map of an image, and so is A of a
+    code. Up to LARGEST_MATRIX values a code, A is found once a step from the codes of the unit basis, and a batch costs
+    one matrix product instead of decoding, augmenting and encoding every item of it.
+
+    Args:
+        config: operations and strengths.
+        codec: `pca` or `dct`, whose decode and encode are affine.
+        preprocess: images to network inputs, on which DSA is defined.
+
+    Source: DSA is of Zhao & Bilen 2021.
+    Deviation: LatentDD section 3.3.1 augments no latent codes, for an autoencoder's codes do not follow most
+        operations; those of an affine codec follow all of them.
+    """
+
+    def __init__(self, config: DsaConfig, codec: Codec, preprocess: Codec) -> None:
+        self._dsa = Dsa(config)
+        self._codec = codec
+        self._preprocess = preprocess
+
+    def draw(
+        self, batch_size: int, image_shape: tuple[int, int, int], generator: torch.Generator, siamese: bool
+    ) -> AffineMap | DsaParameters:
+        """What `apply` needs for one step; see `Dsa.draw`. Only siamese parameters are possible."""
+        if not siamese:
+            raise ValueError("codes are augmented with one set of parameters for all of them")
+        parameters = self._dsa.draw(batch_size, self._codec.image_shape, generator, siamese=True)
+        if self._codec.num_code_values > LARGEST_MATRIX:
+            return parameters
+        return self._affine(parameters)
+
+    def apply(
+        self, images: Float[Tensor, "items c h w"], parameters: AffineMap | DsaParameters
+    ) -> Float[Tensor, "items c h w"]:
+        """The augmented codes, differentiable with respect to the codes."""
+        if isinstance(parameters, AffineMap):
+            return torch.addmm(parameters.offset, images.flatten(1), parameters.matrix).view_as(images)
+        return self._through(images, parameters)
+
+    def _through(self, codes: Tensor, parameters: DsaParameters) -> Tensor:
+        inputs = self._preprocess.encode(self._codec.decode(codes))
+        return self._codec.encode(self._preprocess.decode(self._dsa.apply(inputs, parameters)))
+
+    @torch.no_grad()
+    def _affine(self, parameters: DsaParameters) -> AffineMap:
+        """A(e_i) - A(0) for every unit code e_i, and A(0)."""
+        values = self._codec.num_code_values
+        device = next(self._codec.buffers()).device
+        units = torch.cat([torch.zeros(1, values, device=device), torch.eye(values, device=device)])
+        images = self._through(units.view(-1, *self._codec.code_shape), parameters).flatten(1)
+        return AffineMap(images[1:] - images[0], images[0])
+
+
+def siamese_augmentation(config: DsaConfig | None, codec: Codec, preprocess: Codec) -> Augmentation | None:
+    """The augmentation of a codec's items: DSA itself where they are network inputs, else DSA through the codec."""
+    if config is None:
+        return None
+    return Dsa(config) if codec is preprocess else CodeDsa(config, codec, preprocess)
