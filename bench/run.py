@@ -186,6 +186,30 @@ def bench_evaluation(device: torch.device, repeats: int) -> dict[str, Any]:
     return {"seconds": seconds, "stacked against looped": seconds["looped"] / seconds["stacked"]}
 
 
+def bench_precision(device: torch.device, repeats: int) -> dict[str, Any]:
+    """How far apart DM's images are after 10 steps with the fast and the float32 real pass, against their way."""
+    train = cifar_shaped()
+    dm = recipe("dm")
+    pixels = fit_codec(dm.codec, train)
+    start = pixels.encode(train.images[::300].float() / 255)
+    preprocess, ends = pixels, {}
+    real = RealItems(train.labels, 10, images=train, codec=pixels.to(device), device=device)
+    for precision in ("auto", "float32"):
+        config = dm.objective.model_copy(update={"precision": precision})
+        augmentation = siamese_augmentation(config.augmentation, pixels, preprocess)
+        steps = dm.steps if precision == "auto" else 1
+        objective = Features(config, real.shape, 10, device, steps, augmentation)
+        synthetic = Codes(pixels, start, class_major_labels(10, 1)).to(device)
+        optimizer = torch.optim.SGD([synthetic.codes], lr=1.0, momentum=0.5)
+        for step in range(10):
+            optimizer.zero_grad()
+            objective.accumulate(synthetic, real, generator(0, "step", step))
+            optimizer.step()
+        ends[precision] = synthetic.codes.detach().cpu()
+    way = (ends["float32"] - start).norm()
+    return {"relative difference": float((ends["auto"] - ends["float32"]).norm() / way)}
+
+
 def bench_selection(device: torch.device, repeats: int) -> dict[str, Any]:
     """Herding 12 of 300 images in each of ten classes."""
     train = cifar_shaped()
@@ -209,6 +233,7 @@ BENCHES: dict[str, Callable[[torch.device, int], dict[str, Any]]] = {
     "latent-dm": bench_latent,
     "encoding": bench_encoding,
     "evaluation": bench_evaluation,
+    "precision": bench_precision,
     "selection": bench_selection,
     "start": bench_start,
 }
