@@ -27,7 +27,7 @@ def latent_dm() -> Recipe:
         codec=PcaConfig(factor=4, channels=4, scaling="whiten"),
         objective=FeaturesConfig(network=NetworkConfig(depth=1), augmentation=DsaConfig()),
         optimizer=OptimizerConfig(learning_rate=0.08, learning_rate_unit="per-item", schedule="cosine"),
-        steps=400,
+        steps=1000,
         citations=("latentdd", "dm", "dsa"),
     )
 
