@@ -27,6 +27,7 @@ from attar.errors import InputError, NonFiniteLossError
 from attar.files import refuse_existing
 from attar.initialization import initial_indices
 from attar.labels import class_major_labels
+from attar.manifest import check_classes
 from attar.objectives.features import FeaturesConfig
 from attar.objectives.none import NoObjectiveConfig
 from attar.objectives.objective import Objective, RealItems
@@ -105,6 +106,7 @@ def distill(
     if path is not None:
         refuse_existing(path, overwrite)
     train, name = training_images(data, progress, loading)
+    check_classes(train.classes)
     image_codec = fit_for(task.recipe, train)
     preprocess = image_codec if isinstance(image_codec, Pixels) else fit_codec(PixelsConfig(), train)
     count = num_items_per_class(task, image_codec, preprocess, train, name, progress)
