@@ -170,13 +170,18 @@ class _Compiled:
         if self._compiled is None or (count != self._size and not padded):
             return self._eager(inputs)
         try:
-            with torch._dynamo.config.patch(recompile_limit=_RECOMPILE_LIMIT):
+            with torch._dynamo.config.patch({_recompile_limit_name(): _RECOMPILE_LIMIT}):
                 return self._compiled(inputs if count == self._size else _padded(inputs, self._size))[:count]
         except torch._dynamo.exc.TorchDynamoException as error:
             self._compiled = None
             reason = str(error).strip().splitlines()[0]
             self._progress.note(f"compiling failed, so training runs uncompiled: {reason}"[:200])
             return self._eager(inputs)
+
+
+def _recompile_limit_name() -> str:
+    """The setting's name: older torch calls it cache_size_limit."""
+    return "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
 
 
 def _padded(inputs: Tensor, size: int) -> Tensor:
