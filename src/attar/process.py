@@ -22,10 +22,19 @@ def prepare_process() -> bool:
         Whether the allocator could be told (glibc on Linux only).
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    return keep_freed_blocks(_KEPT_BYTES)
+
+
+def keep_freed_blocks(num_bytes: int) -> bool:
+    """Tell glibc to keep freed blocks of up to `num_bytes`; 32 MiB is the most it keeps of its own accord.
+
+    Returns:
+        Whether it could be told.
+    """
     if not sys.platform.startswith("linux"):
         return False
     try:
         libc = ctypes.CDLL(None)
-        return all(libc.mallopt(option, _KEPT_BYTES) for option in (_TRIM_THRESHOLD, _MMAP_THRESHOLD))
+        return all(libc.mallopt(option, num_bytes) for option in (_TRIM_THRESHOLD, _MMAP_THRESHOLD))
     except (OSError, AttributeError):
         return False
