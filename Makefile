@@ -12,7 +12,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 demo: $(VENV)/.installed
 	@mkdir -p demo
-	$(ATTAR) distill digits --recipe latent-dm --budget 1ipc --set optimizer.learning_rate=1 --out $(DEMO) --overwrite
+	$(ATTAR) distill digits --recipe latent-dm --budget 1ipc --set optimizer.learning_rate=3 --out $(DEMO) --overwrite
 	$(ATTAR) evaluate $(DEMO) --data digits --protocol quick --seeds 3
 	$(ATTAR) show $(DEMO) --data digits --out demo/digits.png --overwrite
 	@echo "The distilled file is $(DEMO); its picture is demo/digits.png"

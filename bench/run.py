@@ -38,7 +38,7 @@ from attar.initialization import initial_indices
 from attar.labels import class_major_labels
 from attar.networks.network import NetworkConfig, build_network
 from attar.objectives.features import Features, FeaturesConfig
-from attar.objectives.objective import RealItems
+from attar.objectives.objective import Context, RealItems
 from attar.parameterizations.codes import Codes
 from attar.randomness import generator
 from attar.recipes import recipe
@@ -113,7 +113,7 @@ def fast_step(train: ImageSet, codec: Any, codes: torch.Tensor, config: Features
     )
     preprocess = codec if pixels else fit_codec(PixelsConfig(), train)
     augmentation = siamese_augmentation(config.augmentation, codec.to(device), preprocess.to(device))
-    objective = Features(config, real.shape, 10, device, steps, augmentation)
+    objective = Features(config, Context(real.shape, 10, device, steps, augmentation))
     synthetic = Codes(codec, codes, class_major_labels(10, len(codes) // 10)).to(device)
     counter = iter(range(10**9))
 
@@ -208,7 +208,7 @@ def bench_precision(device: torch.device, repeats: int) -> dict[str, Any]:
         config = dm.objective.model_copy(update={"precision": precision})
         augmentation = siamese_augmentation(config.augmentation, pixels, preprocess)
         steps = dm.steps if precision == "auto" else 1
-        objective = Features(config, real.shape, 10, device, steps, augmentation)
+        objective = Features(config, Context(real.shape, 10, device, steps, augmentation))
         synthetic = Codes(pixels, start, class_major_labels(10, 1)).to(device)
         optimizer = torch.optim.SGD([synthetic.codes], lr=1.0, momentum=0.5)
         for step in range(10):

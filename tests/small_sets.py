@@ -13,7 +13,7 @@ from attar.codecs.pixels import Pixels, PixelsConfig
 from attar.codecs.registry import codec_from_text, fit_codec
 from attar.data.image_set import ImageSet
 from attar.distilled import DistilledSet
-from attar.parameterizations.codes import Codes, Storage
+from attar.parameterizations.codes import Codes, LabelStorage, Storage
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 RECIPE = {"name": "latent-dm", "steps": 20, "citations": ["latentdd", "dm"]}
@@ -30,14 +30,27 @@ def first_items(images: ImageSet, count: int) -> Tensor:
     return torch.cat([members[:count] for members in images.class_indices])
 
 
+def logits_for(count: int) -> Tensor:
+    """Soft labels of `count` items of each class: some numbers, the largest at the item's class."""
+    noise = torch.randn(10 * count, 10, generator=torch.Generator().manual_seed(7))
+    return noise.clamp(-2, 2) + 5 * torch.eye(10).repeat_interleave(count, 0)
+
+
 def build(
-    images: ImageSet, codec_text: str = "pca:f4c4", storage: Storage = "int8", count: int = 3, **changes: Any
+    images: ImageSet,
+    codec_text: str = "pca:f4c4",
+    storage: Storage = "int8",
+    count: int = 3,
+    soft: LabelStorage | None = None,
+    **changes: Any,
 ) -> DistilledSet:
     """The undistilled first `count` items of each class; `changes` replace what `DistilledSet.build` is given."""
     codec = fit_codec(codec_from_text(codec_text), images)
     preprocess = codec if isinstance(codec, Pixels) else fit_codec(PixelsConfig(), images)
     indices = first_items(images, count)
-    codes = Codes(codec, codec.encode(images.images[indices].float() / 255), images.labels[indices], storage)
+    encoded = codec.encode(images.images[indices].float() / 255)
+    logits = None if soft is None else logits_for(count)
+    codes = Codes(codec, encoded, images.labels[indices], storage, logits, soft or "float16")
     facts: dict[str, Any] = {
         "classes": images.classes,
         "recipe": RECIPE,

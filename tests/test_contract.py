@@ -20,7 +20,7 @@ from attar.data.sources import load_images
 from attar.labels import class_major_labels
 from attar.networks.network import NetworkConfig
 from attar.objectives.features import FeaturesConfig
-from attar.objectives.objective import RealItems
+from attar.objectives.objective import Context, RealItems
 from attar.objectives.registry import build_objective
 from attar.parameterizations.codes import Codes
 from attar.parameterizations.parameterization import Parameterization
@@ -74,7 +74,7 @@ def test_a_composition(codec: str, kind: str, objective: str, train: ImageSet) -
         items = PARAMETERIZATIONS[kind](image_codec, train)
         before = [parameter.detach().clone() for parameter in items.parameters()]
         augmentation = siamese_augmentation(OBJECTIVES[objective].augmentation, image_codec, preprocess)
-        matcher = build_objective(OBJECTIVES[objective], real.shape, train.num_classes, "cpu", 2, augmentation)
+        matcher = build_objective(OBJECTIVES[objective], Context(real.shape, train.num_classes, "cpu", 2, augmentation))
         optimizer = torch.optim.SGD(items.parameters(), lr=1.0)
         for step in range(2):
             optimizer.zero_grad()

@@ -31,6 +31,11 @@ def good_bytes(codec_text: str = "pca:f4c4") -> bytes:
     return build(digit_images(), codec_text, "int8", 2).to_bytes()
 
 
+@cache
+def soft_bytes() -> bytes:
+    return build(digit_images(), "pca:f4c4", "int8", 2, soft="float16", learned={"student_rate": 0.01}).to_bytes()
+
+
 def parts(content: bytes) -> tuple[dict[str, Any], bytes]:
     """The header's JSON and the tensors' bytes."""
     size = struct.unpack("<Q", content[:8])[0]
@@ -42,10 +47,14 @@ def join(header: str | bytes, data: bytes) -> bytes:
     return struct.pack("<Q", len(raw)) + raw + data
 
 
-def tampered(change: Callable[[dict[str, Any], dict[str, Tensor]], Any], seal: bool = True) -> bytes:
+def tampered(
+    change: Callable[[dict[str, Any], dict[str, Tensor]], Any],
+    seal: bool = True,
+    good: Callable[[], bytes] = good_bytes,
+) -> bytes:
     """A file whose manifest and tensors were changed by someone who knows how to renew the checksum."""
-    tensors = load(good_bytes())
-    tree = json.loads(parts(good_bytes())[0]["__metadata__"]["attar"])
+    tensors = load(good())
+    tree = json.loads(parts(good())[0]["__metadata__"]["attar"])
     change(tree, tensors)
     if seal:
         try:
@@ -90,6 +99,19 @@ def set_value(name: str, index: int, value: float) -> Callable[[dict[str, Any], 
         tensors[name].view(-1)[index] = value
 
     return change
+
+
+def soft(change: Callable[[dict[str, Any], dict[str, Tensor]], Any]) -> bytes:
+    return tampered(change, good=soft_bytes)
+
+
+def without_announcement(tree: Any, tensors: dict[str, Tensor]) -> None:
+    del tree["shards"][0]["parameterization"]["label_storage"]
+
+
+def without_soft_labels(tree: Any, tensors: dict[str, Tensor]) -> None:
+    del tree["shards"][0]["tensors"]["soft_labels"], tensors["shards.0.soft_labels"]
+    tree["labels_kind"] = "hard"
 
 
 def pickled() -> bytes:
@@ -167,7 +189,7 @@ CASES: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "a newer schema": (
         lambda: tampered(put("schema_version", value=3)),
-        r"was written by a newer attar \(schema 3\); this one reads up to 1: upgrade",
+        r"was written by a newer attar \(schema 3\); this one reads up to 2: upgrade",
     ),
     "no schema": (lambda: tampered(put("schema_version", value="1")), "no schema version"),
     "schema zero": (lambda: tampered(put("schema_version", value=0)), "no schema version"),
@@ -234,6 +256,49 @@ CASES: dict[str, tuple[Callable[[], bytes], str]] = {
     "labels of another length": (
         lambda: tampered(store("shards.0.labels", torch.zeros(19, dtype=torch.int32))),
         "payload tensor 'codes'",
+    ),
+    "soft labels for another number of classes": (
+        lambda: soft(store("shards.0.soft_labels", torch.zeros(20, 9, dtype=torch.float16))),
+        r"'soft_labels' is \('F16', \(20, 9\)\) and must be \('F16', \(20, 10\)\)",
+    ),
+    "soft labels of one dimension": (
+        lambda: soft(store("shards.0.soft_labels", torch.zeros(20, dtype=torch.float16))),
+        "payload tensor 'soft_labels'",
+    ),
+    "soft labels of another dtype": (
+        lambda: soft(store("shards.0.soft_labels", torch.zeros(20, 10))),
+        r"'soft_labels' is \('F32', \(20, 10\)\) and must be \('F16'",
+    ),
+    "soft labels that are whole numbers": (
+        lambda: soft(store("shards.0.soft_labels", torch.zeros(20, 10, dtype=torch.int8))),
+        r"'soft_labels' is \('I8'",
+    ),
+    "NaN in the soft labels": (lambda: soft(set_value("shards.0.soft_labels", 3, float("nan"))), "not finite"),
+    "infinite soft labels": (lambda: soft(set_value("shards.0.soft_labels", 3, float("-inf"))), "not finite"),
+    "soft labels that the spec does not announce": (
+        lambda: soft(without_announcement),
+        r"'soft_labels' is \('F16', \(20, 10\)\) and must be None",
+    ),
+    "soft labels announced and absent": (lambda: soft(without_soft_labels), "'soft_labels' is None and must be"),
+    "soft labels said to be hard": (lambda: soft(put("labels_kind", value="hard")), "said to be hard in schema 2"),
+    "hard labels said to be soft": (lambda: tampered(put("labels_kind", value="soft")), "said to be soft in schema 1"),
+    "labels of an unknown kind": (lambda: soft(put("labels_kind", value="region")), "labels_kind"),
+    "soft labels in schema 1": (lambda: soft(put("schema_version", value=1)), "needs schema 2"),
+    "an unknown label storage": (
+        lambda: soft(put("shards", 0, "parameterization", "label_storage", value="int8")),
+        "parameterization 'codes': label_storage",
+    ),
+    "learned numbers in schema 1": (lambda: tampered(put("learned", value={"student_rate": 0.1})), "needs schema 2"),
+    "an infinite learned number": (lambda: soft(put("learned", "student_rate", value=1e31)), "learned.student_rate"),
+    "a learned text": (lambda: soft(put("learned", "student_rate", value="0.1")), "learned.student_rate"),
+    "a learned number without a name": (lambda: soft(put("learned", value={"\x1b[2J": 1.0})), "learned"),
+    "too many learned numbers": (
+        lambda: soft(put("learned", value={f"n{index}": 0.0 for index in range(65)})),
+        "learned: Dictionary should have at most 64",
+    ),
+    "a learned number changed and not sealed": (
+        lambda: tampered(put("learned", "student_rate", value=0.02), seal=False, good=soft_bytes),
+        "checksum",
     ),
     "items announced wrongly": (lambda: tampered(put("shards", 0, "num_items", value=21)), "21 items are announced"),
     "no items": (lambda: tampered(put("shards", 0, "num_items", value=0)), "num_items"),

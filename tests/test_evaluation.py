@@ -114,7 +114,7 @@ def test_quick_takes_300_steps(num_items: int) -> None:
 
 
 def test_protocols_are_found_by_name_and_by_path(tmp_path: Path) -> None:
-    assert set(protocol_names()) == {"dc-bench", "latentdd", "quick"}
+    assert set(protocol_names()) == {"dc-bench", "latentdd", "mtt", "quick"}
     own = tmp_path / "own.json"
     own.write_text(TINY.model_dump_json())
     assert protocol(own) == TINY

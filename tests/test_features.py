@@ -14,7 +14,7 @@ from attar.data.sources import load_images
 from attar.labels import class_major_labels
 from attar.networks.network import NetworkConfig, build_network, initialise_parameters
 from attar.objectives.features import Features, FeaturesConfig, class_means
-from attar.objectives.objective import RealItems
+from attar.objectives.objective import Context, RealItems
 from attar.parameterizations.codes import Codes
 from attar.randomness import generator
 
@@ -52,7 +52,7 @@ def test_loss_and_gradient_agree_with_the_literal_loop(chunk: int) -> None:
         network=NetworkConfig(depth=2, width=16), real_batch_size=8, chunk_items=chunk, precision="float32"
     )
     synthetic = Codes(_codec(), start, labels)
-    figures = Features(config, real.shape, 3, "cpu", 1).accumulate(synthetic, real, generator(5, "step"))
+    figures = Features(config, Context(real.shape, 3)).accumulate(synthetic, real, generator(5, "step"))
     oracle_codes = start.double().requires_grad_()
     oracle = _literal(config, real, oracle_codes, labels, generator(5, "step"))
     oracle.backward()
@@ -68,7 +68,7 @@ def test_siamese_augmentation_is_shared() -> None:
     config = FeaturesConfig(
         network=NetworkConfig(depth=2, width=8), real_batch_size=2, augmentation=DsaConfig(), precision="float32"
     )
-    objective = Features(config, (3, 16, 16), 3, "cpu", 1, Dsa(DsaConfig()))
+    objective = Features(config, Context((3, 16, 16), 3, augmentation=Dsa(DsaConfig())))
     real = RealItems(labels, 3, codes=images)
     synthetic = Codes(_codec(), images, labels)
     for step in range(8):

@@ -73,7 +73,9 @@ def test_a_decoder_shared_by_shards_counts_once(digits: ImageSet) -> None:
 def test_soft_labels_count_and_hard_labels_do_not(digits: ImageSet) -> None:
     built = build(digits, "pca:f4c4", "float32")
     shard = built.manifest.shards[0]
-    soft = shard.model_copy(update={"tensors": {**shard.tensors, "soft": TensorSpec(dtype="F16", shape=(30, 10))}})
+    soft = shard.model_copy(
+        update={"tensors": {**shard.tensors, "soft_labels": TensorSpec(dtype="F16", shape=(30, 10))}}
+    )
     manifest = built.manifest.model_copy(update={"shards": (soft,)})
     sizes = storage_of(SimpleNamespace(manifest=manifest, file_bytes=built.file_bytes))  # type: ignore[arg-type]
     assert sizes.paper_bytes - built.storage.paper_bytes == 4 * 300

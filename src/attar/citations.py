@@ -29,6 +29,49 @@ ENTRIES: dict[str, str] = {
   booktitle = {International Conference on Machine Learning (ICML)},
   year      = {2021}
 }""",
+    "dc": """\
+@inproceedings{zhao2021dc,
+  title     = {Dataset Condensation with Gradient Matching},
+  author    = {Zhao, Bo and Mopuri, Konda Reddy and Bilen, Hakan},
+  booktitle = {International Conference on Learning Representations (ICLR)},
+  year      = {2021}
+}""",
+    "idc": """\
+@inproceedings{kim2022idc,
+  title     = {Dataset Condensation via Efficient Synthetic-Data Parameterization},
+  author    = {Kim, Jang-Hyun and Kim, Jinuk and Oh, Seong Joon and Yun, Sangdoo and Song, Hwanjun and
+               Jeong, Joonhyun and Ha, Jung-Woo and Song, Hyun Oh},
+  booktitle = {International Conference on Machine Learning (ICML)},
+  year      = {2022}
+}""",
+    "mtt": """\
+@inproceedings{cazenavette2022mtt,
+  title     = {Dataset Distillation by Matching Training Trajectories},
+  author    = {Cazenavette, George and Wang, Tongzhou and Torralba, Antonio and Efros, Alexei A. and Zhu, Jun-Yan},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year      = {2022}
+}""",
+    "tesla": """\
+@inproceedings{cui2023tesla,
+  title     = {Scaling Up Dataset Distillation to {ImageNet-1K} with Constant Memory},
+  author    = {Cui, Justin and Wang, Ruochen and Si, Si and Hsieh, Cho-Jui},
+  booktitle = {International Conference on Machine Learning (ICML)},
+  year      = {2023}
+}""",
+    "ftd": """\
+@inproceedings{du2023ftd,
+  title     = {Minimizing the Accumulated Trajectory Error to Improve Dataset Distillation},
+  author    = {Du, Jiawei and Jiang, Yidi and Tan, Vincent Y. F. and Zhou, Joey Tianyi and Li, Haizhou},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year      = {2023}
+}""",
+    "datm": """\
+@inproceedings{guo2024datm,
+  title     = {Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching},
+  author    = {Guo, Ziyao and Wang, Kai and Cazenavette, George and Li, Hui and Zhang, Kaipeng and You, Yang},
+  booktitle = {International Conference on Learning Representations (ICLR)},
+  year      = {2024}
+}""",
     "herding": """\
 @inproceedings{welling2009herding,
   title     = {Herding Dynamical Weights to Learn},

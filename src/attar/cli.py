@@ -45,7 +45,9 @@ Channels = Annotated[Literal["keep", "grey", "rgb"], typer.Option(help="Turn eve
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-Protocol = Annotated[str, typer.Option(help="How networks are trained: quick, dc-bench, latentdd, or a .json file.")]
+Protocol = Annotated[
+    str, typer.Option(help="How networks are trained: quick, dc-bench, latentdd, mtt or a .json file.")
+]
 Networks = Annotated[
     str | None, typer.Option(help="Architectures, e.g. convnet,resnet18 or convnet:d3w64-batch; else the protocol's.")
 ]
@@ -108,6 +110,9 @@ def distill_verb(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe's setting; repeatable.")
     ] = None,
     checkpoint_steps: Annotated[int, typer.Option(min=1, help="Steps between two saved states.")] = 100,
+    memory: Annotated[
+        str | None, typer.Option(help="The most memory to take, e.g. 8GB; by default most of what is free.")
+    ] = None,
     test: Test = None,
     classes: Classes = None,
     image_size: ImageSize = None,
@@ -133,11 +138,45 @@ def distill_verb(
             codec=codec,
             storage=storage,
             checkpoint_steps=checkpoint_steps,
+            memory=memory,
             overwrite=overwrite,
             progress=progress,
             **loading,
         )
     _say(f"{out}: {len(result)} items of {len(result.classes)} classes in {out.stat().st_size} bytes")
+
+
+@_verb("experts", stopped="stopped; the same command continues after the last whole epoch")
+def experts_verb(
+    data: Data,
+    recipe: Annotated[str, typer.Option(help="A method that matches trajectories; attar recipes lists them all.")],
+    count: Annotated[int | None, typer.Option(min=1, help="How many experts; else the recipe's.")] = None,
+    device: Device = "auto",
+    codec: Annotated[str | None, typer.Option(help="Another codec, as for distill.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. objective.experts.epochs=20."),
+    ] = None,
+    test: Test = None,
+    classes: Classes = None,
+    image_size: ImageSize = None,
+    resize: Resize = "refuse",
+    channels: Channels = "keep",
+    quiet: Quiet = False,
+) -> None:
+    """Train the experts whose trajectories a recipe matches.
+
+    They are kept in the cache, where distill finds them; it trains what is missing itself.
+    """
+    settings = _assignments(set_ or [])
+    loading = _loading(test, classes, image_size, resize, channels)
+    from attar.experts.command import make_experts, summary
+
+    with _progress(quiet) as progress:
+        buffer = make_experts(
+            data, recipe, count=count, device=device, settings=settings, codec=codec, progress=progress, **loading
+        )
+    _say(summary(buffer))
 
 
 @_verb("evaluate", stopped="stopped; the same command continues: networks already trained are kept in the cache")
@@ -458,6 +497,8 @@ def _facts(distilled: DistilledSet) -> list[tuple[str, str]]:
         ("set", distilled.name),
         ("classes", f"{distilled.num_classes}: {', '.join(distilled.classes)}"),
         ("items", f"{len(distilled)}, {' to '.join(str(count) for count in {counts[0]: 0, counts[-1]: 0})} per class"),
+        ("labels", "hard" if manifest.labels_kind == "hard" else "soft: a probability for every class"),
+        *(("learned", f"{name} {value:.6g}") for name, value in sorted(distilled.learned.items())),
         ("images", " x ".join(str(side) for side in distilled.image_shape) + " (channels x height x width)"),
         ("codec", ", ".join(codecs)),
         *(("size", line) for line in distilled.storage.lines()),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from torch import Tensor
 from attar.budget import Budget, items_per_class, largest_count
 from attar.codecs.augmenting import siamese_augmentation
 from attar.codecs.codec import Codec
-from attar.codecs.encoding import encode_images
 from attar.codecs.pixels import Pixels, PixelsConfig
 from attar.codecs.registry import codec_from_text, fit_codec, without_paths
 from attar.config import override
@@ -24,20 +24,25 @@ from attar.data.sources import load_images
 from attar.device import resolve_device
 from attar.distilled import DistilledSet
 from attar.errors import InputError, NonFiniteLossError
+from attar.experts import train_experts
 from attar.files import refuse_existing
 from attar.initialization import initial_indices
-from attar.labels import class_major_labels
+from attar.labels import SoftLabels, class_logits, class_major_labels, network_logits
 from attar.manifest import check_classes
-from attar.objectives.features import FeaturesConfig
+from attar.memory import is_out_of_memory, parse_memory, plan_memory
+from attar.networks.network import build_network
 from attar.objectives.none import NoObjectiveConfig
-from attar.objectives.objective import Objective, RealItems
-from attar.objectives.registry import build_objective
+from attar.objectives.objective import Context, Experts, Objective, RealItems
+from attar.objectives.registry import build_objective, learned_names
+from attar.objectives.trajectories import TrajectoriesConfig
 from attar.parameterizations.codes import Codes
 from attar.progress import Progress, Silent
 from attar.randomness import generator
+from attar.real import codes_to_hold, real_items
 from attar.recipes import Recipe
 from attar.recipes import recipe as recipe_named
 from attar.run_state import RunState, stop_requested
+from attar.updates import Updates
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class Task:
     seed: int
     device: torch.device
     checkpoint_steps: int
+    memory: str | None = None
 
 
 def distill(
@@ -63,6 +69,7 @@ def distill(
     codec: str | None = None,
     storage: str | None = None,
     checkpoint_steps: int = 100,
+    memory: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
     **loading: Any,
@@ -83,6 +90,7 @@ def distill(
         codec: text of another codec, e.g. "pca:f4c8" or "autoencoder:FOLDER".
         storage: "float32", "float16" or "int8"; None takes the recipe's.
         checkpoint_steps: steps between two saved states.
+        memory: the most that may be taken, e.g. "8GB"; None is four fifths of what the device has free.
         overwrite: replace an existing `out` and forget an unfinished run.
         progress: what to report to.
         **loading: further arguments of `load_images`.
@@ -101,7 +109,7 @@ def distill(
         (40, 10)
     """
     progress = progress or Silent()
-    task = resolve_task(recipe, budget, seed, device, settings, codec, storage, checkpoint_steps)
+    task = resolve_task(recipe, budget, seed, device, settings, codec, storage, checkpoint_steps, memory)
     path = Path(out) if out is not None else None
     if path is not None:
         refuse_existing(path, overwrite)
@@ -112,14 +120,25 @@ def distill(
     count = num_items_per_class(task, image_codec, preprocess, train, name, progress)
     synthetic, indices, real = start(task, image_codec, train, count, progress)
     state = None
-    if path is not None and task.recipe.steps:
+    if path is not None and real is not None:
         state = RunState(path, _configuration(task, train, count))
-    if task.recipe.steps:
-        optimise(task, synthetic, real, preprocess, train.num_classes, state, overwrite, progress)
+    learned: Mapping[str, float] = {}
+    if real is not None:
+        experts = train_for(task, image_codec, preprocess, train, real, progress)
+        synthetic = with_soft_labels(task.recipe, synthetic, train.num_classes, experts)
+        objective = compose(task, image_codec, preprocess, train, real, synthetic, experts, progress)
+        updates = Updates(task.recipe, synthetic, objective, count)
+
+        def match(step: int) -> dict[str, float]:
+            return objective.accumulate(synthetic, real, generator(task.seed, "step", step))
+
+        optimise(task, updates, objective, match, state, overwrite, progress)
+        learned = objective.learned()
     result = DistilledSet.build(
         synthetic.cpu(),
         preprocess.cpu(),
         initial=(task.recipe.initialization, indices.tolist()),
+        learned=learned,
         **_facts(task, image_codec, train, name),
     )
     if path is not None:
@@ -138,6 +157,7 @@ def resolve_task(
     codec: str | None,
     storage: str | None,
     checkpoint_steps: int,
+    memory: str | None = None,
 ) -> Task:
     """The run's settings, checked before any image is read. Raises InputError."""
     resolved = recipe_named(recipe) if isinstance(recipe, str) else recipe
@@ -149,7 +169,10 @@ def resolve_task(
     resolved = override(resolved, {**changes, **(settings or {})})
     if checkpoint_steps < 1:
         raise InputError(f"checkpoint steps are {checkpoint_steps}; at least 1 is needed")
-    return Task(resolved, Budget.parse(budget or resolved.budget), seed, resolve_device(device), checkpoint_steps)
+    if memory is not None:
+        parse_memory(memory)
+    size = Budget.parse(budget or resolved.budget)
+    return Task(resolved, size, seed, resolve_device(device), checkpoint_steps, memory)
 
 
 def training_images(data: Any, progress: Progress, loading: Mapping[str, Any]) -> tuple[ImageSet, str]:
@@ -185,12 +208,15 @@ def num_items_per_class(
         return items_per_class(task.budget, codec)
 
     facts = _facts(task, codec, train, name)
+    labels, objective = task.recipe.labels, task.recipe.objective
 
     def file_bytes(count: int) -> int:
         return DistilledSet.estimate_bytes(
             codec,
             preprocess,
             storage=task.recipe.parameterization.storage,
+            label_storage=labels.storage if isinstance(labels, SoftLabels) else None,
+            learned=learned_names(objective),
             num_per_class=count,
             initial=(task.recipe.initialization, ()),
             **facts,
@@ -217,10 +243,8 @@ def start(
     """
     recipe = task.recipe
     trains = not isinstance(recipe.objective, NoObjectiveConfig)
-    codes = None
     needed = trains or recipe.initialization != "random"
-    if needed and not (codec.cheap and 4 * codec.num_code_values > codec.num_image_values):
-        codes = encode_images(codec, train, device=task.device, progress=progress)
+    codes = codes_to_hold(codec, train, task.device, progress) if needed else None
 
     def items_of(indices: Tensor) -> Tensor:
         if codes is not None:
@@ -235,94 +259,115 @@ def start(
     synthetic = Codes(codec, items_of(indices), labels, recipe.parameterization.storage).to(task.device)
     if not trains:
         return synthetic, indices, None
-    real = (
-        RealItems(train.labels, train.num_classes, codes=codes, device=task.device)
-        if codes is not None
-        else RealItems(train.labels, train.num_classes, images=train, codec=codec, device=task.device)
-    )
-    return synthetic, indices, real
+    return synthetic, indices, real_items(codec, train, codes, task.device)
+
+
+def train_for(
+    task: Task, codec: Codec, preprocess: Codec, train: ImageSet, real: RealItems, progress: Progress
+) -> Experts | None:
+    """The recipe's experts, trained as far as they are missing; None where the objective reads none."""
+    objective = task.recipe.objective
+    if not isinstance(objective, TrajectoriesConfig):
+        return None
+    augmentation = siamese_augmentation(objective.augmentation, codec, preprocess.to(task.device))
+    return train_experts(objective, augmentation, real, train, codec, progress=progress)
+
+
+def with_soft_labels(recipe: Recipe, synthetic: Codes, num_classes: int, experts: Experts | None) -> Codes:
+    """The items with their first soft labels, where the recipe has some: a trained expert's, or the class."""
+    labels, objective = recipe.labels, recipe.objective
+    if not isinstance(labels, SoftLabels):
+        return synthetic
+    logits = class_logits(synthetic.labels, num_classes, labels.initial_logit)
+    if labels.initial == "expert":
+        assert experts is not None and isinstance(objective, TrajectoriesConfig)
+        items = synthetic.codes.detach()
+        network = build_network(objective.network, synthetic.codec.code_shape, num_classes).to(items.device)
+        logits = network_logits(network, experts.parameters(0, experts.num_epochs).to(items.device), items)
+    soft = Codes(synthetic.codec, synthetic.codes, synthetic.labels, synthetic.storage, logits, labels.storage)
+    return soft.to(synthetic.codes.device)
+
+
+def compose(
+    task: Task,
+    codec: Codec,
+    preprocess: Codec,
+    train: ImageSet,
+    real: RealItems,
+    synthetic: Codes,
+    experts: Experts | None,
+    progress: Progress,
+) -> Objective:
+    """The recipe's objective on these items, fitted to the memory that there is."""
+    config = task.recipe.objective
+    assert not isinstance(config, NoObjectiveConfig)
+    augmentation = siamese_augmentation(config.augmentation, codec, preprocess.to(task.device))
+    context = Context(real.shape, train.num_classes, task.device, task.recipe.steps, augmentation, experts)
+    plan = plan_memory(task.recipe, context, synthetic, real, task.memory)
+    progress.note(plan.line)
+    return build_objective(plan.config, context)
 
 
 def optimise(
     task: Task,
-    synthetic: Codes,
-    real: RealItems | None,
-    preprocess: Codec,
-    num_classes: int,
+    updates: Updates,
+    objective: Objective,
+    match: Callable[[int], dict[str, float]],
     state: RunState | None,
     overwrite: bool,
     progress: Progress,
 ) -> None:
     """Take the recipe's steps, in place; resumes from `state` and saves to it."""
-    recipe = task.recipe
-    assert real is not None and recipe.optimizer is not None, "a recipe with steps has an objective and an optimizer"
-    assert isinstance(recipe.objective, FeaturesConfig)
-    augmentation = siamese_augmentation(recipe.objective.augmentation, synthetic.codec, preprocess.to(task.device))
-    objective = build_objective(recipe.objective, real.shape, num_classes, task.device, recipe.steps, augmentation)
-    count = len(synthetic) // num_classes
-    optimizer = torch.optim.SGD(_trainable(synthetic).values(), lr=0.0, momentum=recipe.optimizer.momentum)
+    steps = task.recipe.steps
     done, tensors = state.open(overwrite) if state else (0, {})
-    _restore(synthetic, optimizer, tensors)
-    progress.start(f"distilling with {recipe.name}", recipe.steps)
+    updates.restore(tensors)
+    progress.start(f"distilling with {task.recipe.name}", steps)
     progress.advance(done)
     with stop_requested() as stop:
-        for step in range(done, recipe.steps):
-            optimizer.param_groups[0]["lr"] = recipe.optimizer.rate(count, step / recipe.steps)
-            figures = _step(task, step, synthetic, real, objective, optimizer, state)
+        for step in range(done, steps):
+            updates.clear()
+            figures = _accumulate(objective, updates, functools.partial(match, step), progress)
+            _check_finite(figures, step, updates, state)
+            updates.take(step / steps)
             progress.advance(1, **figures)
             if state:
                 state.record(step + 1, figures)
-                if stop.is_set() or (step + 1) % task.checkpoint_steps == 0 or step + 1 == recipe.steps:
-                    state.save(step + 1, _tensors(synthetic, optimizer))
+                if stop.is_set() or (step + 1) % task.checkpoint_steps == 0 or step + 1 == steps:
+                    state.save(step + 1, updates.tensors())
             if stop.is_set():
                 raise KeyboardInterrupt
+    updates.finish()
     progress.finish()
 
 
-def _step(
-    task: Task,
-    step: int,
-    synthetic: Codes,
-    real: RealItems,
-    objective: Objective,
-    optimizer: torch.optim.SGD,
-    state: RunState | None,
+def _accumulate(
+    objective: Objective, updates: Updates, match: Callable[[], dict[str, float]], progress: Progress
 ) -> dict[str, float]:
-    optimizer.zero_grad(set_to_none=True)
-    figures = objective.accumulate(synthetic, real, generator(task.seed, "step", step))
-    if not math.isfinite(figures["loss"]):
-        if state:
-            state.save(step, _tensors(synthetic, optimizer))
-        saved = f"; the state after step {step} is saved in {state.folder}" if state else ""
-        raise NonFiniteLossError(
-            f"the loss is {figures['loss']} in step {step + 1}{saved}; "
-            "lower the rate (--set optimizer.learning_rate=...) and start anew with --overwrite"
-        )
-    optimizer.step()
-    return figures
+    """One step's gradients; where memory runs out, once more in chunks of half the size."""
+    before = {name: value.clone() for name, value in objective.resume_state().items()}
+    while True:
+        try:
+            return match()
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        updates.clear()
+        objective.resume(before)
+        if not objective.halve_memory():
+            raise InputError("memory ran out with chunks of one item; take a smaller network, or another device")
+        progress.note("memory ran out: from now on in chunks of half the size")
 
 
-def _trainable(synthetic: Codes) -> dict[str, torch.nn.Parameter]:
-    """The parameters of the items; those of an autoencoder are frozen and no part of the run's state."""
-    return {name: parameter for name, parameter in synthetic.named_parameters() if parameter.requires_grad}
-
-
-def _tensors(synthetic: Codes, optimizer: torch.optim.SGD) -> dict[str, Tensor]:
-    trainable = _trainable(synthetic)
-    tensors = {f"item.{name}": parameter.detach() for name, parameter in trainable.items()}
-    for name, parameter in trainable.items():
-        momentum = optimizer.state.get(parameter, {}).get("momentum_buffer")
-        if momentum is not None:
-            tensors[f"momentum.{name}"] = momentum
-    return tensors
-
-
-def _restore(synthetic: Codes, optimizer: torch.optim.SGD, tensors: Mapping[str, Tensor]) -> None:
-    for name, parameter in _trainable(synthetic).items():
-        if f"item.{name}" in tensors:
-            parameter.data.copy_(tensors[f"item.{name}"])
-        if f"momentum.{name}" in tensors:
-            optimizer.state[parameter]["momentum_buffer"] = tensors[f"momentum.{name}"].to(parameter.device)
+def _check_finite(figures: Mapping[str, float], step: int, updates: Updates, state: RunState | None) -> None:
+    if math.isfinite(figures["loss"]):
+        return
+    if state:
+        state.save(step, updates.tensors())
+    saved = f"; the state after step {step} is saved in {state.folder}" if state else ""
+    raise NonFiniteLossError(
+        f"the loss is {figures['loss']} in step {step + 1}{saved}; "
+        "lower the rate (--set optimizer.learning_rate=...) and start anew with --overwrite"
+    )
 
 
 def _facts(task: Task, codec: Codec, train: ImageSet, name: str) -> dict[str, Any]:

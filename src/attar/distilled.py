@@ -27,21 +27,26 @@ from attar.manifest import (
     compose_manifest,
     describe_codec,
     describe_shard,
+    label_facts,
     read_manifest,
     tensors_digest,
     to_plain,
 )
-from attar.parameterizations.codes import Codes
+from attar.parameterizations.codes import Codes, LabelStorage
 from attar.parameterizations.codes import Storage as CodeStorage
 from attar.parameterizations.parameterization import Parameterization
 from attar.parameterizations.registry import check_payload, payload_table, restore_parameterization
 from attar.randomness import generator
 from attar.shapes import Float, Int64
 from attar.storage import Storage, storage_of
+from attar.streaming import DecodedItems, SampledItems, label_probabilities
 
 # Image values decoded at once: 8 MiB of float32, because a deep decoder needs a hundred times its output.
 CHUNK_VALUES = 2**21
 LARGEST_CHUNK = 512
+
+# A number with as many characters as any that was learned can have.
+WIDEST_NUMBER = -1.2345678901234567e-300
 
 
 class DistilledSet:
@@ -79,6 +84,7 @@ class DistilledSet:
         device: str = "cpu",
         network: Mapping[str, Any] | None = None,
         scores: Sequence[Mapping[str, Any]] = (),
+        learned: Mapping[str, float] | None = None,
     ) -> DistilledSet:
         """The set of one or several shards, as they would be read back: quantised where the storage is.
 
@@ -93,9 +99,11 @@ class DistilledSet:
             device: kind of device.
             network: suggested network; None takes the recipe's "evaluation_network".
             scores: measured accuracies.
+            learned: numbers learned with the items, e.g. {"student_rate": 0.0123}.
 
         Raises:
-            InputError: codes that are not finite, labels without a class, class names a file cannot hold.
+            InputError: codes, soft labels or learned numbers that are not finite, labels without a class, class names
+                a file cannot hold.
         """
         parts = [parameterization] if isinstance(parameterization, Parameterization) else list(parameterization)
         if any(part.codec.image_shape != preprocess.image_shape for part in parts):
@@ -107,7 +115,7 @@ class DistilledSet:
             for part, payload in zip(parts, payloads, strict=True)
         ]
         manifest = compose_manifest(
-            described[id(preprocess)], shards, classes, recipe, data, initial, seed, device, network, scores
+            described[id(preprocess)], shards, classes, recipe, data, initial, seed, device, network, scores, learned
         )
         codecs = {described[id(codec)].identity: codec for codec in (preprocess, *(part.codec for part in parts))}
         built = cls._seal(manifest, _codec_tensors(manifest, codecs) | _flat(payloads), codecs)
@@ -122,11 +130,13 @@ class DistilledSet:
         storage: CodeStorage,
         num_per_class: int,
         classes: Sequence[str],
+        label_storage: LabelStorage | None = None,
+        learned: Sequence[str] = (),
         **facts: Any,
     ) -> int:
         """Bytes of the file of `num_per_class` codes for each class, without making them.
 
-        Exact but for the digits of the initial indices, for which the largest index stands.
+        Exact but for the digits of the initial indices, for which the largest index stands, and of learned numbers.
 
         Args:
             codec: of the codes.
@@ -134,11 +144,13 @@ class DistilledSet:
             storage: of the codes.
             num_per_class: at least 1.
             classes: names.
+            label_storage: of soft labels; None for hard ones.
+            learned: names of the numbers that will be learned.
             **facts: what `build` takes; of `initial` only the kind matters.
         """
         num_items = num_per_class * len(classes)
-        spec = {"kind": Codes.kind, "storage": storage}
-        table = payload_table(spec, num_items, codec.code_shape)
+        spec = {"kind": Codes.kind, "storage": storage} | ({"label_storage": label_storage} if label_storage else {})
+        table = payload_table(spec, num_items, codec.code_shape, len(classes))
         tensors = {name: TensorSpec(dtype=dtype, shape=shape) for name, (dtype, shape) in table.items()}  # type: ignore[arg-type]
         described = describe_codec(codec)
         about = described if preprocess is codec else describe_codec(preprocess)
@@ -146,7 +158,8 @@ class DistilledSet:
         if not isinstance(initial, InitialProvenance):
             num_real = data.num_items if isinstance(data, DataProvenance) else len(data[1])
             initial = (initial[0], [max(num_real - 1, 0)] * num_items)
-        facts = {"seed": 0, "device": "cpu", "network": None, "scores": (), **facts}
+        numbers = dict.fromkeys(learned, WIDEST_NUMBER)
+        facts = {"seed": 0, "device": "cpu", "network": None, "scores": (), "learned": numbers, **facts}
         shard = describe_shard(spec, described, tensors)
         manifest = compose_manifest(about, [shard], classes, data=data, initial=initial, **facts)
         return _size(manifest.model_copy(update={"content_sha256": "0" * 64}))
@@ -228,6 +241,26 @@ class DistilledSet:
         return torch.cat([payload["labels"].long() for payload in self.payloads()])
 
     @property
+    def soft_labels(self) -> Float[Tensor, "items classes"] | None:
+        """Probabilities, float32: the softmax of what is stored, or 1 at the class of an item whose label is hard.
+
+        None for a set of hard labels.
+        """
+        if self.manifest.labels_kind == "hard":
+            return None
+        return torch.cat([label_probabilities(payload, self.num_classes) for payload in self.payloads()])
+
+    @property
+    def learned(self) -> dict[str, float]:
+        """Numbers learned with the items, by name: "student_rate" is the learning rate to train with."""
+        return dict(self.manifest.learned)
+
+    @property
+    def _training_labels(self) -> Tensor:
+        soft = self.soft_labels
+        return self.labels if soft is None else soft
+
+    @property
     def num_per_class(self) -> tuple[int, ...]:
         """Items of each class, in class order."""
         return tuple(torch.bincount(self.labels, minlength=self.num_classes).tolist())
@@ -295,7 +328,9 @@ class DistilledSet:
         return images.clamp_(0, 1) if clamp else images
 
     def loader(self, batch_size: int, epoch: int = 0, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of (images [B, C, H, W] nominally in [0, 1], labels int64 [B]), each item once, in a random order.
+        """Batches of (images [B, C, H, W] nominally in [0, 1], labels), each item once, in a random order.
+
+        Labels are int64 [B], or with soft labels probabilities float32 [B, K]; torch's cross_entropy takes either.
 
         Args:
             batch_size: at least 1; the last batch may be smaller.
@@ -306,21 +341,22 @@ class DistilledSet:
             raise InputError(f"batch size {batch_size} was asked for; at least 1 is needed")
         order = torch.randperm(len(self), generator=generator(seed, "loader", epoch))
         draw = generator(seed, "loader images", epoch)
-        labels = self.labels
+        labels = self._training_labels
         for batch in order.split(batch_size):
             yield torch.cat([self._decode(part, draw) for _, part in self._chunks(batch)]), labels[batch]
 
     def training_items(self, device: torch.device | str = "cpu") -> DecodedItems | SampledItems:
         """The set as network inputs on `device`: decoded once, or sampled anew each epoch where items are stochastic.
 
-        Codecs are moved to `device` for it.
+        Labels are probabilities [M, K] where the set has soft labels. Codecs are moved to `device` for it.
         """
         device = torch.device(device)
         for part in (*self.parameterizations(), self.preprocess):
             part.to(device)
+        labels = self._training_labels.to(device)
         if self.stochastic:
-            return SampledItems(self, device)
-        return DecodedItems(self._inputs(generator(self.manifest.seed, "images", 0), device), self.labels.to(device))
+            return SampledItems(lambda draw: self._inputs(draw, device), labels)
+        return DecodedItems(self._inputs(generator(self.manifest.seed, "images", 0), device), labels)
 
     def describe(self) -> dict[str, Any]:
         """Everything there is to know without rendering, JSON-able."""
@@ -349,6 +385,7 @@ class DistilledSet:
     def replace(self, **fields: Any) -> DistilledSet:
         """The same set with other provenance, e.g. `scores` (their schema: `Manifest`)."""
         tree = json.loads(self.manifest.text()) | json.loads(canonical_json(to_plain(fields)))
+        tree |= label_facts(self.manifest.shards, tree.get("learned", {}))
         manifest = read_manifest(canonical_json(tree), self._where)
         return self._seal(manifest, self._tensors, self._codecs)
 
@@ -362,7 +399,7 @@ class DistilledSet:
         )
         prefixes = tuple(self.manifest.codecs())
         codecs = {name: tensor for name, tensor in self._tensors.items() if name.startswith(prefixes)}
-        manifest = self.manifest.model_copy(update={"shards": shards})
+        manifest = self.manifest.with_shards(shards)
         changed = self._seal(manifest, codecs | _flat(payloads), self._codecs)
         changed._check_items()
         return changed
@@ -429,34 +466,6 @@ class DistilledSet:
         for start, part in self._chunks(torch.arange(len(self))):
             inputs[start : start + len(part)] = self.preprocess.encode(self._decode(part, draw, device))
         return inputs
-
-
-class DecodedItems:
-    """Network inputs that are the same in every epoch.
-
-    Args:
-        inputs: float32 [M, c, h, w].
-        labels: int64 [M].
-    """
-
-    def __init__(self, inputs: Tensor, labels: Tensor) -> None:
-        self.inputs, self.labels, self.num_items = inputs, labels, len(labels)
-
-    def epoch(self, epoch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """All items in their own order."""
-        return self.inputs, self.labels
-
-
-class SampledItems:
-    """Network inputs of stochastic items, drawn anew for each epoch."""
-
-    def __init__(self, distilled: DistilledSet, device: torch.device) -> None:
-        self._distilled, self._device = distilled, device
-        self.labels, self.num_items = distilled.labels.to(device), len(distilled)
-
-    def epoch(self, epoch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """One sample of every item, in the items' order."""
-        return self._distilled._inputs(generator, self._device), self.labels
 
 
 def _absence(spec: CodecSpec, kind: str) -> str:

@@ -32,8 +32,11 @@ def export(distilled: DistilledSet, to: Target, out: Path | str, overwrite: bool
 
     imagefolder: a folder of PNG files for each class; classes.json gives every folder's true class name, and
         attar-export.json says what was lost (values are cut to [0, 1] and rounded to 8 bits).
-    npz: "images" float32 [N, C, H, W] in [0, 1] and not cut, "labels" int64 [N], "classes", the preprocessing's
-        "mean" and "std" (and "triangle", the upper half of a ZCA matrix), "about" (JSON). Nothing in it is pickled.
+    npz: "images" float32 [N, C, H, W] in [0, 1] and not cut, "labels" int64 [N], where the set has them "soft_labels"
+        float32 [N, K] (probabilities), "classes", the preprocessing's "mean" and "std" (and "triangle", the upper half
+        of a ZCA matrix), "about" (JSON). Nothing in it is pickled.
+
+    Learned numbers, e.g. the learning rate to train with, are in attar-export.json and in "about".
 
     Items are in the order of their classes.
 
@@ -111,6 +114,8 @@ def _export_imagefolder(distilled: DistilledSet, out: Path, overwrite: bool) -> 
             "the preprocessing of network inputs is not applied and not in the pictures",
             "codes and decoder are replaced by pixels, so the size is no longer the distilled file's",
         ]
+        if distilled.soft_labels is not None:
+            lost.append("soft labels are left out: a folder carries the items' hard labels only; npz has both")
         _write_json(temporary / ABOUT, _about(distilled, "imagefolder", lost))
 
 
@@ -126,6 +131,8 @@ def _export_npz(distilled: DistilledSet, out: Path, overwrite: bool) -> None:
         "classes": np.array(distilled.classes),
         "about": np.array(json.dumps(_about(distilled, "npz", lost), ensure_ascii=False)),
     }
+    if distilled.soft_labels is not None:
+        arrays["soft_labels"] = distilled.soft_labels[order].numpy()
     for name, tensor in distilled.preprocess.stored_tensors().items():
         arrays[name] = tensor.detach().cpu().numpy()
     with atomic_path(out) as temporary, temporary.open("wb") as file:
@@ -143,6 +150,8 @@ def _about(distilled: DistilledSet, target: str, lost: list[str]) -> dict[str, A
         "num_images": len(distilled),
         "image_shape": list(distilled.image_shape),
         "preprocess": distilled.manifest.preprocess.spec,
+        "labels_kind": distilled.manifest.labels_kind,
+        "learned": distilled.learned,
         "lost": lost,
         "privacy": distilled.manifest.privacy,
     }

@@ -24,14 +24,19 @@ from attar.data.image_set import ImageSet
 from attar.errors import InputError
 from attar.files import canonical_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+SOFT_LABELS = "soft_labels"
 LARGEST_SIDE = 4096
 LARGEST_DECODED_VALUES = 2**38
+LARGEST_LEARNED = 1e30
+MOST_LEARNED = 64
 REAL_INITIALIZATIONS = ("random", "herding", "k-centre")
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=1, lt=2**48)]
 Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
+LearnedName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,63}$")]
+LearnedValue = Annotated[float, Field(ge=-LARGEST_LEARNED, le=LARGEST_LEARNED)]
 
 
 class TensorSpec(Config):
@@ -78,6 +83,10 @@ class ShardSpec(Config):
     num_items: Count
     tensors: dict[str, TensorSpec]
 
+    @property
+    def has_soft_labels(self) -> bool:
+        return SOFT_LABELS in self.tensors
+
 
 class DataProvenance(Config):
     """The real images behind the set.
@@ -121,15 +130,18 @@ class Manifest(Config):
     """Everything a file says beside its tensors. The same run gives the same text: no times, no paths.
 
     Args:
-        schema_version: of this format.
+        schema_version: the lowest that has all that the file uses: 2 with soft labels or learned numbers, else 1.
         attar_version: that wrote the file.
         classes: names in the order of the labels.
         image_shape: (C, H, W) of the decoded images.
         image_range: the values that stand for black and white; decoded images may lie a little outside.
-        labels_kind: "hard": one class index for each item.
+        labels_kind: "hard": one class index for each item; "soft": also a probability for every class, for all items
+            or for those of some shards.
         preprocess: images to network inputs (normalisation or ZCA).
         shards: the items.
         recipe: the resolved configuration of the run.
+        learned: numbers learned with the items, by name: "student_rate" is the learning rate to train with (MTT). Left
+            out of the text where there are none.
         data: provenance of the real images.
         seed: from which every random choice was derived.
         device: kind of device that distilled it.
@@ -143,15 +155,16 @@ class Manifest(Config):
         content_sha256: over all of the above and every tensor.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 1
     attar_version: str
     classes: Annotated[tuple[str, ...], Field(min_length=2)]
     image_shape: tuple[Literal[1, 3], Side, Side]
     image_range: tuple[float, float] = (0.0, 1.0)
-    labels_kind: Literal["hard"] = "hard"
+    labels_kind: Literal["hard", "soft"] = "hard"
     preprocess: CodecSpec
     shards: Annotated[tuple[ShardSpec, ...], Field(min_length=1)]
     recipe: dict[str, Any]
+    learned: dict[LearnedName, LearnedValue] = Field(default_factory=dict, max_length=MOST_LEARNED)
     data: DataProvenance
     seed: int
     device: str
@@ -175,6 +188,12 @@ class Manifest(Config):
         num_values = self.image_shape[0] * self.image_shape[1] * self.image_shape[2] * self.num_items
         if num_values > LARGEST_DECODED_VALUES:
             raise ValueError(f"{num_values} values in the decoded images; at most {LARGEST_DECODED_VALUES} are allowed")
+        told = label_facts(self.shards, self.learned)
+        if self.labels_kind != told["labels_kind"] or self.schema_version < told["schema_version"]:
+            raise ValueError(
+                f"labels are said to be {self.labels_kind} in schema {self.schema_version}; these are "
+                f"{told['labels_kind']}, and what is learned needs schema {told['schema_version']}"
+            )
         known: dict[str, CodecSpec] = {}
         for codec in self.codecs().values():
             if known.setdefault(codec.identity, codec) != codec:
@@ -207,11 +226,25 @@ class Manifest(Config):
 
     def text(self) -> str:
         """Canonical JSON: what the file's metadata holds."""
-        return canonical_json(self.model_dump(mode="json"))
+        return canonical_json(self._tree())
 
     def digest(self, tensors: Mapping[str, Tensor]) -> str:
         """sha256 over the text without `content_sha256`, then every tensor's bytes in the order of their names."""
-        return tensors_digest(canonical_json(self.model_dump(mode="json", exclude={"content_sha256"})), tensors)
+        return tensors_digest(canonical_json(self._tree("content_sha256")), tensors)
+
+    def with_shards(self, shards: Sequence[ShardSpec]) -> Manifest:
+        """The same manifest for other items, not sealed yet."""
+        return self.model_copy(update={"shards": tuple(shards), **label_facts(shards, self.learned)})
+
+    def _tree(self, *left_out: str) -> dict[str, Any]:
+        """Plain values; without `learned` where nothing is, so that such files are those of schema 1 byte for byte."""
+        return self.model_dump(mode="json", exclude={*left_out, *(() if self.learned else ("learned",))})
+
+
+def label_facts(shards: Sequence[ShardSpec], learned: Mapping[str, float]) -> dict[str, Any]:
+    """The labels' kind and the schema version that follow from what is stored."""
+    soft = any(shard.has_soft_labels for shard in shards)
+    return {"labels_kind": "soft" if soft else "hard", "schema_version": 2 if soft or learned else 1}
 
 
 def read_manifest(text: str, where: str) -> Manifest:
@@ -265,12 +298,17 @@ def compose_manifest(
     device: str,
     network: Mapping[str, Any] | None,
     scores: Sequence[Mapping[str, Any]],
+    learned: Mapping[str, float] | None,
 ) -> Manifest:
     """The manifest of these shards, not sealed yet; the arguments are those of `DistilledSet.build`.
 
     Raises:
-        InputError: class names that a file cannot hold, or facts that are not JSON.
+        InputError: class names or learned numbers that a file cannot hold, or facts that are not JSON.
     """
+    learned = learned or {}
+    for name, value in learned.items():
+        if not math.isfinite(value):
+            raise InputError(f"the learned number {name!r} is {value}; lower the rate at which it is learned")
     if not isinstance(data, DataProvenance):
         name, images = data
         data = DataProvenance(name=without_folders(name), fingerprint=images.fingerprint, num_items=len(images))
@@ -279,13 +317,14 @@ def compose_manifest(
         real = kind in REAL_INITIALIZATIONS
         initial = InitialProvenance(kind=kind, indices=tuple(map(int, indices)), real_pixels_inside=real)
     tree = {
-        "schema_version": 1,
+        **label_facts(shards, learned),
         "attar_version": _version(),
         "classes": list(classes),
         "image_shape": preprocess.spec["image_shape"],
         "preprocess": preprocess,
         "shards": shards,
         "recipe": without_folders(recipe),
+        "learned": {name: float(value) for name, value in learned.items()},
         "data": data,
         "seed": seed,
         "device": device,

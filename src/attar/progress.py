@@ -45,6 +45,27 @@ class Silent:
     def note(self, text: str) -> None: ...
 
 
+class Within:
+    """Passes on steps and notes of a part of the work, whose beginning and end are not the whole's.
+
+    Args:
+        progress: of the whole.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def start(self, description: str, total: int) -> None: ...
+
+    def advance(self, count: int = 1, **figures: float) -> None:
+        self._progress.advance(count, **figures)
+
+    def finish(self) -> None: ...
+
+    def note(self, text: str) -> None:
+        self._progress.note(text)
+
+
 class Pace:
     """Steps per second over the last half minute, and the time left at that pace.
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from attar.codecs.codec import ExternalWeights
 from attar.config import Config
 from attar.errors import InputError, unknown
-from attar.manifest import Conversion, TensorSpec
+from attar.manifest import SOFT_LABELS, Conversion
 from attar.parameterizations.codes import Storage as CodeStorage
 from attar.parameterizations.codes import read_codes, store_codes
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 NumBytes = Annotated[int, Field(ge=0)]
 CODE_STORAGES = ("float32", "float16", "int8")
+LABELS = ("labels", SOFT_LABELS)
 
 
 class Storage(Config):
@@ -31,6 +32,7 @@ class Storage(Config):
             and public weights outside the file, count nothing.
         file_bytes: the file as it is, manifest and labels included.
         codes_bytes: the items alone as they are stored: codes and their scales, without labels and decoder.
+        soft_label_bytes: soft labels as they are stored.
         bits_per_class: of the file.
         external: public weights that rendering needs beside the file.
 
@@ -40,6 +42,7 @@ class Storage(Config):
     paper_bytes: NumBytes
     file_bytes: NumBytes
     codes_bytes: NumBytes
+    soft_label_bytes: NumBytes = 0
     bits_per_class: Annotated[float, Field(ge=0)]
     external: tuple[ExternalWeights, ...] = ()
 
@@ -54,10 +57,13 @@ class Storage(Config):
 
     def lines(self) -> list[str]:
         """The sizes in words, one line each."""
+        soft = bool(self.soft_label_bytes)
+        counted = "codes, scales, soft labels and decoder" if soft else "codes, scales and decoder"
         told = [
             f"file: {self.file_bytes:,} bytes, {self.bits_per_class:,.0f} bits per class",
             f"items alone: {self.codes_bytes:,} bytes as stored",
-            f"papers' count: {self.paper_bytes:,} bytes (every value as float32; codes, scales and decoder)",
+            *[f"soft labels: {self.soft_label_bytes:,} bytes as stored"] * soft,
+            f"papers' count: {self.paper_bytes:,} bytes (every value as float32; {counted})",
         ]
         for weights in self.external:
             told.append(
@@ -70,14 +76,17 @@ class Storage(Config):
 def storage_of(distilled: DistilledSet) -> Storage:
     """The sizes of `distilled`, from its manifest alone."""
     manifest = distilled.manifest
-    items = [spec for shard in manifest.shards for name, spec in shard.tensors.items() if not _is_hard(name, spec)]
+    tensors = [named for shard in manifest.shards for named in shard.tensors.items()]
+    items = [spec for name, spec in tensors if name not in LABELS]
+    soft = [spec for name, spec in tensors if name == SOFT_LABELS]
     decoders = {shard.codec.identity: shard.codec for shard in manifest.shards}
-    stored = items + [spec for codec in decoders.values() for spec in codec.tensors.values()]
+    stored = items + soft + [spec for codec in decoders.values() for spec in codec.tensors.values()]
     external = {codec.external.sha256: codec.external for codec in decoders.values() if codec.external}
     return Storage(
         paper_bytes=4 * sum(math.prod(spec.shape) for spec in stored),
         file_bytes=distilled.file_bytes,
         codes_bytes=sum(spec.num_bytes for spec in items),
+        soft_label_bytes=sum(spec.num_bytes for spec in soft),
         bits_per_class=8 * distilled.file_bytes / len(manifest.classes),
         external=tuple(external.values()),
     )
@@ -85,6 +94,8 @@ def storage_of(distilled: DistilledSet) -> Storage:
 
 def with_storage(distilled: DistilledSet, storage: CodeStorage) -> DistilledSet:
     """The same set with its codes stored as `storage`; its manifest says by how much a value changed at most.
+
+    Labels, soft ones too, stay as they are stored.
 
     Raises:
         InputError: an unknown storage, or items that are not codes.
@@ -100,11 +111,8 @@ def with_storage(distilled: DistilledSet, storage: CodeStorage) -> DistilledSet:
         payloads.append(payload)
         if spec["storage"] != storage:
             before = read_codes(payload)
-            payloads[-1] = {**store_codes(before, storage), "labels": payload["labels"]}
+            labels = {name: tensor for name, tensor in payload.items() if name in LABELS}
+            payloads[-1] = {**store_codes(before, storage), **labels}
             error = float((read_codes(payloads[-1]) - before).abs().max())
             conversions.append(Conversion(before=spec["storage"], after=storage, max_error=error))
     return distilled.with_payloads(payloads, specs).replace(conversions=tuple(conversions))
-
-
-def _is_hard(name: str, spec: TensorSpec) -> bool:
-    return name == "labels" and spec.dtype == "I32"

@@ -46,6 +46,8 @@ class CodeDsa:
         operations; those of an affine codec follow all of them.
     """
 
+    per_item = False
+
     def __init__(self, config: DsaConfig, codec: Codec, preprocess: Codec) -> None:
         self._dsa = Dsa(config)
         self._codec = codec

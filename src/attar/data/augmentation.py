@@ -81,7 +81,13 @@ class DsaParameters:
 
 @runtime_checkable
 class Augmentation(Protocol):
-    """What augments a batch alike twice: parameters are drawn once and applied to real and to synthetic items."""
+    """What augments a batch alike twice: parameters are drawn once and applied to real and to synthetic items.
+
+    Attributes:
+        per_item: whether parameters can be drawn for every item (siamese False), or only for the whole batch.
+    """
+
+    per_item: bool
 
     def draw(
         self, batch_size: int, image_shape: tuple[int, int, int], generator: torch.Generator, siamese: bool
@@ -108,6 +114,8 @@ class Dsa:
         mode too; the official code re-seeds before each of them, which makes them one number. The official code takes
         the identity of a batch from the global generator; here a generator is passed.
     """
+
+    per_item = True
 
     def __init__(self, config: DsaConfig) -> None:
         self.config = config
@@ -184,9 +192,11 @@ def draw_cutmix(
 
 
 def apply_cutmix(
-    images: Float[Tensor, "items c h w"], labels: Int64[Tensor, " items"], parameters: CutMixParameters
+    images: Float[Tensor, "items c h w"],
+    labels: Int64[Tensor, " items"] | Float[Tensor, "items classes"],
+    parameters: CutMixParameters,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Pastes each partner's rectangle in.
+    """Pastes each partner's rectangle in. Labels are classes, or probabilities of every class.
 
     Returns:
         images; labels_a (the image's own); labels_b (the partner's); weight [B], the share of the area still its own.

@@ -48,6 +48,7 @@ class Candidate:
         drawn: whether every seed has other items.
         note: what should be known about them.
         absent: why there are none, or None.
+        learning_rate: replaces the protocol's for these items; None leaves it.
     """
 
     name: str
@@ -59,16 +60,19 @@ class Candidate:
     drawn: bool = False
     note: str = ""
     absent: str | None = None
+    learning_rate: float | None = None
 
 
 def images_at_paper_bytes(distilled: DistilledSet) -> int:
-    """How many real images of each class hold as many values as the set's codes, rounded, at least 1.
+    """How many real images of each class hold as many values as the set's codes and soft labels, rounded, at least 1.
 
-        n = round(sum over items of c h w / (K C H W))
+        n = round(sum over items of (c h w + K with soft labels) / (K C H W))
 
     The papers count so (LatentDD section 3.2); a decoder stored in the file is not counted in the images' favour.
+    Deviation: papers with soft labels leave these out; they are stored too, and real images need none.
     """
-    values = sum(shard.num_items * _product(shard.codec.code_shape) for shard in distilled.manifest.shards)
+    values = _soft_label_values(distilled)
+    values += sum(shard.num_items * _product(shard.codec.code_shape) for shard in distilled.manifest.shards)
     return max(1, int(values / (distilled.num_classes * _product(distilled.image_shape)) + 0.5))
 
 
@@ -174,8 +178,8 @@ def _initial_codes(distilled: DistilledSet, train: ImageSet) -> Candidate:
     if reason:
         return _absent(reason)
     start = _starting_point(distilled, train)
-    stored = distilled.codes
-    if torch.equal(start.codes.detach().cpu(), stored) or (start.codes.detach().cpu() - stored).abs().max() < 1e-6:
+    soft = distilled.manifest.labels_kind == "soft"
+    if not soft and bool((start.codes.detach().cpu() - distilled.codes).abs().max() < 1e-6):
         return _absent("the set is its own starting point: nothing was distilled")
     preprocess = distilled.preprocess
     identity = start.codec.identity()
@@ -189,13 +193,12 @@ def _initial_codes(distilled: DistilledSet, train: ImageSet) -> Candidate:
         chosen = list(distilled.manifest.initialization.indices)
         return content_key("initial codes", chosen, train.fingerprint, identity, start.spec(), preprocess.identity())
 
-    note = (
-        f"where distillation started: {distilled.manifest.initialization.kind} real images as codes, in the same bytes"
-    )
+    size = "with hard labels and without the bytes of soft ones" if soft else "in the same bytes"
+    note = f"where distillation started: {distilled.manifest.initialization.kind} real images as codes, {size}"
     storage = distilled.storage
-    return Candidate(
-        NAMES["initial"], len(distilled), storage.paper_bytes, storage.file_bytes, content, items, False, note
-    )
+    paper_bytes = storage.paper_bytes - 4 * _soft_label_values(distilled)
+    num_bytes = storage.file_bytes - storage.soft_label_bytes
+    return Candidate(NAMES["initial"], len(distilled), paper_bytes, num_bytes, content, items, False, note)
 
 
 def _no_initial_codes(distilled: DistilledSet, train: ImageSet) -> str | None:
@@ -211,13 +214,18 @@ def _no_initial_codes(distilled: DistilledSet, train: ImageSet) -> str | None:
 
 @torch.no_grad()
 def _starting_point(distilled: DistilledSet, train: ImageSet) -> Codes:
-    """The initial codes as the file would store them: what quantisation costs, it costs them as well."""
+    """The initial codes as the file would store them, with hard labels: what quantisation costs, it costs them too."""
     shard = distilled.parameterizations()[0]
     indices = torch.tensor(distilled.manifest.initialization.indices)
     codes = network_inputs(train.images[indices], shard.codec.to("cpu"), torch.device("cpu"))
     spec = shard.spec()
     unstored = Codes(shard.codec, codes, train.labels[indices], spec["storage"])
     return Codes.restore(shard.codec, unstored.payload(), spec)
+
+
+def _soft_label_values(distilled: DistilledSet) -> int:
+    soft = sum(shard.num_items for shard in distilled.manifest.shards if shard.has_soft_labels)
+    return soft * distilled.num_classes
 
 
 def _absent(reason: str) -> Candidate:

@@ -25,6 +25,7 @@ from attar.training.loop import TrainingItems
 
 FORMAT = 1
 FEW_SEEDS = 3
+RATE = "student_rate"
 
 
 def evaluate(
@@ -43,6 +44,9 @@ def evaluate(
 ) -> Scorecard:
     """Train networks on the set and on its baselines, and test all of them on the data's test part.
 
+    The distilled items are trained on with their soft labels where they have them, and at their learned rate where the
+    protocol says so; all other rows with hard labels, at the protocol's rate.
+
     Every network counts as it is after its last step: test images choose nothing. Each result is kept under
     $ATTAR_CACHE/scores by everything that it depends on, so that baselines are computed once and an interrupted
     evaluation goes on where it was.
@@ -50,7 +54,7 @@ def evaluate(
     Args:
         distilled: the set, or its file.
         data: Splits, or anything `load_images` takes; classes, their order and the image shape must be the set's.
-        protocol: "quick", "dc-bench", "latentdd", or the path of a protocol's JSON file.
+        protocol: "quick", "dc-bench", "latentdd", "mtt", or the path of a protocol's JSON file.
         networks: e.g. ("convnet", "resnet18"); None takes the protocol's.
         seeds: how many (0, 1, ...), or which; one network each, the same for all rows. None: as the protocol has it.
         baselines: True, False, or some of "random", "herding", "k-centre", "initial", "random-uint8".
@@ -62,7 +66,8 @@ def evaluate(
         name: what the card calls the set; None takes the file's name, or recipe and data.
 
     Raises:
-        InputError: a set and data that do not fit, an unknown protocol, network or baseline, no seeds.
+        InputError: a set and data that do not fit, an unknown protocol, network or baseline, no seeds, a learned rate
+            that is not positive.
 
     Source: the paired comparisons are ours; the papers show means of unpaired runs.
     """
@@ -80,7 +85,7 @@ def evaluate(
     job = Measurement(
         used, numbers, [_resolved(config, min(height, width)) for config in configs], where, cache, progress
     )
-    rows = job.run(_candidates(small, splits.train, kinds), small, splits.test)
+    rows = job.run(_candidates(small, splits.train, kinds, learned_rate(small, used)), small, splits.test)
     called = name or (set_name(distilled) if isinstance(distilled, str | Path) else small.name)
     notes = _notes(chosen, used, small, splits, numbers)
     return _card(called, small, splits, job, rows, notes)
@@ -130,6 +135,23 @@ def check_fit(distilled: DistilledSet, splits: Splits) -> None:
             )
 
 
+def learned_rate(distilled: DistilledSet, chosen: Protocol) -> float | None:
+    """The rate at which the set's items are trained on instead of the protocol's own; None for the protocol's own.
+
+    Raises:
+        InputError: a learned rate that is not positive.
+    """
+    rate = distilled.learned.get(RATE)
+    if rate is None or not chosen.use_learned_rate:
+        return None
+    if rate <= 0:
+        raise InputError(
+            f"the set's learned rate is {rate:.6g} and must be positive; take a protocol with a rate of its own, "
+            "e.g. dc-bench"
+        )
+    return rate
+
+
 def _seeds(wanted: int | Sequence[int]) -> tuple[int, ...]:
     numbers = tuple(range(wanted)) if isinstance(wanted, int) else tuple(wanted)
     if not numbers:
@@ -154,7 +176,9 @@ def _resolved(config: NetworkConfig, resolution: int) -> NetworkConfig:
     return config.model_copy(update={"depth": depth_for(resolution)})
 
 
-def _candidates(distilled: DistilledSet, train: ImageSet, kinds: Sequence[str]) -> list[Candidate]:
+def _candidates(
+    distilled: DistilledSet, train: ImageSet, kinds: Sequence[str], learning_rate: float | None
+) -> list[Candidate]:
     storage = distilled.storage
     main = Candidate(
         DISTILLED,
@@ -163,6 +187,7 @@ def _candidates(distilled: DistilledSet, train: ImageSet, kinds: Sequence[str]) 
         storage.file_bytes,
         lambda seed: distilled.fingerprint,
         lambda seed, device: distilled.training_items(device),
+        learning_rate=learning_rate,
     )
     others = [baseline(kind, distilled, train) for kind in kinds]
     return [_remembering(each) for each in [main, *others] if each is not None]
@@ -225,6 +250,7 @@ def _notes(
         notes.append(f"protocol {used.label} is not comparable with published numbers")
     if used != chosen:
         notes.append("training images are not mirrored (flip is left out)")
+    notes += _label_and_rate_notes(used, distilled)
     if len(seeds) == 1:
         notes.append("n = 1: no spread; no difference can be called real")
     elif len(seeds) < FEW_SEEDS:
@@ -236,6 +262,22 @@ def _notes(
         )
     for weights in distilled.storage.external:
         notes.append(f"needs public weights that were trained on other data: {weights.id}")
+    return notes
+
+
+def _label_and_rate_notes(used: Protocol, distilled: DistilledSet) -> list[str]:
+    notes = []
+    if distilled.manifest.labels_kind == "soft":
+        notes.append("distilled: trained with the set's soft labels; all other rows have hard labels")
+    own, learned, rate = used.training.learning_rate, distilled.learned.get(RATE), learned_rate(distilled, used)
+    if rate is not None:
+        notes.append(f"distilled: trained at the set's learned rate {rate:.6g}; all other rows at {own:.6g}")
+    elif used.use_learned_rate:
+        notes.append(f"distilled: the set has no learned rate, so all rows are trained at {own:.6g}")
+    elif learned is not None:
+        notes.append(
+            f"distilled: the set's learned rate {learned:.6g} is not used; protocol {used.label} trains at {own:.6g}"
+        )
     return notes
 
 

@@ -22,10 +22,10 @@ from attar.evaluation.scorecard import DISTILLED, Row
 from attar.evaluation.statistics import mean_and_std
 from attar.files import cache_directory, content_key, write_text
 from attar.networks.network import NetworkConfig
-from attar.progress import Progress
+from attar.progress import Progress, Within
 from attar.training.items import TrainingItems
 from attar.training.loop import train_networks
-from attar.training.settings import Plan
+from attar.training.settings import Plan, TrainingConfig
 from attar.training.testing import test_networks
 
 FORMAT = 1
@@ -63,6 +63,7 @@ class Measurement:
     def run(self, candidates: Sequence[Candidate], distilled: DistilledSet, test: ImageSet) -> list[Row]:
         """All rows, network by network."""
         present = [candidate for candidate in candidates if candidate.absent is None]
+        # A learned rate changes no number of steps.
         per_seed = [Plan.of(self.protocol.training, candidate.num_items).num_steps for candidate in present]
         self.progress.start("evaluating", sum(per_seed) * len(self.seeds) * len(self.networks))
         try:
@@ -85,7 +86,8 @@ class Measurement:
         steps = Plan.of(self.protocol.training, candidate.num_items).num_steps
         self.progress.advance(steps * cached)
         for group in self._groups(candidate, [seed for seed in self.seeds if seed not in scores]):
-            found = self._measure(candidate.items(group[0], self.device), network, group, distilled, test)
+            items = candidate.items(group[0], self.device)
+            found = self._measure(items, network, self._training(candidate), group, distilled, test)
             for seed, score in found.items():
                 scores[seed] = score
                 if self.cache:
@@ -101,6 +103,7 @@ class Measurement:
         self,
         items: TrainingItems,
         network: NetworkConfig,
+        training: TrainingConfig,
         seeds: list[int],
         distilled: DistilledSet,
         test: ImageSet,
@@ -110,17 +113,17 @@ class Measurement:
             network,
             items,
             distilled.num_classes,
-            self.protocol.training,
+            training,
             seeds,
             device=self.device,
-            progress=_Within(self.progress),
+            progress=Within(self.progress),
         )
         preprocess = distilled.preprocess.to(self.device)
 
         def inputs_of(images: Tensor) -> Tensor:
             return preprocess.encode(images.float() / 255)
 
-        results = test_networks(trained, inputs_of, test, precision=self.protocol.training.precision)
+        results = test_networks(trained, inputs_of, test, precision=training.precision)
         seconds = (time.perf_counter() - start) / len(seeds)
         return {
             seed: Score(confusion=tuple(tuple(row) for row in result.confusion.tolist()), seconds=seconds)
@@ -136,13 +139,20 @@ class Measurement:
             candidate.content(seed),
             distilled.preprocess.identity(),
             test.fingerprint,
-            self.protocol.training.model_dump(mode="json"),
+            self._training(candidate).model_dump(mode="json"),
             network.model_dump(mode="json"),
             seed,
             self.device.type,
             __version__,
             torch.__version__,
         )
+
+    def _training(self, candidate: Candidate) -> TrainingConfig:
+        """The protocol's training, at the candidate's own rate where it has one."""
+        training = self.protocol.training
+        if candidate.learning_rate is None:
+            return training
+        return training.model_copy(update={"learning_rate": candidate.learning_rate})
 
     def _path(self, key: str) -> Path:
         return cache_directory("scores") / f"{key}.json"
@@ -158,23 +168,6 @@ class Measurement:
         shape = [len(row) for row in score.confusion]
         fits = shape == [test.num_classes] * test.num_classes and sum(map(sum, score.confusion)) == len(test)
         return score if fits else None
-
-
-class _Within:
-    """Passes on steps and notes of a part of the work, whose beginning and end are not the whole's."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-
-    def start(self, description: str, total: int) -> None: ...
-
-    def advance(self, count: int = 1, **figures: float) -> None:
-        self._progress.advance(count, **figures)
-
-    def finish(self) -> None: ...
-
-    def note(self, text: str) -> None:
-        self._progress.note(text)
 
 
 def _with_scores(row: Row, scores: Sequence[Score], seeds: tuple[int, ...], cached: int) -> Row:

@@ -30,6 +30,8 @@ class Protocol(Config):
         deviations: every setting that differs from the sources.
         seeds: how many networks of each kind, where the user names no number.
         networks: which networks, where the user names none; depth None follows the resolution.
+        use_learned_rate: the distilled items are trained on at the set's own learned rate ("student_rate"), where it
+            has one; all other rows, and sets without one, at that of `training`.
         training: every setting of the training.
     """
 
@@ -41,6 +43,7 @@ class Protocol(Config):
     deviations: tuple[str, ...] = ()
     seeds: int = Field(ge=1)
     networks: tuple[NetworkConfig, ...] = Field(min_length=1)
+    use_learned_rate: bool = False
     training: TrainingConfig
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from pydantic import Field, model_validator
@@ -20,15 +20,24 @@ Norm: TypeAlias = Literal["instance", "batch", "layer", "group", "none"]
 Pooling: TypeAlias = Literal["average", "max", "none"]
 Activation: TypeAlias = Literal["relu", "leaky_relu", "sigmoid", "gelu"]
 
+#: Kind -> the norms it can have, its default first.
+NORMS: dict[str, tuple[Norm, ...]] = {
+    "convnet": ("instance", "batch", "layer", "group", "none"),
+    "resnet18": ("instance", "batch"),
+    "vgg11": ("instance", "batch"),
+    "alexnet": ("none", "batch"),
+}
+
 
 class NetworkConfig(Config):
     """An architecture without its input shape and number of classes.
 
     Args:
-        kind: "convnet" is the field's ConvNet, "resnet18" ResNet-18 with the stem for small images.
+        kind: "convnet" is the field's ConvNet; "resnet18", "vgg11" and "alexnet" are the forms for small images, in
+            which the field tests on unseen architectures.
         depth: blocks of the ConvNet; None takes `depth_for` of the smaller side of the input.
         width: channels of every ConvNet block.
-        norm: "instance" is the field's default: one group for each channel, affine.
+        norm: "instance" is the field's default: one group for each channel, affine; alexnet has "none" by default.
         pooling: after every ConvNet block, by a factor of 2; "none" leaves the size as it is.
         activation: of every ConvNet block.
 
@@ -36,12 +45,20 @@ class NetworkConfig(Config):
         InputError: a setting that the kind would ignore.
     """
 
-    kind: Literal["convnet", "resnet18"] = "convnet"
+    kind: Literal["convnet", "resnet18", "vgg11", "alexnet"] = "convnet"
     depth: int | None = Field(default=None, ge=1, le=10)
     width: int = Field(default=128, ge=1, le=4096)
     norm: Norm = "instance"
     pooling: Pooling = "average"
     activation: Activation = "relu"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _norm_of_kind(cls, settings: Any) -> Any:
+        kind = settings.get("kind") if isinstance(settings, dict) else None
+        if isinstance(kind, str) and kind in NORMS and "norm" not in settings:
+            return {**settings, "norm": NORMS[kind][0]}
+        return settings
 
     @model_validator(mode="after")
     def _refuse_settings_without_effect(self) -> NetworkConfig:
@@ -53,9 +70,11 @@ class NetworkConfig(Config):
             if getattr(self, name) != type(self).model_fields[name].default
         ]
         if ignored:
-            raise InputError(f"resnet18 has no {' or '.join(ignored)} to choose; leave it out, or take kind 'convnet'")
-        if self.norm not in ("instance", "batch"):
-            raise InputError(f"resnet18 has no norm {self.norm!r}; take 'instance' or 'batch'")
+            raise InputError(
+                f"{self.kind} has no {' or '.join(ignored)} to choose; leave it out, or take kind 'convnet'"
+            )
+        if self.norm not in NORMS[self.kind]:
+            raise InputError(f"{self.kind} has no norm {self.norm!r}; take {' or '.join(map(repr, NORMS[self.kind]))}")
         return self
 
     @property
@@ -63,8 +82,8 @@ class NetworkConfig(Config):
         """The short text that `network_from_text` reads, e.g. "convnet", "convnet:d3-batch"."""
         sizes = f"d{self.depth}" if self.depth is not None else ""
         sizes += f"w{self.width}" if self.width != 128 else ""
-        words = [word for word, (key, value) in _WORDS.items() if getattr(self, key) == value]
-        chosen = [word for word in words if _WORDS[word][1] != type(self).model_fields[_WORDS[word][0]].default]
+        usual = {key: field.default for key, field in type(self).model_fields.items()} | {"norm": NORMS[self.kind][0]}
+        chosen = [word for word, (key, value) in _WORDS.items() if getattr(self, key) == value != usual[key]]
         options = "-".join([sizes] * bool(sizes) + chosen)
         return f"{self.kind}:{options}" if options else self.kind
 
@@ -133,8 +152,8 @@ def network_from_text(text: str) -> NetworkConfig:
         'batch'
     """
     kind, *options = (part for part in re.split("[:-]", text) if part) if text else ("",)
-    if kind not in ("convnet", "resnet18"):
-        raise unknown("network", kind, ["convnet", "resnet18"])
+    if kind not in NORMS:
+        raise unknown("network", kind, NORMS)
     settings: dict[str, str | int] = {}
     for option in options:
         found = _settings_of(option)
@@ -196,13 +215,21 @@ def build_network(
         >>> num_parameters(build_network(NetworkConfig(), (3, 32, 32), 10))
         320010
     """
+    from attar.networks.alexnet import AlexNet
     from attar.networks.convnet import ConvNet
     from attar.networks.resnet import ResNet18
+    from attar.networks.vgg import Vgg11
 
+    families: dict[str, type[ConvNet | ResNet18 | Vgg11 | AlexNet]] = {
+        "convnet": ConvNet,
+        "resnet18": ResNet18,
+        "vgg11": Vgg11,
+        "alexnet": AlexNet,
+    }
     if num_classes < 2 or min(input_shape) < 1:
         raise InputError(f"a network for {num_classes} classes of {input_shape} inputs; at least 2 classes are needed")
     with torch.device("meta"):  # no value is computed twice, and the global generator is left alone
-        network: Network = (ConvNet if config.kind == "convnet" else ResNet18)(config, input_shape, num_classes)
+        network: Network = families[config.kind](config, input_shape, num_classes)
     network.to_empty(device="cpu")
     initialise_parameters(network, generator or derived_generator(0, "network"))
     return network

@@ -9,9 +9,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from attar.config import Config
-from attar.data.augmentation import Augmentation, DsaConfig
+from attar.data.augmentation import DsaConfig
 from attar.networks.network import Network, NetworkConfig, build_network, initialise_parameters
-from attar.objectives.objective import Objective, RealItems, Synthetic
+from attar.objectives.objective import Context, Objective, RealItems, Synthetic
 from attar.randomness import generator as make_generator
 from attar.shapes import Float, Int64
 from attar.training.acceleration import (
@@ -87,11 +87,8 @@ class Features(Objective):
 
     Args:
         config: settings.
-        item_shape: (c, h, w) in matching space.
-        num_classes: K.
-        device: where everything lives.
-        num_steps: how many steps will be taken; decides whether compiling repays its cost.
-        augmentation: applied alike to real and synthetic items, or None.
+        context: what it is built for; the number of steps decides whether compiling repays its cost, the augmentation
+            is applied alike to real and synthetic items.
 
     Source: LatentDD Algorithm 2; Zhao & Bilen 2023, Algorithm 1.
     Deviation: one draw of the siamese augmentation serves all classes of a step; the official code draws one per
@@ -101,26 +98,20 @@ class Features(Objective):
 
     kind = "features"
 
-    def __init__(
-        self,
-        config: FeaturesConfig,
-        item_shape: tuple[int, int, int],
-        num_classes: int,
-        device: torch.device | str,
-        num_steps: int,
-        augmentation: Augmentation | None = None,
-    ) -> None:
+    def __init__(self, config: FeaturesConfig, context: Context) -> None:
         super().__init__()
         self.config = config
-        self.num_classes = num_classes
-        self.network = build_network(config.network, item_shape, num_classes).to(device).requires_grad_(False)
-        self.augment = augmentation
-        num_passes = config.real_batch_size * num_classes * num_steps
+        self.num_classes = context.num_classes
+        self.network = build_network(config.network, context.item_shape, context.num_classes)
+        self.network.to(context.device).requires_grad_(False)
+        self.augment = context.augmentation
+        self.chunk_items = config.chunk_items
+        num_passes = config.real_batch_size * context.num_classes * context.num_steps
         self.acceleration = resolve_acceleration(
             config.precision,
-            device,
-            flops=float(forward_flops(self.network, item_shape) * num_passes),
-            norm_values=float(forward_norm_values(self.network, item_shape) * num_passes),
+            context.device,
+            flops=float(forward_flops(self.network, context.item_shape) * num_passes),
+            norm_values=float(forward_norm_values(self.network, context.item_shape) * num_passes),
         )
         self._fast_features = forward_function(_FeaturesOf(self.network), self.acceleration)
 
@@ -135,12 +126,18 @@ class Features(Objective):
         target = self._real_means(real, indices, labels.to(real.device), parameters)
         return {"loss": self._accumulate_synthetic(synthetic, target, parameters)}
 
+    def halve_memory(self) -> bool:
+        if self.chunk_items == 1:
+            return False
+        self.chunk_items //= 2
+        return True
+
     @torch.no_grad()
     def _real_means(
         self, real: RealItems, indices: Tensor, labels: Tensor, parameters: Any
     ) -> Float[Tensor, "classes features"]:
         chunks = []
-        for chunk in indices.split(self.config.chunk_items):
+        for chunk in indices.split(self.chunk_items):
             items = real.gather(chunk)
             if self.augment is not None:
                 items = self.augment.apply(items, parameters)
@@ -152,7 +149,7 @@ class Features(Objective):
         labels = synthetic.labels
         per_class = max(1, len(labels) // self.num_classes)
         loss = torch.zeros((), device=target.device)
-        step = max(1, self.config.chunk_items // per_class)
+        step = max(1, self.chunk_items // per_class)
         for first in range(0, self.num_classes, step):
             last = min(first + step, self.num_classes)
             items = ((labels >= first) & (labels < last)).nonzero().squeeze(1)

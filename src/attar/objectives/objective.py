@@ -3,23 +3,51 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from attar.codecs.codec import Codec
+from attar.data.augmentation import Augmentation
 from attar.data.image_set import ImageSet
 from attar.shapes import Float, Int64
 
 
 @runtime_checkable
 class Synthetic(Protocol):
-    """What an objective may know of a Parameterization: call it with item indices, read its labels."""
+    """What an objective may know of a Parameterization: call it with item indices, read its labels.
+
+    Attributes:
+        labels: int64 [M], class-major.
+        soft_labels: float32 [M, K], logits of learned soft labels (their softmax is the label), or None.
+    """
 
     labels: Tensor
+    soft_labels: Tensor | None
 
     def __call__(self, items: Tensor, generator: torch.Generator | None = None) -> Tensor: ...
+
+
+@runtime_checkable
+class Experts(Protocol):
+    """Trajectories of networks trained on the real items, as an objective reads them.
+
+    Attributes:
+        num_experts: how many there are now; may grow while a run goes on.
+        num_epochs: E; parameters are known after 0..E epochs.
+    """
+
+    @property
+    def num_experts(self) -> int: ...
+
+    @property
+    def num_epochs(self) -> int: ...
+
+    def parameters(self, expert: int, epoch: int) -> Tensor:
+        """float32 [P], on the CPU: the network's parameters, each flattened, in the order of `named_parameters()`."""
 
 
 class RealItems:
@@ -61,6 +89,11 @@ class RealItems:
         c, h, w = self._stored.shape[1:] if self._codec is None else self._codec.code_shape
         return c, h, w
 
+    @property
+    def num_bytes(self) -> int:
+        """Of the items as they are held, labels apart."""
+        return self._stored.numel() * self._stored.element_size()
+
     def gather(self, indices: Int64[Tensor, " batch"]) -> Float[Tensor, "batch c h w"]:
         """The items at `indices`, float32, on the device."""
         stored = self._stored[indices.to(self._stored.device)]
@@ -81,18 +114,43 @@ class RealItems:
         return indices[real], labels[real]
 
 
+@dataclass(frozen=True)
+class Context:
+    """What an objective is built for.
+
+    Args:
+        item_shape: (c, h, w) in matching space.
+        num_classes: K.
+        device: where everything lives.
+        num_steps: how many steps will be taken.
+        augmentation: for network inputs or codes, or None.
+        experts: where the objective's `needs_experts` says so, else None.
+    """
+
+    item_shape: tuple[int, int, int]
+    num_classes: int
+    device: torch.device | str = "cpu"
+    num_steps: int = 1
+    augmentation: Augmentation | None = None
+    experts: Experts | None = None
+
+
 class Objective(nn.Module, ABC):
-    """Adds d(loss)/d(parameter) to the `.grad` of the synthetic items.
+    """Adds d(loss)/d(parameter) to the `.grad` of the synthetic items, of their soft labels and of its own parameters.
 
     It accumulates instead of returning a loss because the good implementations are not one graph: exact adjoints,
     chunked decode-and-inject, independent items.
 
     Attributes:
         kind: its name in the registry and in manifests.
+        needs_experts: whether it reads trajectories of networks trained on the real items.
+        learned_names: what `learned` will give.
     """
 
     kind: ClassVar[str]
+    learned_names: ClassVar[tuple[str, ...]] = ()
     space: ClassVar[Literal["code", "pixel"]] = "code"
+    needs_experts: ClassVar[bool] = False
 
     @abstractmethod
     def accumulate(self, synthetic: Synthetic, real: RealItems, generator: torch.Generator) -> dict[str, float]:
@@ -106,3 +164,22 @@ class Objective(nn.Module, ABC):
         Returns:
             Figures to log, "loss" among them.
         """
+
+    def parameter_groups(self) -> Sequence[dict[str, Any]]:
+        """Its own trainable parameters as groups for torch.optim.SGD, each with "params", "lr" and "momentum"."""
+        return ()
+
+    def resume_state(self) -> Mapping[str, Tensor]:
+        """What one step leaves for the next apart from `parameter_groups`; saved in checkpoints."""
+        return {}
+
+    def resume(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `resume_state` gave."""
+
+    def learned(self) -> Mapping[str, float]:
+        """Learned numbers that whoever trains on the items should know, by name; kept in the manifest."""
+        return {}
+
+    def halve_memory(self) -> bool:
+        """Work in chunks of half the size from now on; False where they cannot become smaller."""
+        return False

@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-import torch
 from pydantic import Field
 
-from attar.data.augmentation import Augmentation
 from attar.objectives.features import Features, FeaturesConfig
+from attar.objectives.gradients import Gradients, GradientsConfig
 from attar.objectives.none import NoObjectiveConfig
-from attar.objectives.objective import Objective
+from attar.objectives.objective import Context, Objective
+from attar.objectives.trajectories import Trajectories, TrajectoriesConfig
 
-ObjectiveConfig = Annotated[NoObjectiveConfig | FeaturesConfig, Field(discriminator="kind")]
+MatchingConfig = FeaturesConfig | GradientsConfig | TrajectoriesConfig
 
-OBJECTIVES: dict[str, type[Features]] = {"features": Features}
+ObjectiveConfig = Annotated[NoObjectiveConfig | MatchingConfig, Field(discriminator="kind")]
+
+OBJECTIVES: dict[str, Any] = {
+    "features": Features,
+    "gradients": Gradients,
+    "trajectories": Trajectories,
+}
 
 
-def build_objective(
-    config: NoObjectiveConfig | FeaturesConfig,
-    item_shape: tuple[int, int, int],
-    num_classes: int,
-    device: torch.device | str,
-    num_steps: int,
-    augmentation: Augmentation | None = None,
-) -> Objective:
-    """The objective of a config; see the class of its kind for the arguments. "none" has none to build."""
+def has_experts(config: NoObjectiveConfig | MatchingConfig) -> bool:
+    """Whether the objective reads trajectories of experts."""
+    return not isinstance(config, NoObjectiveConfig) and OBJECTIVES[config.kind].needs_experts
+
+
+def learned_names(config: NoObjectiveConfig | MatchingConfig) -> tuple[str, ...]:
+    """The numbers that `Objective.learned` will give."""
+    return () if isinstance(config, NoObjectiveConfig) else OBJECTIVES[config.kind].learned_names
+
+
+def build_objective(config: NoObjectiveConfig | MatchingConfig, context: Context) -> Objective:
+    """The objective of a config; see the class of its kind. "none" has none to build."""
     if isinstance(config, NoObjectiveConfig):
         raise ValueError("a recipe without an objective has nothing to build")
-    return OBJECTIVES[config.kind](config, item_shape, num_classes, device, num_steps, augmentation)
+    objective: Objective = OBJECTIVES[config.kind](config, context)
+    return objective

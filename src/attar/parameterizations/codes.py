@@ -13,6 +13,7 @@ from attar.parameterizations.parameterization import Parameterization
 from attar.shapes import Float, Int64
 
 Storage = Literal["float32", "float16", "int8"]
+LabelStorage = Literal["float16", "float32"]
 
 
 class CodesConfig(Config):
@@ -20,6 +21,12 @@ class CodesConfig(Config):
 
     kind: Literal["codes"] = "codes"
     storage: Storage = "int8"
+
+
+class CodesSpec(CodesConfig):
+    """What a file says of its codes; `label_storage` is there with soft labels only."""
+
+    label_storage: LabelStorage | None = None
 
 
 class Codes(Parameterization):
@@ -30,8 +37,10 @@ class Codes(Parameterization):
         codes: float32 [M, c, h, w], the starting point.
         labels: int64 [M], class-major.
         storage: how `payload` stores the codes.
+        soft_labels: float [M, K], the logits that soft labels start from; None for hard labels.
+        label_storage: how `payload` stores the logits.
 
-    Source: LatentDD section 3.2, L_S = {(l_i, y_i)}.
+    Source: LatentDD section 3.2, L_S = {(l_i, y_i)}; Guo et al. 2024 (DATM) for logits that are trained with the items.
     """
 
     kind = "codes"
@@ -42,12 +51,17 @@ class Codes(Parameterization):
         codes: Float[Tensor, "items c h w"],
         labels: Int64[Tensor, " items"],
         storage: Storage = "float32",
+        soft_labels: Float[Tensor, "items classes"] | None = None,
+        label_storage: LabelStorage = "float16",
     ) -> None:
         super().__init__()
         self.codec = codec
         self.codes = nn.Parameter(codes.detach().clone().float())
         self.register_buffer("labels", labels.clone())
         self.storage = storage
+        if soft_labels is not None:
+            self.soft_labels = nn.Parameter(soft_labels.detach().clone().float())
+        self.label_storage = label_storage
 
     def forward(
         self, items: Int64[Tensor, " batch"], generator: torch.Generator | None = None
@@ -63,15 +77,20 @@ class Codes(Parameterization):
     def payload(self) -> dict[str, Tensor]:
         tensors = store_codes(self.codes.detach().cpu(), self.storage)
         tensors["labels"] = self.labels.cpu().to(torch.int32)
+        if self.soft_labels is not None:
+            logits = self.soft_labels.detach().cpu()
+            tensors["soft_labels"] = to_float16(logits) if self.label_storage == "float16" else logits.float()
         return tensors
 
     def spec(self) -> dict[str, Any]:
-        return {"kind": self.kind, "storage": self.storage}
+        spec = {"kind": self.kind, "storage": self.storage}
+        return spec if self.soft_labels is None else spec | {"label_storage": self.label_storage}
 
     @classmethod
     def restore(cls, codec: Codec, payload: dict[str, Tensor], spec: dict[str, Any]) -> Codes:
         """Rebuild from what `payload` and `spec` gave; quantised codes come back as the values they stand for."""
-        return cls(codec, read_codes(payload), payload["labels"].long(), spec["storage"])
+        soft_labels, label_storage = payload.get("soft_labels"), spec.get("label_storage", "float16")
+        return cls(codec, read_codes(payload), payload["labels"].long(), spec["storage"], soft_labels, label_storage)
 
 
 def store_codes(codes: Float[Tensor, "items c h w"], storage: Storage) -> dict[str, Tensor]:
@@ -84,10 +103,15 @@ def store_codes(codes: Float[Tensor, "items c h w"], storage: Storage) -> dict[s
     if storage == "float32":
         return {"codes": codes.float()}
     if storage == "float16":
-        largest = torch.finfo(torch.float16).max
-        return {"codes": codes.clamp(-largest, largest).half()}
+        return {"codes": to_float16(codes)}
     scale = codes.abs().amax(dim=(0, 2, 3)).clamp_min(1e-12) / 127
     return {"codes": (codes / scale[:, None, None]).round().clamp(-127, 127).to(torch.int8), "scale": scale}
+
+
+def to_float16(values: Tensor) -> Tensor:
+    """float16, with values beyond its range cut to the largest instead of made infinite."""
+    largest = torch.finfo(torch.float16).max
+    return values.clamp(-largest, largest).half()
 
 
 def read_codes(payload: dict[str, Tensor]) -> Float[Tensor, "items c h w"]:

@@ -19,6 +19,8 @@ class Parameterization(nn.Module, ABC):
         kind: its name in the registry and in manifests.
         codec: how codes become images; never trained.
         labels: int64 [M], class-major (all items of class 0 first).
+        soft_labels: float32 [M, K], logits whose softmax is each item's label, trained with the items; None where
+            labels are hard.
         stochastic: True where `forward` and `images` sample, so that every epoch sees other images.
     """
 
@@ -26,6 +28,11 @@ class Parameterization(nn.Module, ABC):
     stochastic: ClassVar[bool] = False
     codec: Codec
     labels: Int64[Tensor, " items"]
+    soft_labels: Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_parameter("soft_labels", None)
 
     def __len__(self) -> int:
         return len(self.labels)

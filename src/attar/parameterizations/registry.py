@@ -13,7 +13,7 @@ from attar.config import Config, parse_config
 from attar.container import DTYPE_NAMES
 from attar.errors import InputError, unknown
 from attar.files import canonical_json
-from attar.parameterizations.codes import Codes, CodesConfig
+from attar.parameterizations.codes import Codes, CodesSpec
 from attar.parameterizations.parameterization import Parameterization
 
 LARGEST_SCALE = 1e30
@@ -26,31 +26,37 @@ class Kind:
 
     Args:
         config: what its spec must be.
-        table: (config, number of items, code shape) to the payload's dtypes and shapes.
+        table: (config, number of items, code shape, number of classes) to the payload's dtypes and shapes.
         restore: (codec, payload, spec) to the parameterization.
     """
 
     config: type[Config]
-    table: Callable[[Any, int, tuple[int, int, int]], Table]
+    table: Callable[[Any, int, tuple[int, int, int], int], Table]
     restore: Callable[[Codec, dict[str, Tensor], dict[str, Any]], Parameterization]
 
 
-def codes_table(config: CodesConfig, num_items: int, code_shape: tuple[int, int, int]) -> Table:
-    """What `store_codes` gives, and int32 labels."""
-    dtype = {"float32": "F32", "float16": "F16", "int8": "I8"}[config.storage]
-    table: Table = {"codes": (dtype, (num_items, *code_shape)), "labels": ("I32", (num_items,))}
-    return table | ({"scale": ("F32", (code_shape[0],))} if config.storage == "int8" else {})
+DTYPE_OF = {"float32": "F32", "float16": "F16", "int8": "I8"}
+
+
+def codes_table(config: CodesSpec, num_items: int, code_shape: tuple[int, int, int], num_classes: int) -> Table:
+    """What `store_codes` gives, int32 labels, and the logits of soft labels where there are any."""
+    table: Table = {"codes": (DTYPE_OF[config.storage], (num_items, *code_shape)), "labels": ("I32", (num_items,))}
+    if config.storage == "int8":
+        table["scale"] = ("F32", (code_shape[0],))
+    if config.label_storage is not None:
+        table["soft_labels"] = (DTYPE_OF[config.label_storage], (num_items, num_classes))
+    return table
 
 
 REGISTRY = {
-    "codes": Kind(CodesConfig, codes_table, Codes.restore),
+    "codes": Kind(CodesSpec, codes_table, Codes.restore),
 }
 
 
-def payload_table(spec: dict[str, Any], num_items: int, code_shape: tuple[int, int, int]) -> Table:
+def payload_table(spec: dict[str, Any], num_items: int, code_shape: tuple[int, int, int], num_classes: int) -> Table:
     """Names, dtypes and shapes of the payload of `num_items` items. Raises InputError for a spec that is none."""
     kind, config = _parse(spec)
-    return kind.table(config, num_items, code_shape)
+    return kind.table(config, num_items, code_shape, num_classes)
 
 
 def check_payload(
@@ -62,12 +68,13 @@ def check_payload(
         payload: names to tensors.
         spec: the parameterization's own.
         code_shape: of its codec.
-        num_classes: labels must lie below it; None leaves them unchecked above.
+        num_classes: labels must lie below it, and soft labels have so many columns; None leaves both unchecked.
     """
     if "labels" not in payload or payload["labels"].ndim != 1 or not len(payload["labels"]):
         raise InputError("the payload has no labels, one for each item")
     labels = payload["labels"]
-    expected = payload_table(spec, len(labels), code_shape)
+    columns = num_classes if num_classes is not None else _columns(payload)
+    expected = payload_table(spec, len(labels), code_shape, columns)
     found = {name: (DTYPE_NAMES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for name, t in payload.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
@@ -90,6 +97,11 @@ def restore_parameterization(codec: Codec, payload: dict[str, Tensor], spec: dic
     """
     check_payload(payload, spec, codec.code_shape)
     return _parse(spec)[0].restore(codec, payload, spec)
+
+
+def _columns(payload: dict[str, Tensor]) -> int:
+    soft = payload.get("soft_labels")
+    return 0 if soft is None else soft.shape[-1] if soft.ndim else 0
 
 
 def _parse(spec: dict[str, Any]) -> tuple[Kind, Config]:

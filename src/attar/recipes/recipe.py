@@ -10,10 +10,10 @@ from pydantic import Field, model_validator
 from attar.codecs.registry import CodecConfig
 from attar.config import Config
 from attar.initialization import Initialization
-from attar.labels import HardLabels
+from attar.labels import HardLabels, SoftLabels
 from attar.networks.network import NetworkConfig
 from attar.objectives.none import NoObjectiveConfig
-from attar.objectives.registry import ObjectiveConfig
+from attar.objectives.registry import ObjectiveConfig, has_experts
 from attar.parameterizations.codes import CodesConfig
 
 
@@ -25,6 +25,8 @@ class OptimizerConfig(Config):
         learning_rate_unit: "per-item" multiplies by the items per class (LatentDD Eq. 10), "absolute" does not.
         momentum: in [0, 1).
         schedule: "constant", or "cosine": the rate falls to zero along half a cosine over the recipe's steps.
+        average: decay per step of the exponential average of the items that becomes the result (FTD); 0 takes the
+            items as they are after the last step.
     """
 
     kind: Literal["sgd"] = "sgd"
@@ -32,6 +34,7 @@ class OptimizerConfig(Config):
     learning_rate_unit: Literal["absolute", "per-item"] = "absolute"
     momentum: float = Field(default=0.5, ge=0, lt=1)
     schedule: Literal["constant", "cosine"] = "constant"
+    average: float = Field(default=0.0, ge=0, lt=1)
 
     def rate(self, items_per_class: int, progress: float = 0.0) -> float:
         """The learning rate for so many items of each class, when `progress` of the steps (0 to 1) are done."""
@@ -81,7 +84,7 @@ class Recipe(Config):
     initialization: Initialization = "random"
     parameterization: CodesConfig = CodesConfig()
     objective: ObjectiveConfig = NoObjectiveConfig()
-    labels: HardLabels = HardLabels()
+    labels: HardLabels | SoftLabels = Field(default=HardLabels(), discriminator="kind")
     optimizer: OptimizerConfig | None = None
     steps: int = Field(default=0, ge=0)
     evaluation_network: NetworkConfig = NetworkConfig()
@@ -93,11 +96,15 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _composition(self) -> Recipe:
         if isinstance(self.objective, NoObjectiveConfig):
+            if isinstance(self.labels, SoftLabels):
+                raise ValueError("without an objective labels are not learned; set labels.kind to hard")
             if self.steps or self.optimizer:
                 raise ValueError("without an objective nothing is trained; set steps to 0 and optimizer to null")
             return self
         if self.steps == 0 or self.optimizer is None:
             raise ValueError(f"objective {self.objective.kind!r} needs an optimizer and steps of at least 1")
+        if isinstance(self.labels, SoftLabels) and self.labels.initial == "expert" and not has_experts(self.objective):
+            raise ValueError("labels.initial=expert needs an objective with experts; set it to class")
         if self.objective.augmentation is not None and self.codec.kind not in ("pixels", "pca", "dct"):
             raise ValueError(
                 f"the codes of {self.codec.kind!r} do not follow augmentation (DSA); "

@@ -1,22 +1,45 @@
-"""Recipes by name: one line each."""
+"""Recipes by name: one line each, or one for the table of a method."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from attar.errors import unknown
-from attar.recipes import coresets, dm, latentdd
+from attar.recipes import coresets, dc, dm, idc, latentdd, mtt
 from attar.recipes.recipe import Recipe
+
+
+def _table(build: Callable[[str], Recipe], names: Iterable[str]) -> dict[str, Callable[[], Recipe]]:
+    """A function for each name of a method's table, with the method's docstring."""
+
+    def named(name: str) -> Callable[[], Recipe]:
+        def recipe() -> Recipe:
+            return build(name)
+
+        recipe.__doc__ = build.__doc__
+        return recipe
+
+    return {name: named(name) for name in names}
+
 
 REGISTRY: dict[str, Callable[[], Recipe]] = {
     "latent-dm": latentdd.latent_dm,
-    "latent-dm-256-f4-ipc1": latentdd.latent_dm_256_f4_ipc1,
-    "latent-dm-256-f8-ipc1": latentdd.latent_dm_256_f8_ipc1,
-    "latent-dm-256-f4-ipc10": latentdd.latent_dm_256_f4_ipc10,
-    "latent-dm-512-f4-ipc1": latentdd.latent_dm_512_f4_ipc1,
-    "latent-dm-512-f8-ipc1": latentdd.latent_dm_512_f8_ipc1,
+    "latent-dc": latentdd.latent_dc,
+    "latent-mtt": latentdd.latent_mtt,
+    **_table(latentdd.latent_dm_published, latentdd.LATENT_DM),
+    **_table(latentdd.latent_dc_published, latentdd.LATENT_DC),
+    **_table(latentdd.latent_mtt_published, latentdd.LATENT_MTT),
     "dm": dm.dm,
     "dm-ipc100": dm.dm_ipc100,
+    **_table(dc.dc, dc.DC),
+    **_table(dc.dsa, dc.DSA),
+    "idc-matching": idc.idc_matching,
+    "idc-matching-imagenet10": idc.idc_matching_imagenet10,
+    **_table(mtt.mtt, mtt.MTT),
+    **_table(mtt.mtt_imagenet, mtt.MTT_IMAGENET),
+    **_table(mtt.tesla, mtt.TESLA),
+    **_table(mtt.ftd, mtt.FTD),
+    **_table(mtt.datm, mtt.DATM),
     "random": coresets.random,
     "herding": coresets.herding,
     "k-centre": coresets.k_centre,

@@ -6,23 +6,31 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
+from attar.data.augmentation import Augmentation
 from attar.errors import InputError, NonFiniteLossError
 from attar.networks.network import Network, NetworkConfig, build_network, initialise_parameters
 from attar.progress import Progress, Silent
 from attar.randomness import generator
-from attar.training.acceleration import forward_flops, forward_function, resolve_acceleration
+from attar.training.acceleration import Acceleration, forward_flops, forward_function, resolve_acceleration
 from attar.training.items import Batch, FixedItems, TrainingItems, check_items, item_losses, training_batches
 from attar.training.settings import Plan, TrainingConfig, learning_rate_at, make_optimizer, num_decays
+from attar.training.sharpness import flatten_gradients
+from attar.training.snapshots import Snapshot
 from attar.training.stacked import StackedNetworks, is_stackable
 
 __all__ = ["FixedItems", "Mode", "TrainingConfig", "TrainingItems", "train_networks"]
 
 Mode: TypeAlias = Literal["auto", "stacked", "looped"]
+
+Watch: TypeAlias = Callable[[Snapshot], None]
+"""Called before the first epoch and after every one: with a snapshot of each looped network, or of all stacked ones."""
 
 _CHECK_STEPS = {"cpu": 1}
 """Steps between looks at the loss, by device: elsewhere 50, because each look waits for the device."""
@@ -37,6 +45,9 @@ def train_networks(
     *,
     device: torch.device | str = "cpu",
     mode: Mode = "auto",
+    augmentation: Augmentation | None = None,
+    watch: Watch | None = None,
+    start: Snapshot | None = None,
     progress: Progress | None = None,
 ) -> list[Network]:
     """Networks trained from scratch, one for each seed, in evaluation mode on `device`.
@@ -54,10 +65,14 @@ def train_networks(
         mode: "looped" trains one after another, "stacked" all together (not with batch norm, whose running statistics
             cannot be stacked). "auto" is looped on CPUs, where stacking three ConvNets took 1.4 to 1.6 times as long;
             on CUDA both are tried for a few steps, the faster is taken and noted.
+        augmentation: in place of that of `training`, e.g. of codes; drawn for every item where it can be.
+        watch: sees the networks between epochs; what it raises ends the training.
+        start: of the same seeds, from `watch`; training goes on there, and on CPUs ends in the same bits as unbroken.
         progress: told every step's loss.
 
     Raises:
         InputError: no items or seeds, labels outside 0..K-1, or stacking networks with batch norm.
+        ValueError: a start of other seeds, or where a snapshot is not all of the state: batch norm, AdamW.
         NonFiniteLossError: a loss became infinite or not a number; the step is named.
 
     Example:
@@ -68,16 +83,14 @@ def train_networks(
     if not len(seeds):
         raise InputError("no seeds were given; give one for each network to train")
     device, progress = torch.device(device), progress or Silent()
-    inputs, labels = items.epoch(0, generator(seeds[0], "items", 0))
-    check_items(inputs, labels, items.num_items, num_classes)
-    channels, height, width = inputs.shape[1:]
-    network = build_network(network_config, (channels, height, width), num_classes)
-    network.to(device, torch.float64 if inputs.dtype == torch.float64 else torch.float32)
-    trainer = _Trainer(network, items, training, device, progress)
-    if mode == "stacked" and not is_stackable(network):
+    hooks = _Hooks(augmentation, watch, start)
+    trainer = _trainer(network_config, items, num_classes, training, seeds, device, progress, hooks)
+    if start is not None:
+        _check_start(start, trainer.network, training, seeds)
+    if mode == "stacked" and not is_stackable(trainer.network):
         raise InputError("networks with batch norm cannot be stacked; take mode 'looped' or norm 'instance'")
     if mode == "auto":
-        mode = trainer.faster_mode(seeds) if device.type == "cuda" and is_stackable(network) else "looped"
+        mode = trainer.faster_mode(seeds) if device.type == "cuda" and is_stackable(trainer.network) else "looped"
     progress.start(f"training {len(seeds)} network{'s' * (len(seeds) > 1)}", trainer.plan.num_steps * len(seeds))
     try:
         return trainer.stacked(seeds) if mode == "stacked" else [trainer.alone(seed) for seed in seeds]
@@ -85,18 +98,86 @@ def train_networks(
         progress.finish()
 
 
+def faster_mode(
+    network_config: NetworkConfig,
+    items: TrainingItems,
+    num_classes: int,
+    training: TrainingConfig,
+    seeds: Sequence[int],
+    *,
+    device: torch.device | str,
+    augmentation: Augmentation | None = None,
+    progress: Progress | None = None,
+) -> Literal["stacked", "looped"]:
+    """What `train_networks` with these arguments would take for "auto": by trial on any device."""
+    hooks = _Hooks(augmentation)
+    progress = progress or Silent()
+    trainer = _trainer(network_config, items, num_classes, training, seeds, torch.device(device), progress, hooks)
+    return trainer.faster_mode(seeds) if is_stackable(trainer.network) else "looped"
+
+
+def training_acceleration(
+    network: Network, num_items: int, training: TrainingConfig, device: torch.device | str
+) -> Acceleration:
+    """How a network's training is computed on a device; see `resolve_acceleration`."""
+    plan = Plan.of(training, num_items)
+    passes = 2.0 if training.flat_radius else 1.0
+    items_per_step = min(training.batch_size, num_items)
+    flops = 3.0 * passes * forward_flops(network, network.input_shape) * items_per_step * plan.num_steps
+    precision = "float32" if next(network.parameters()).dtype == torch.float64 else training.precision
+    return resolve_acceleration(precision, device, flops)
+
+
+def _trainer(
+    network_config: NetworkConfig,
+    items: TrainingItems,
+    num_classes: int,
+    training: TrainingConfig,
+    seeds: Sequence[int],
+    device: torch.device,
+    progress: Progress,
+    hooks: _Hooks,
+) -> _Trainer:
+    inputs, labels = items.epoch(0, generator(seeds[0], "items", 0))
+    check_items(inputs, labels, items.num_items, num_classes)
+    channels, height, width = inputs.shape[1:]
+    network = build_network(network_config, (channels, height, width), num_classes)
+    network.to(device, torch.float64 if inputs.dtype == torch.float64 else torch.float32)
+    return _Trainer(network, items, training, device, progress, hooks)
+
+
+def _check_start(start: Snapshot, network: Network, training: TrainingConfig, seeds: Sequence[int]) -> None:
+    if start.seeds != tuple(seeds):
+        raise ValueError(f"a snapshot of seeds {start.seeds} cannot start seeds {tuple(seeds)}")
+    if not is_stackable(network) or training.optimizer != "sgd":
+        raise ValueError("a snapshot lacks running statistics and AdamW's averages; start anew")
+
+
+@dataclass(frozen=True)
+class _Hooks:
+    """What a caller adds to the loop; see `train_networks`."""
+
+    augmentation: Augmentation | None = None
+    watch: Watch | None = None
+    start: Snapshot | None = None
+
+
 class _Trainer:
     """One module that is initialised anew for every seed, so that compiled code is reused."""
 
     def __init__(
-        self, network: Network, items: TrainingItems, training: TrainingConfig, device: torch.device, progress: Progress
+        self,
+        network: Network,
+        items: TrainingItems,
+        training: TrainingConfig,
+        device: torch.device,
+        progress: Progress,
+        hooks: _Hooks = _Hooks(),
     ) -> None:
         self.network, self.items, self.training, self.device, self.progress = network, items, training, device, progress
+        self.hooks = hooks
         self.plan = Plan.of(training, items.num_items)
-        inputs_per_step = min(training.batch_size, items.num_items)
-        flops = 3.0 * forward_flops(network, network.input_shape) * inputs_per_step * self.plan.num_steps
-        precision = "float32" if next(network.parameters()).dtype == torch.float64 else training.precision
-        self.acceleration = resolve_acceleration(precision, device, flops)
+        self.acceleration = training_acceleration(network, items.num_items, training, device)
         self.forward = forward_function(network, self.acceleration, progress)
         if self.acceleration.remark:
             progress.note(self.acceleration.remark)
@@ -119,7 +200,7 @@ class _Trainer:
         self._optimise(stack.parameters(), seeds, stack.losses, num_steps)
         return [network.eval() for network in stack.networks()]
 
-    def faster_mode(self, seeds: Sequence[int], trial_steps: int = 5) -> Mode:
+    def faster_mode(self, seeds: Sequence[int], trial_steps: int = 5) -> Literal["stacked", "looped"]:
         """The mode that takes less time for a few steps after warming up; notes what it found."""
         if len(seeds) == 1 or self.plan.num_steps < 20 * trial_steps:
             return "looped"
@@ -128,7 +209,7 @@ class _Trainer:
             stacked = _seconds(lambda steps: self.stacked(seeds, steps), trial_steps, self.device)
         except torch.OutOfMemoryError:
             stacked = math.inf
-        faster: Mode = "stacked" if stacked < looped else "looped"
+        faster: Literal["stacked", "looped"] = "stacked" if stacked < looped else "looped"
         self.progress.note(
             f"{len(seeds)} networks are trained {faster}: a step of all took {1000 * looped / trial_steps:.1f} ms "
             f"looped, {1000 * stacked / trial_steps:.1f} ms stacked"
@@ -146,19 +227,55 @@ class _Trainer:
         num_steps: int | None,
     ) -> None:
         """Runs the plan, or a trial of `num_steps`. The gradient of the losses' sum is each network's own."""
-        streams = [training_batches(self.items, self.training, self.plan, seed, self.device) for seed in seeds]
+        trial = num_steps is not None
         optimizer = make_optimizer(parameters, self.training)
-        watch = _LossWatch(seeds, self.device, self.progress if num_steps is None else Silent())
-        for step, batches in enumerate(zip(*streams, strict=True)):
+        loss_watch = _LossWatch(seeds, self.device, Silent() if trial else self.progress)
+        epoch = 0 if trial else self._begin(parameters, seeds, optimizer, loss_watch)
+        streams = [
+            training_batches(self.items, self.training, self.plan, seed, self.device, self.hooks.augmentation, epoch)
+            for seed in seeds
+        ]
+        for step, drawn in enumerate(zip(*streams, strict=True), epoch * self.plan.steps_per_epoch):
             if step == num_steps:
                 break
             optimizer = _scheduled(optimizer, parameters, self.training, self.plan, step)
-            losses = loss_of(list(batches))
+            batch_losses = partial(loss_of, list(drawn))
+            losses = batch_losses()
             optimizer.zero_grad(set_to_none=True)
             losses.sum().backward()
-            watch.see(step, losses.detach())
+            loss_watch.see(step, losses.detach())
+            if self.training.flat_radius:
+                flatten_gradients(parameters, self.training.flat_radius, batch_losses, len(seeds))
             optimizer.step()
-        watch.look()
+            if self.hooks.watch and not trial and self.plan.ends_epoch(step):
+                self._show(step // self.plan.steps_per_epoch + 1, parameters, seeds, optimizer, loss_watch)
+        loss_watch.look()
+
+    def _begin(
+        self, parameters: list[Tensor], seeds: Sequence[int], optimizer: torch.optim.Optimizer, loss_watch: _LossWatch
+    ) -> int:
+        """The epoch to go on from, everything being as it was then."""
+        start = self.hooks.start
+        if start is None:
+            if self.hooks.watch:
+                self._show(0, parameters, seeds, optimizer, loss_watch)
+            return 0
+        own = start if len(seeds) == len(start.seeds) else start.row(start.seeds.index(seeds[0]))
+        own.restore(parameters, optimizer)
+        loss_watch.skip(min(start.epoch * self.plan.steps_per_epoch, self.plan.num_steps))
+        return start.epoch
+
+    def _show(
+        self,
+        epoch: int,
+        parameters: list[Tensor],
+        seeds: Sequence[int],
+        optimizer: torch.optim.Optimizer,
+        loss_watch: _LossWatch,
+    ) -> None:
+        assert self.hooks.watch is not None
+        losses = loss_watch.epoch_means() if epoch else None
+        self.hooks.watch(Snapshot.take(seeds, epoch, parameters, optimizer, losses))
 
 
 class _LossWatch:
@@ -169,6 +286,19 @@ class _LossWatch:
         self._interval = _CHECK_STEPS.get(device.type, 50)
         self._losses: list[Tensor] = []
         self._first = 0
+        self._sum, self._summed = torch.zeros(len(seeds)), 0
+
+    def skip(self, num_steps: int) -> None:
+        """So many steps of each network were done before."""
+        self._first = num_steps
+        self._progress.advance(num_steps * len(self._seeds))
+
+    def epoch_means(self) -> Tensor:
+        """[networks], the mean losses since the last call. Waits for the device."""
+        self.look()
+        means = self._sum / self._summed
+        self._sum, self._summed = torch.zeros_like(means), 0
+        return means
 
     def see(self, step: int, losses: Tensor) -> None:
         """The losses of one step, [] or [networks]."""
@@ -190,6 +320,7 @@ class _LossWatch:
             )
         self._progress.advance(losses.numel(), loss=losses[-1].mean().item())
         self._first += len(self._losses)
+        self._sum, self._summed = self._sum + losses.float().sum(0), self._summed + len(losses)
         self._losses = []
 
 

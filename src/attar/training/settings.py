@@ -33,6 +33,7 @@ class TrainingConfig(Config):
         reset_momentum: rebuild the optimiser at a milestone, as DC's evaluation does.
         augmentation: DSA of every batch, with parameters of its own for every image; None: none.
         cutmix_probability: that an image receives another's rectangle, in [0, 1].
+        flat_radius: rho of sharpness-aware minimisation (see `flatten_gradients`); 0 takes the plain gradient.
         precision: see `resolve_acceleration`.
         min_steps: more epochs are run until there are at least so many steps; None: no bound.
         max_steps: fewer epochs are run, if need be the last one in part, so that there are at most so many; None: no
@@ -55,6 +56,7 @@ class TrainingConfig(Config):
     reset_momentum: bool = True
     augmentation: DsaConfig | None = None
     cutmix_probability: float = Field(default=0.0, ge=0, le=1)
+    flat_radius: float = Field(default=0.0, ge=0)
     precision: Precision = "auto"
     min_steps: int | None = Field(default=None, ge=1)
     max_steps: int | None = Field(default=None, ge=1)
@@ -83,6 +85,10 @@ class Plan:
         epochs = max(training.epochs, math.ceil((training.min_steps or 0) / per_epoch))
         steps = min(epochs * per_epoch, training.max_steps or epochs * per_epoch)
         return cls(math.ceil(steps / per_epoch), steps, per_epoch)
+
+    def ends_epoch(self, step: int) -> bool:
+        """Whether a step counted from 0 is the last of its epoch, be the epoch cut short or not."""
+        return (step + 1) % self.steps_per_epoch == 0 or step + 1 == self.num_steps
 
 
 def make_optimizer(parameters: Sequence[Tensor], training: TrainingConfig) -> torch.optim.Optimizer:

@@ -1,0 +1,214 @@
+"""How much memory a run will take, and in what chunks it fits the device."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from attar.budget import Budget
+from attar.errors import InputError
+from attar.networks.network import Network, build_network, num_parameters
+from attar.objectives.features import FeaturesConfig
+from attar.objectives.gradients import GradientsConfig
+from attar.objectives.none import NoObjectiveConfig
+from attar.objectives.objective import Context, RealItems
+from attar.objectives.registry import MatchingConfig
+from attar.objectives.trajectories import TrajectoriesConfig
+from attar.parameterizations.parameterization import Parameterization
+from attar.recipes import Recipe
+
+SHARE = 0.8
+"""Of the free memory, what a run may plan with."""
+
+SECOND_ORDER = 3.0
+"""Activations of a pass that is differentiated twice, against those of one backward pass: see docs/memory.md."""
+
+VALUE_BYTES = 4
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What a run is expected to take beyond the process itself, at its peak.
+
+    Args:
+        config: the objective's settings, with the chunk size that fits.
+        parts: bytes by purpose: "real items", "synthetic items", "networks", "activations".
+        limit: bytes that may be taken.
+    """
+
+    config: MatchingConfig
+    parts: dict[str, int]
+    limit: int
+
+    @property
+    def num_bytes(self) -> int:
+        """All parts together."""
+        return sum(self.parts.values())
+
+    @property
+    def line(self) -> str:
+        """What the user is told before the run."""
+        parts = ", ".join(f"{name} {size_text(count)}" for name, count in self.parts.items())
+        total = f"about {size_text(self.num_bytes)} of {size_text(self.limit)}"
+        return f"memory: {total} ({parts}), in chunks of {self.config.chunk_items} items"
+
+
+def plan_memory(
+    recipe: Recipe, context: Context, synthetic: Parameterization, real: RealItems, memory: str | None = None
+) -> MemoryPlan:
+    """The largest chunk, halving the recipe's own, with which the run fits.
+
+    Args:
+        recipe: with an objective.
+        context: what the objective is built for.
+        synthetic: the items.
+        real: the real items.
+        memory: e.g. "8GB"; None is `SHARE` of what the device has free.
+
+    Raises:
+        InputError: `memory` is not understood, or the run does not fit even one item at a time.
+    """
+    config = recipe.objective
+    assert not isinstance(config, NoObjectiveConfig)
+    limit = parse_memory(memory) if memory else int(SHARE * free_bytes(torch.device(context.device)))
+    network = build_network(config.network, context.item_shape, context.num_classes)
+    while True:
+        plan = MemoryPlan(config, _parts(recipe, config, network, context, synthetic, real), limit)
+        if plan.num_bytes <= limit:
+            return plan
+        if config.chunk_items == 1:
+            raise InputError(_does_not_fit(plan, config))
+        config = config.model_copy(update={"chunk_items": config.chunk_items // 2})
+
+
+def parse_memory(text: str) -> int:
+    """Bytes of "8GB", "500MB". Raises InputError for anything else."""
+    try:
+        parsed = Budget.parse(text)
+    except InputError:
+        parsed = None
+    if parsed is None or parsed.unit != "bytes":
+        raise InputError(f"memory {text!r} is not understood; give e.g. 8GB or 500MB")
+    return parsed.amount
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that may still be taken: of the GPU, or of this machine and the container it runs in."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    found = [_machine_bytes()]
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            found.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return max(0, min(found))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: on a GPU, or on the CPU (which raises a RuntimeError of its own)."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error)
+    return "can't allocate memory" in text or "not enough memory" in text
+
+
+def saved_bytes_per_item(network: nn.Module, input_shape: tuple[int, int, int]) -> int:
+    """Bytes that autograd keeps of one input from the forward to the backward pass; nothing is computed."""
+    from copy import deepcopy
+
+    shell = deepcopy(network).to("meta").train().requires_grad_(True)
+    return _saved_bytes(shell, input_shape, 2) - _saved_bytes(shell, input_shape, 1)
+
+
+def size_text(count: float) -> str:
+    """A size for people, e.g. "1.3 GB"."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} bytes" if unit == "bytes" else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
+def _parts(
+    recipe: Recipe,
+    config: MatchingConfig,
+    network: Network,
+    context: Context,
+    synthetic: Parameterization,
+    real: RealItems,
+) -> dict[str, int]:
+    parameters = VALUE_BYTES * num_parameters(network)
+    per_item = saved_bytes_per_item(network, context.item_shape)
+    items = sum(value.numel() for value in synthetic.parameters() if value.requires_grad)
+    averaged = recipe.optimizer is not None and recipe.optimizer.average > 0
+    return {
+        "real items": real.num_bytes,
+        "synthetic items": VALUE_BYTES * items * (4 if averaged else 3),
+        "networks": parameters * _network_copies(config, context.num_classes),
+        "activations": int(per_item * _items_at_once(config, len(synthetic), context.num_classes)),
+    }
+
+
+def _network_copies(config: MatchingConfig, num_classes: int) -> int:
+    """Vectors of the network's size that exist at once."""
+    if isinstance(config, FeaturesConfig):
+        return 1
+    if isinstance(config, GradientsConfig):
+        return 4 + 3 * num_classes  # parameters, momentum, gradient; for each class real, synthetic and direction
+    return 6 + config.student_steps * (1 if config.gradient != "unrolled" else 2)
+
+
+def _items_at_once(config: MatchingConfig, num_items: int, num_classes: int) -> float:
+    """Items whose activations exist at once, in units of one backward pass."""
+    if isinstance(config, FeaturesConfig):
+        return max(config.chunk_items, num_items / num_classes)
+    if isinstance(config, GradientsConfig):
+        largest = max(config.real_batch_size * num_classes, SECOND_ORDER * num_items, config.train_batch_size)
+        return min(SECOND_ORDER * config.chunk_items, largest)
+    batch = min(num_items, config.student_batch_size or num_items)
+    if config.gradient == "unrolled":
+        return SECOND_ORDER * batch * config.student_steps
+    return SECOND_ORDER * min(batch, config.chunk_items)
+
+
+def _does_not_fit(plan: MemoryPlan, config: MatchingConfig) -> str:
+    mend = "take a smaller network or --memory"
+    if isinstance(config, TrajectoriesConfig) and config.gradient == "unrolled":
+        mend = "take objective.gradient=adjoint, which gives the same result in constant activation memory"
+    return (
+        f"the run needs about {size_text(plan.num_bytes)} even one item at a time, and {size_text(plan.limit)} may be "
+        f"taken; {mend}"
+    )
+
+
+def _saved_bytes(shell: nn.Module, input_shape: tuple[int, int, int], batch: int) -> int:
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage.nbytes()
+        alive.append(tensor)
+        return tensor
+
+    alive: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        shell(torch.empty(batch, *input_shape, device="meta", requires_grad=True))
+    return sum(kept.values())
+
+
+def _machine_bytes() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    except (OSError, ValueError):
+        pass
+    return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

@@ -1,0 +1,123 @@
+"""The memory planner: what it counts, how it chunks, what it refuses, and what happens when memory runs out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from attar.codecs.pixels import PixelsConfig
+from attar.codecs.registry import fit_codec
+from attar.data.image_set import ImageSet
+from attar.distill import distill
+from attar.errors import InputError
+from attar.labels import class_major_labels
+from attar.memory import free_bytes, is_out_of_memory, parse_memory, plan_memory, saved_bytes_per_item, size_text
+from attar.networks.network import NetworkConfig, build_network
+from attar.objectives.features import Features, FeaturesConfig
+from attar.objectives.objective import Context, RealItems
+from attar.objectives.trajectories import TrajectoriesConfig
+from attar.parameterizations.codes import Codes
+from attar.recipes import recipe
+
+WIDE = NetworkConfig(depth=2, width=64)
+
+
+class Notes:
+    """Keeps what was noted."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def start(self, description: str, total: int) -> None: ...
+
+    def advance(self, count: int = 1, **figures: float) -> None: ...
+
+    def finish(self) -> None: ...
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def small_images() -> ImageSet:
+    images = torch.randint(0, 256, (40, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return ImageSet(images, class_major_labels(2, 20), ("a", "b"))
+
+
+def planned(objective: Any, memory: str | None) -> Any:
+    train = small_images()
+    codec = fit_codec(PixelsConfig(), train)
+    synthetic = Codes(codec, torch.randn(20, 3, 16, 16), class_major_labels(2, 10))
+    real = RealItems(train.labels, 2, images=train, codec=codec)
+    changed = recipe("dm").model_copy(update={"objective": objective, "steps": 3})
+    return plan_memory(changed, Context(real.shape, 2, "cpu", 3), synthetic, real, memory)
+
+
+def test_saved_bytes_are_those_autograd_keeps() -> None:
+    network = build_network(NetworkConfig(depth=1, width=8, norm="none"), (3, 16, 16), 2)
+    # input, convolution's output after its activation (kept once, in place of both), pooled map
+    least = 4 * (3 * 256 + 8 * 256 + 8 * 64)
+    assert least <= saved_bytes_per_item(network, (3, 16, 16)) <= 2 * least
+
+
+def test_chunks_are_halved_until_the_run_fits() -> None:
+    config = FeaturesConfig(network=WIDE, chunk_items=256)
+    free = planned(config, "10GB")
+    tight = planned(config, "20MB")
+    assert free.config.chunk_items == 256
+    assert 10 <= tight.config.chunk_items < 256 and tight.num_bytes <= 20_000_000
+    assert "in chunks of 256 items" in free.line and "of 10 GB" in free.line
+
+
+def test_what_never_fits_is_refused_with_a_mend() -> None:
+    with pytest.raises(InputError, match=r"even one item at a time, and 100 kB may be taken; take a smaller network"):
+        planned(FeaturesConfig(network=WIDE), "100kB")
+    unrolled = TrajectoriesConfig(network=WIDE, student_steps=200, gradient="unrolled")
+    with pytest.raises(InputError, match=r"objective.gradient=adjoint"):
+        planned(unrolled, "300MB")
+    assert planned(unrolled.model_copy(update={"gradient": "adjoint"}), "300MB").num_bytes < 3e8
+
+
+@pytest.mark.parametrize("text", ["8", "lots", "3ipc", "-1GB"])
+def test_memory_that_is_not_understood(text: str) -> None:
+    with pytest.raises(InputError, match=r"give e\.g\. 8GB"):
+        parse_memory(text)
+
+
+def test_sizes() -> None:
+    assert parse_memory("1.5GB") == 1_500_000_000
+    assert [size_text(n) for n in (12, 3400, 5_670_000, 1_234_000_000)] == ["12 bytes", "3.4 kB", "5.67 MB", "1.23 GB"]
+    assert free_bytes(torch.device("cpu")) > 1_000_000
+
+
+def test_out_of_memory_is_told_from_other_errors() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**50)
+    assert is_out_of_memory(caught.value)
+    assert is_out_of_memory(torch.OutOfMemoryError()) and not is_out_of_memory(RuntimeError("shapes differ"))
+
+
+def test_a_run_goes_on_in_smaller_chunks_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"steps": 3, "objective.network.width": 4, "objective.real_batch_size": 8}
+    whole = distill(small_images(), "dm", "1ipc", settings=settings)
+    accumulate = Features.accumulate
+
+    def failing(self: Features, *arguments: Any) -> dict[str, float]:
+        figures = accumulate(self, *arguments)
+        if self.chunk_items > 64:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return figures
+
+    monkeypatch.setattr(Features, "accumulate", failing)
+    notes = Notes()
+    halved = distill(small_images(), "dm", "1ipc", settings=settings, progress=notes)
+    assert sum("half the size" in note for note in notes.notes) == 2
+    assert torch.equal(whole.codes, halved.codes)
+
+    def always(self: Features, *arguments: Any) -> dict[str, float]:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+    monkeypatch.setattr(Features, "accumulate", always)
+    with pytest.raises(InputError, match="memory ran out with chunks of one item"):
+        distill(small_images(), "dm", "1ipc", settings=settings)

@@ -1,0 +1,125 @@
+"""VGG-11 and AlexNet, the field's unseen architectures: sizes, shapes, names, gradients, initial values."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from attar.errors import InputError
+from attar.networks import NetworkConfig, build_network, initialise_parameters, network_from_text, num_parameters
+from attar.randomness import generator
+
+# Convolutions with their biases, of three-channel inputs, written out.
+VGG11 = (
+    (3 * 9 + 1) * 64
+    + (64 * 9 + 1) * 128
+    + (128 * 9 + 1) * 256
+    + (256 * 9 + 1) * 256
+    + (256 * 9 + 1) * 512
+    + 3 * (512 * 9 + 1) * 512
+)
+VGG11_NORMS = 2 * (64 + 128 + 2 * 256 + 4 * 512)
+ALEXNET = (3 * 25 + 1) * 128 + (128 * 25 + 1) * 192 + (192 * 9 + 1) * 256 + (256 * 9 + 1) * 192 + (192 * 9 + 1) * 192
+ALEXNET_NORMS = 2 * (128 + 192 + 256 + 192 + 192)
+
+
+@pytest.mark.parametrize(
+    ("text", "side", "count"),
+    [
+        ("vgg11", 32, VGG11 + VGG11_NORMS + 512 * 10 + 10),
+        ("vgg11:batch", 64, VGG11 + VGG11_NORMS + 512 * 4 * 10 + 10),
+        ("alexnet", 32, ALEXNET + 192 * 16 * 10 + 10),
+        ("alexnet:batch", 64, ALEXNET + ALEXNET_NORMS + 192 * 64 * 10 + 10),
+    ],
+)
+def test_sizes_are_those_computed_by_hand(text: str, side: int, count: int) -> None:
+    assert num_parameters(build_network(network_from_text(text), (3, side, side), 10)) == count
+
+
+def test_the_known_sizes_at_32_pixels() -> None:
+    known = {"vgg11": 9_231_114, "alexnet": 1_872_202}
+    for text, count in known.items():
+        assert num_parameters(build_network(network_from_text(text), (3, 32, 32), 10)) == count
+
+
+@pytest.mark.parametrize(
+    ("shape", "vgg11", "alexnet"),
+    [
+        ((1, 28, 28), 512, 192 * 16),
+        ((3, 32, 32), 512, 192 * 16),
+        ((3, 64, 64), 512 * 4, 192 * 64),
+        ((3, 128, 128), 512 * 16, 192 * 256),
+        ((3, 97, 63), 512 * 3, 192 * 12 * 7),
+    ],
+)
+def test_features_follow_the_input(shape: tuple[int, int, int], vgg11: int, alexnet: int) -> None:
+    inputs = torch.randn(2, *shape, generator=generator(0))
+    for text, num_features in {"vgg11": vgg11, "alexnet": alexnet}.items():
+        network = build_network(network_from_text(text), shape, 5)
+        features = network.features(inputs)
+        assert features.shape == (2, num_features)
+        assert network(inputs).shape == (2, 5) and features.std(0).max() > 0
+
+
+def test_vgg11_has_the_indices_of_torchvisions_features() -> None:
+    network = build_network(network_from_text("vgg11:batch"), (3, 32, 32), 10)
+    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    widths = {0: (64, 3), 4: (128, 64), 8: (256, 128), 11: (256, 256), 15: (512, 256)}
+    widths |= {18: (512, 512), 22: (512, 512), 25: (512, 512)}
+    for index, (width, channels) in widths.items():
+        assert shapes[f"layers.{index}.weight"] == (width, channels, 3, 3)
+        assert shapes[f"layers.{index + 1}.running_mean"] == (width,)
+    assert len(network.layers) == 29
+
+
+def test_short_names_are_read_back() -> None:
+    for text in ("vgg11", "vgg11:batch", "alexnet", "alexnet:batch"):
+        config = network_from_text(text)
+        assert config.name == text
+        assert NetworkConfig.model_validate_json(config.model_dump_json()) == config
+    assert network_from_text("alexnet").norm == NetworkConfig(kind="alexnet").norm == "none"
+    assert network_from_text("alexnet:nonorm").name == "alexnet"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("vgg", "did you mean 'vgg11'"),
+        ("vgg11:layer", "take 'instance' or 'batch'"),
+        ("vgg11:nonorm", "take 'instance' or 'batch'"),
+        ("alexnet:instance", "take 'none' or 'batch'"),
+        ("alexnet:w64", "alexnet has no width"),
+        ("vgg11:d3", "vgg11 has no depth"),
+    ],
+)
+def test_settings_without_meaning_are_refused(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        network_from_text(text)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "side"), [("vgg11", 31), ("vgg11", 8), ("alexnet", 7)])
+def test_inputs_too_small_to_pool_are_refused(text: str, side: int) -> None:
+    with pytest.raises(InputError, match="at least"):
+        build_network(network_from_text(text), (3, side, side), 10)
+
+
+@pytest.mark.parametrize("text", ["vgg11", "alexnet"])
+def test_gradients_are_finite_and_reach_every_parameter_and_the_input(text: str) -> None:
+    network = build_network(network_from_text(text), (3, 32, 32), 4, generator(0))
+    inputs = torch.randn(3, 3, 32, 32, generator=generator(1)).requires_grad_()
+    loss = torch.nn.functional.cross_entropy(network(inputs), torch.tensor([0, 1, 3]))
+    gradients = torch.autograd.grad(loss, [inputs, *network.parameters()])
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+    assert all(gradient.abs().max() > 0 for gradient in (gradients[0], gradients[1], gradients[-2]))
+
+
+@pytest.mark.parametrize("text", ["vgg11", "vgg11:batch", "alexnet", "alexnet:batch"])
+def test_initialising_covers_every_layer(text: str) -> None:
+    network = build_network(network_from_text(text), (3, 32, 32), 4, generator(0))
+    wanted = {name: value.clone() for name, value in network.state_dict().items()}
+    with torch.no_grad():
+        for value in network.state_dict().values():
+            value.fill_(7)
+    initialise_parameters(network, generator(0))
+    assert all(torch.equal(value, wanted[name]) for name, value in network.state_dict().items())

@@ -1,0 +1,166 @@
+"""Recipes of published methods: every one resolves, cites what is known, and holds the numbers of its source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from attar.citations import ENTRIES
+from attar.labels import HardLabels, SoftLabels
+from attar.objectives.features import FeaturesConfig
+from attar.objectives.gradients import GradientsConfig
+from attar.objectives.none import NoObjectiveConfig
+from attar.objectives.trajectories import TrajectoriesConfig
+from attar.recipes import REGISTRY, Recipe, recipe
+
+# Recipes of our own, and published settings for which the authors give no figure.
+WITHOUT_FIGURES = {
+    *("random", "herding", "k-centre", "random-codes", "herding-codes", "k-centre-codes"),
+    *("latent-dm", "latent-dc", "latent-mtt", "dm-ipc100", "ftd-tiny-ipc50"),
+    *(f"{method}-{data}" for method in ("dc", "dsa") for data in ("cifar100-ipc50", "tiny-ipc1", "tiny-ipc10")),
+    *("dc-tiny-ipc50", "dsa-tiny-ipc50"),
+}
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_a_recipe_resolves_and_says_where_it_is_from(name: str) -> None:
+    made = recipe(name)
+    assert Recipe.model_validate(made.model_dump()) == made  # a copied field escapes validation, so validate again
+    assert set(made.citations) <= set(ENTRIES)
+    assert bool(made.expected) == (name not in WITHOUT_FIGURES)
+    assert "attar distill" in (REGISTRY[name].__doc__ or "") or name in WITHOUT_FIGURES
+
+
+@pytest.mark.parametrize("name", [name for name in REGISTRY if recipe(name).expected and name != "dm"])
+def test_figures_are_for_the_recipes_own_budget_and_stand_in_its_docstring(name: str) -> None:
+    made = recipe(name)
+    assert {each.budget for each in made.expected} == {made.budget}
+    if not name.startswith("latent"):  # there they are whole tables of the paper
+        assert all(f" {each.accuracy}" in (REGISTRY[name].__doc__ or "") for each in made.expected)
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_augmentation_stays_out_of_spaces_that_are_not_affine(name: str) -> None:
+    made = recipe(name)
+    if made.codec.kind in ("autoencoder", "resample"):
+        assert not isinstance(made.objective, NoObjectiveConfig) and made.objective.augmentation is None
+
+
+@pytest.mark.parametrize(
+    ("column", "codec", "batch", "depths", "rates", "student_steps"),
+    [
+        ("256-f4-ipc1", "resample", 64, (4, 6), (0.05, 0.5, 50), 40),
+        ("256-f8-ipc1", "autoencoder", 64, (3, 6), (0.05, 0.1, 1), 60),
+        ("256-f4-ipc10", "resample", 64, (4, 6), (0.05, 0.5, 10), 80),
+        ("512-f4-ipc1", "resample", 32, (5, 7), (0.25, 0.5, 500), 40),
+        ("512-f8-ipc1", "autoencoder", 16, (4, 7), (0.05, 0.1, 20), 60),
+    ],
+)
+def test_table_6_of_latentdd_for_all_three_methods(
+    column: str, codec: str, batch: int, depths: tuple[int, int], rates: tuple[float, ...], student_steps: int
+) -> None:
+    methods = [recipe(f"latent-{method}-{column}") for method in ("dc", "dm", "mtt")]
+    gradients, features, trajectories = (made.objective for made in methods)
+    assert isinstance(gradients, GradientsConfig) and isinstance(features, FeaturesConfig)
+    assert isinstance(trajectories, TrajectoriesConfig)
+    for made, rate in zip(methods, rates, strict=True):
+        assert made.optimizer is not None and made.optimizer.learning_rate == rate
+        assert made.optimizer.rate(48) == pytest.approx(48 * rate)  # Eq. 10
+        assert (made.objective.network.depth, made.evaluation_network.depth) == depths
+        assert (made.codec.kind, made.image_size, made.labels) == (codec, int(column[:3]), HardLabels())
+    assert gradients.real_batch_size == features.real_batch_size == trajectories.student_batch_size == batch
+    assert (gradients.outer_steps, gradients.inner_steps, gradients.train_on) == (10, 50, "real")
+    assert (gradients.distance, gradients.matched, gradients.learning_rate) == ("mse", "convolutions", 0.01)
+    assert (trajectories.expert_epochs, trajectories.student_steps) == (1, student_steps)
+    assert (trajectories.max_start_epoch, trajectories.student_rate_learning_rate) == (5, 1e-6)
+    assert [made.steps for made in methods] == [1000 * 10, 1000, 5000]
+
+
+@pytest.mark.parametrize(
+    ("name", "accuracies"),
+    [
+        ("latent-dc-256-f4-ipc1", (46.72, 30.12, 28.96, 38.08, 55.92)),
+        ("latent-dc-512-f8-ipc1", (69.46, 37.22)),
+        ("latent-mtt-256-f4-ipc1", (52.86, 37.82, 39.84, 41.42, 62.86)),
+        ("latent-mtt-256-f4-ipc10", (78.44, 52.46)),
+        ("latent-mtt-512-f8-ipc1", (69.20, 42.84)),
+    ],
+)
+def test_latentdds_figures(name: str, accuracies: tuple[float, ...]) -> None:
+    expected = recipe(name).expected
+    assert tuple(each.accuracy for each in expected) == accuracies
+    subsets = [each.data.split()[0] for each in expected]
+    assert subsets == ["Bird", "Fruit", "Woof", "Cat", "Nette"][: len(accuracies)]
+
+
+@pytest.mark.parametrize("method", ["dc", "dsa"])
+@pytest.mark.parametrize(
+    ("data", "images_per_class", "outer", "inner"),
+    [
+        ("cifar10", 1, 1, 1),
+        ("cifar10", 10, 10, 50),  # 100 images are one batch of 256, 500 are two, 1000 four, 10,000 forty
+        ("cifar10", 50, 50, 10 * 2),
+        ("cifar100", 10, 10, 50 * 4),
+        ("tiny", 50, 50, 10 * 40),
+    ],
+)
+def test_dc_counts_matchings_and_steps(method: str, data: str, images_per_class: int, outer: int, inner: int) -> None:
+    made = recipe(f"{method}-{data}-ipc{images_per_class}")
+    assert isinstance(made.objective, GradientsConfig)
+    assert (made.objective.outer_steps, made.objective.inner_steps) == (outer, inner)
+    assert made.steps == 1000 * outer
+    assert (made.objective.augmentation is None) == (method == "dc")
+
+
+def test_idcs_rate_is_that_of_normalised_pixels() -> None:
+    made = recipe("idc-matching")
+    assert made.optimizer is not None and isinstance(made.objective, GradientsConfig)
+    assert made.optimizer.rate(10) * 0.25**2 == pytest.approx(0.005)
+    assert (made.steps, made.objective.inner_steps, made.objective.train_batch_size) == (200_000, 32, 64)
+    large = recipe("idc-matching-imagenet10")
+    assert isinstance(large.objective, GradientsConfig)
+    assert (large.steps, large.objective.inner_steps, large.objective.pretrain_steps) == (50_000, 8, 2040)
+
+
+def test_corrections_to_published_settings_are_in_force() -> None:
+    made = recipe("mtt-cifar10-ipc10")  # mtt-distillation#31
+    assert made.optimizer is not None and made.optimizer.learning_rate == 100
+    assert isinstance(made.objective, TrajectoriesConfig)
+    assert (made.objective.student_rate, made.objective.max_start_epoch) == (0.001, 19)
+    grown = recipe("datm-cifar100-ipc1").objective  # DATM#7
+    assert isinstance(grown, TrajectoriesConfig)
+    assert (grown.initial_max_start_epoch, grown.max_start_epoch) == (9, 19)
+    assert recipe("mtt-tiny-ipc1").evaluation_network.depth == 4
+
+
+@pytest.mark.parametrize("name", [name for name in REGISTRY if isinstance(recipe(name).objective, TrajectoriesConfig)])
+def test_experts_are_long_enough_for_every_start(name: str) -> None:
+    objective = recipe(name).objective
+    assert isinstance(objective, TrajectoriesConfig)
+    assert objective.max_start_epoch + objective.expert_epochs <= objective.experts.epochs
+
+
+def test_what_distinguishes_the_kin_of_mtt() -> None:
+    tesla, ftd, datm = (recipe(f"{method}-cifar10-ipc10") for method in ("tesla", "ftd", "datm"))
+    objectives = [made.objective for made in (tesla, ftd, datm)]
+    assert all(isinstance(objective, TrajectoriesConfig) for objective in objectives)
+    assert [objective.gradient for objective in objectives] == ["tesla", "adjoint", "adjoint"]
+    assert [objective.experts.flat_radius for objective in objectives] == [0.0, 0.01, 0.01]
+    assert [made.optimizer.average for made in (tesla, ftd, datm) if made.optimizer] == [0.0, 0.9995, 0.0]
+    assert datm.labels == SoftLabels(initial="expert", learning_rate=2.0, momentum=0.9)
+    assert recipe("tesla-imagenet1k-ipc1").labels == SoftLabels(initial="expert", learning_rate=0.0)
+
+
+def test_the_table_of_the_docs_names_every_method() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text()
+    assert {name for name in REGISTRY if name.count("-") < 2 and f"`{name}`" not in text} == set()
+    starts = {name.rpartition("-ipc")[0] for name in REGISTRY if name.endswith("-ipc1")}
+    assert {start for start in starts - _TOGETHER if f"`{start}-ipc1`" not in text} == set()
+
+
+# Written as "also ..." in a row of their kin.
+_TOGETHER = {f"mtt-{subset}-128" for subset in ("woof", "fruit", "cat", "bird", "yellow")} | {
+    *(f"mtt-imagenet-{letter}-128" for letter in "bcde"),
+    *(f"latent-{method}-{column}" for method in ("dc", "dm", "mtt") for column in ("256-f8", "512-f4", "512-f8")),
+}
