@@ -38,7 +38,10 @@ from run import Run, cifar_shaped, median_seconds
 
 
 class Case(NamedTuple):
-    """One outer step: of 10 images (MTT), or of 120 codes in batches of 64 (LatentMTT), which take as many bytes."""
+    """One outer step: of 10 images (MTT), or of 120 codes in batches of 64 (LatentMTT), which take as many bytes.
+
+    Its gradient is "adjoint" without kept graphs, "kept" (the adjoint with all graphs kept), or "unrolled".
+    """
 
     space: str
     gradient: str
@@ -72,7 +75,8 @@ def outer_step(case: Case, device: torch.device) -> Run:
         network=network,
         student_steps=case.student_steps,
         student_batch_size=64 if latent else None,
-        gradient=case.gradient,
+        gradient="unrolled" if case.gradient == "unrolled" else "adjoint",
+        kept_steps=case.student_steps if case.gradient == "kept" else 0,
         augmentation=DsaConfig(),
     )
     codes = torch.randn(120 if latent else 10, *codec.code_shape, generator=generator(0, "codes"))
@@ -119,7 +123,7 @@ def bench_gradients(options: argparse.Namespace) -> dict[str, Any]:
     per_step = 0.0
     for num_steps in (2, 5, 10) if options.small else options.steps:
         fits = per_step * num_steps < _free_bytes(device) / 2
-        names = ("adjoint", "unrolled") if fits else ("adjoint",)
+        names = ("adjoint", "kept", "unrolled") if fits else ("adjoint",)
         cases = {name: Case("pixel", name, num_steps, width) for name in names}
         peak = {name: peak_bytes_elsewhere(case, options) for name, case in cases.items()}
         per_step = max(per_step, peak.get("unrolled", 0) / num_steps)
@@ -129,6 +133,7 @@ def bench_gradients(options: argparse.Namespace) -> dict[str, Any]:
         found: dict[str, Any] = {"seconds": seconds, "peak MB": {name: peak[name] / 1e6 for name in names}}
         if fits:
             found["time, adjoint against unrolled"] = seconds["adjoint"] / seconds["unrolled"]
+            found["time, kept graphs against unrolled"] = seconds["kept"] / seconds["unrolled"]
             found["memory, unrolled against adjoint"] = peak["unrolled"] / max(1, peak["adjoint"])
         results[f"{num_steps} steps"] = found
         print(num_steps, json.dumps(found))
@@ -139,7 +144,7 @@ def bench_latent(options: argparse.Namespace) -> dict[str, Any]:
     """MTT of 10 images over 50 steps, LatentMTT of 120 codes over 40: equal bytes, ConvNets of the same width."""
     device, width = torch.device(options.device), 16 if options.small else 128
     steps = {"MTT": ("pixel", 5 if options.small else 50), "LatentMTT": ("latent", 4 if options.small else 40)}
-    cases = {name: Case(space, "adjoint", count, width) for name, (space, count) in steps.items()}
+    cases = {name: Case(space, "kept", count, width) for name, (space, count) in steps.items()}
     peak = {name: peak_bytes_elsewhere(case, options) / 1e6 for name, case in cases.items()}
     seconds = median_seconds({name: outer_step(case, device) for name, case in cases.items()}, options.repeats, device)
     return {"seconds": seconds, "peak MB": peak, "MTT against LatentMTT": seconds["MTT"] / seconds["LatentMTT"]}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn.utils import parameters_to_vector
 
 from attar.codecs.augmenting import siamese_augmentation
 from attar.codecs.codec import Codec
@@ -17,11 +20,13 @@ from attar.config import Config
 from attar.data.augmentation import DsaConfig
 from attar.data.image_set import ImageSet
 from attar.data.sources import load_images
-from attar.labels import class_major_labels
-from attar.networks.network import NetworkConfig
+from attar.labels import class_logits, class_major_labels
+from attar.networks.network import NetworkConfig, build_network
 from attar.objectives.features import FeaturesConfig
-from attar.objectives.objective import Context, RealItems
-from attar.objectives.registry import build_objective
+from attar.objectives.gradients import GradientsConfig
+from attar.objectives.objective import Context, Experts, RealItems
+from attar.objectives.registry import MatchingConfig, build_objective, has_experts
+from attar.objectives.trajectories import ExpertsConfig, TrajectoriesConfig
 from attar.parameterizations.codes import Codes
 from attar.parameterizations.parameterization import Parameterization
 from attar.parameterizations.registry import restore_parameterization
@@ -46,10 +51,52 @@ PARAMETERIZATIONS: dict[str, Callable[[Codec, ImageSet], Parameterization]] = {
     for storage in ("float32", "float16", "int8")
 }
 
-OBJECTIVES: dict[str, FeaturesConfig] = {
+TRAJECTORIES: dict[str, Any] = {
+    "network": NetworkConfig(depth=1, width=4),
+    "experts": ExpertsConfig(count=2, epochs=3),
+    "student_steps": 2,
+    "max_start_epoch": 1,
+    "student_rate_learning_rate": 1e-4,
+}
+
+OBJECTIVES: dict[str, MatchingConfig] = {
     "features": FeaturesConfig(network=SMALL, real_batch_size=4),
     "features-dsa": FeaturesConfig(network=SMALL, real_batch_size=4, augmentation=DsaConfig()),
+    "gradients-cosine": GradientsConfig(network=SMALL, real_batch_size=4, outer_steps=2, inner_steps=1),
+    "gradients-mse": GradientsConfig(
+        network=SMALL,
+        distance="mse",
+        matched="convolutions",
+        real_batch_size=4,
+        outer_steps=2,
+        inner_steps=1,
+        train_on="real",
+        train_batch_size=16,
+        augmentation=DsaConfig(),
+    ),
+    "trajectories": TrajectoriesConfig(**TRAJECTORIES),
+    "trajectories-dsa": TrajectoriesConfig(**TRAJECTORIES, student_batch_size=7, augmentation=DsaConfig()),
 }
+
+
+class DriftingExperts:
+    """Two experts in memory that move at random from epoch to epoch."""
+
+    num_experts, num_epochs = 2, 3
+
+    def __init__(self, item_shape: tuple[int, int, int], num_classes: int) -> None:
+        self._network = (TRAJECTORIES["network"], item_shape, num_classes)
+
+    def parameters(self, expert: int, epoch: int) -> Tensor:
+        network = build_network(*self._network, generator=generator(expert, "expert"))
+        values = parameters_to_vector(network.parameters()).detach()
+        return values + 0.02 * epoch * torch.randn(values.shape, generator=generator(expert, "drift"))
+
+
+def _context(config: MatchingConfig, codec: Codec, preprocess: Codec, real: RealItems) -> Context:
+    experts: Experts | None = DriftingExperts(real.shape, real.num_classes) if has_experts(config) else None
+    augmentation = siamese_augmentation(config.augmentation, codec, preprocess)
+    return Context(real.shape, real.num_classes, "cpu", 2, augmentation, experts)
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +120,9 @@ def test_a_composition(codec: str, kind: str, objective: str, train: ImageSet) -
     for _ in range(2):
         items = PARAMETERIZATIONS[kind](image_codec, train)
         before = [parameter.detach().clone() for parameter in items.parameters()]
-        augmentation = siamese_augmentation(OBJECTIVES[objective].augmentation, image_codec, preprocess)
-        matcher = build_objective(OBJECTIVES[objective], Context(real.shape, train.num_classes, "cpu", 2, augmentation))
-        optimizer = torch.optim.SGD(items.parameters(), lr=1.0)
+        matcher = build_objective(OBJECTIVES[objective], _context(OBJECTIVES[objective], image_codec, preprocess, real))
+        own = [value for group in matcher.parameter_groups() for value in group["params"]]
+        optimizer = torch.optim.SGD([{"params": list(items.parameters())}, *matcher.parameter_groups()], lr=1.0)
         for step in range(2):
             optimizer.zero_grad()
             figures = matcher.accumulate(items, real, generator(0, "step", step))
@@ -84,11 +131,33 @@ def test_a_composition(codec: str, kind: str, objective: str, train: ImageSet) -
                 assert parameter.grad is not None
                 assert parameter.grad.isfinite().all()
                 assert (parameter.grad.flatten(1).norm(dim=1) > 0).all()
+            assert all(value.grad is not None and value.grad.isfinite() and value.grad != 0 for value in own)
             optimizer.step()
+        assert matcher.learned().keys() == set(matcher.learned_names)
         after = [parameter.detach().clone() for parameter in items.parameters()]
         assert all(bool((new != old).any()) for new, old in zip(after, before, strict=True))
         results.append(after)
     assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("objective", ["gradients-cosine", "gradients-mse", "trajectories", "trajectories-dsa"])
+def test_gradients_reach_soft_labels(objective: str, train: ImageSet) -> None:
+    """Every item's logits are learned; adding the same to all logits of an item changes no label, so no loss."""
+    codec = fit_codec(CODECS["pca"], train)  # type: ignore[arg-type]
+    real = _real(codec, train)
+    hard = PARAMETERIZATIONS["codes-int8"](codec, train)
+    assert isinstance(hard, Codes)
+    logits = class_logits(hard.labels, train.num_classes, 3.0)
+    items = Codes(codec, hard.codes, hard.labels, "int8", logits)
+    config = OBJECTIVES[objective]
+    matcher = build_objective(config, _context(config, codec, fit_codec(PixelsConfig(), train), real))
+    matcher.accumulate(items, real, generator(0, "step", 0))
+    assert items.soft_labels is not None and items.soft_labels.grad is not None
+    gradient = items.soft_labels.grad
+    assert gradient.isfinite().all()
+    assert (gradient.norm(dim=1) > 0).all()
+    assert (gradient.sum(1).abs() < 1e-3 * gradient.abs().sum(1)).all()
+    assert items.codes.grad is not None and (items.codes.grad.flatten(1).norm(dim=1) > 0).all()
 
 
 @pytest.mark.parametrize("kind", sorted(PARAMETERIZATIONS))

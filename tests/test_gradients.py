@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,10 +19,13 @@ from attar.data.augmentation import Dsa, DsaConfig
 from attar.data.image_set import ImageSet
 from attar.errors import InputError
 from attar.labels import class_major_labels
-from attar.networks.network import NetworkConfig
+from attar.networks.network import NetworkConfig, build_network
 from attar.objectives.gradients import (
     Gradients,
     GradientsConfig,
+    _distance,
+    _is_matched,
+    _Matching,
     absolute_distance,
     cosine_distance,
     squared_distance,
@@ -91,6 +96,46 @@ def test_a_matching_is_the_literal_one(name: str, soft: bool, mode: str) -> None
         assert synthetic.soft_labels is not None and synthetic.soft_labels.grad is not None
         scale = float(logits.grad.abs().max())  # type: ignore[union-attr]
         assert torch.allclose(synthetic.soft_labels.grad, logits.grad, rtol=1e-3, atol=1e-5 * scale)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_way_is_exact_in_float64(name: str) -> None:
+    """Looped, vectorised and in chunks, of classes and of a class's items: at most 1e-12 from the literal gradient."""
+    settings, distance = CASES[name]
+    network = build_network(NetworkConfig(depth=2, width=6), SHAPE, 3).double()
+    draw = generator(0, "float64")
+    real, inputs = (torch.randn(count, *SHAPE, dtype=torch.float64, generator=draw) for count in (15, 12))
+    targets = torch.randn(12, 3, dtype=torch.float64, generator=draw).softmax(1)
+    leaves = [inputs.clone().requires_grad_(), targets.clone().requires_grad_()]
+    literal = literal_matching(network, real.split(5), leaves[0].split(4), leaves[1].split(4), distance)
+    expected = [literal.detach(), *torch.autograd.grad(literal, leaves)]
+    whole = _Matching(
+        network=network,
+        gather=lambda rows: real[rows],
+        real=torch.arange(15).split(5),
+        inputs=inputs.split(4),
+        targets=targets.split(4),
+        distance=functools.partial(_distance, settings["distance"], _is_matched(network, settings["matched"])),
+        chunk_items=100,
+    )
+    ways = [whole.looped(), whole.vectorised(), dataclasses.replace(whole, chunk_items=5).vectorised()]
+    ways += [dataclasses.replace(whole, chunk_items=chunk).looped() for chunk in (1, 3)]
+    for found in ways:
+        for ours, theirs in zip((torch.tensor(found[0]), *found[1:]), expected, strict=True):
+            assert (ours - theirs).norm() <= (1e-6 if ours.ndim == 0 else 1e-12) * theirs.norm()
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_training_in_chunks_is_training(chunk: int) -> None:
+    trained = []
+    for size in (100, chunk):
+        settings = {"train_on": "real", "cutmix_probability": 0.5, "momentum": 0.9, "learning_rate": 0.1}
+        matcher = objective(settings, dsa=True, chunk_items=size)
+        for step in range(2):
+            gradients_of(matcher, items(), step)
+        trained.append([value.detach().clone() for value in matcher.network.parameters()])
+    for whole, parts in zip(*trained, strict=True):
+        assert torch.allclose(whole, parts, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("chunk", [1, 3])

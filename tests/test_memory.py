@@ -64,9 +64,9 @@ def test_saved_bytes_are_those_autograd_keeps() -> None:
 def test_chunks_are_halved_until_the_run_fits() -> None:
     config = FeaturesConfig(network=WIDE, chunk_items=256)
     free = planned(config, "10GB")
-    tight = planned(config, "20MB")
+    tight = planned(config, "80MB")
     assert free.config.chunk_items == 256
-    assert 10 <= tight.config.chunk_items < 256 and tight.num_bytes <= 20_000_000
+    assert 10 <= tight.config.chunk_items < 256 and tight.num_bytes <= 80_000_000
     assert "in chunks of 256 items" in free.line and "of 10 GB" in free.line
 
 

@@ -14,10 +14,11 @@ from attar.objectives.none import NoObjectiveConfig
 from attar.objectives.trajectories import TrajectoriesConfig
 from attar.recipes import REGISTRY, Recipe, recipe
 
-# Recipes of our own, and published settings for which the authors give no figure.
+# Recipes of our own, and published settings for which no figure of the authors was found.
 WITHOUT_FIGURES = {
     *("random", "herding", "k-centre", "random-codes", "herding-codes", "k-centre-codes"),
     *("latent-dm", "latent-dc", "latent-mtt", "dm-ipc100", "ftd-tiny-ipc50"),
+    *("mtt-bird-128-ipc1", "mtt-yellow-128-ipc1"),  # figures exist, but were not found in a source
     *(f"{method}-{data}" for method in ("dc", "dsa") for data in ("cifar100-ipc50", "tiny-ipc1", "tiny-ipc10")),
     *("dc-tiny-ipc50", "dsa-tiny-ipc50"),
 }

@@ -36,6 +36,7 @@ def test_known_members() -> None:
     nette = "n01440764 n02102040 n02979186 n03000684 n03028079 n03394916 n03417042 n03425413 n03445777 n03888257"
     assert sorted(m.wnid for m in SUBSETS["woof"]) == woof.split()
     assert sorted(m.wnid for m in SUBSETS["nette"]) == nette.split()
+    assert [m.imagenet_index for m in SUBSETS["yellow"]] == [309, 986, 954, 951, 987, 779, 599, 291, 72, 11]
     assert SUBSETS["imagenet-100"][:10] == SUBSETS["imagenet-10"]
 
 
@@ -44,6 +45,7 @@ def test_known_members() -> None:
     [
         ("Squawk", "bird"),
         ("ImageMeow", "cat"),
+        ("ImageYellow", "yellow"),
         ("ImageNet-Birds", "bird"),
         ("imagenet_a", "imagenet-a"),
         ("E", "imagenet-e"),

@@ -248,6 +248,15 @@ def test_chunks_do_not_change_the_gradient() -> None:
     assert not _matching(gradient="unrolled").halve_memory()
 
 
+@pytest.mark.parametrize("kept", [1, 3, 99])
+@pytest.mark.parametrize("chunk", [3, 100])
+def test_keeping_graphs_does_not_change_the_gradient(kept: int, chunk: int) -> None:
+    training = _training(_perceptron(), momentum=0.9, chunk_items=chunk)
+    anew, keeping = adjoint_gradients(training), adjoint_gradients(replace(training, kept_steps=kept))
+    for name in ("items", "labels", "rate"):
+        assert _worst(getattr(keeping, name), getattr(anew, name)) < 1e-12
+
+
 def test_a_soft_label_of_almost_one_is_the_hard_label() -> None:
     hard, soft = Items(), Items(soft=True)
     assert soft.soft_labels is not None

@@ -326,8 +326,10 @@ def optimise(
     with stop_requested() as stop:
         for step in range(done, steps):
             updates.clear()
-            figures = _accumulate(objective, updates, functools.partial(match, step), progress)
-            _check_finite(figures, step, updates, state)
+            try:
+                figures = _accumulate(objective, updates, functools.partial(match, step), progress)
+            except NonFiniteLossError as error:
+                raise _stopped(error, step, updates, state) from None
             updates.take(step / steps)
             progress.advance(1, **figures)
             if state:
@@ -343,11 +345,23 @@ def optimise(
 def _accumulate(
     objective: Objective, updates: Updates, match: Callable[[], dict[str, float]], progress: Progress
 ) -> dict[str, float]:
-    """One step's gradients; where memory runs out, once more in chunks of half the size."""
+    """One step's gradients; where memory runs out, once more in chunks of half the size.
+
+    Raises:
+        NonFiniteLossError: the loss is not finite; the objective is as it was before the step.
+    """
     before = {name: value.clone() for name, value in objective.resume_state().items()}
     while True:
         try:
-            return match()
+            figures = match()
+            if not math.isfinite(figures["loss"]):
+                raise NonFiniteLossError(
+                    f"the loss is {figures['loss']}; lower the rate (--set optimizer.learning_rate=...)"
+                )
+            return figures
+        except NonFiniteLossError:
+            objective.resume(before)
+            raise
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -358,16 +372,12 @@ def _accumulate(
         progress.note("memory ran out: from now on in chunks of half the size")
 
 
-def _check_finite(figures: Mapping[str, float], step: int, updates: Updates, state: RunState | None) -> None:
-    if math.isfinite(figures["loss"]):
-        return
+def _stopped(error: NonFiniteLossError, step: int, updates: Updates, state: RunState | None) -> NonFiniteLossError:
+    """The same error with the step named, once what the step began from is saved."""
     if state:
         state.save(step, updates.tensors())
-    saved = f"; the state after step {step} is saved in {state.folder}" if state else ""
-    raise NonFiniteLossError(
-        f"the loss is {figures['loss']} in step {step + 1}{saved}; "
-        "lower the rate (--set optimizer.learning_rate=...) and start anew with --overwrite"
-    )
+    saved = f"; the state after step {step} is saved in {state.folder}; start anew with --overwrite" if state else ""
+    return NonFiniteLossError(f"{error} (in step {step + 1}{saved})")
 
 
 def _facts(task: Task, codec: Codec, train: ImageSet, name: str) -> dict[str, Any]:

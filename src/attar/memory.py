@@ -24,8 +24,11 @@ from attar.recipes import Recipe
 SHARE = 0.8
 """Of the free memory, what a run may plan with."""
 
-SECOND_ORDER = 3.0
-"""Activations of a pass that is differentiated twice, against those of one backward pass: see docs/memory.md."""
+SECOND_ORDER = 2.2
+"""Activations of a pass that is differentiated twice, against those of one backward pass: measured, docs/memory.md."""
+
+WORKSPACE_BYTES = 64 << 20
+"""What libraries take for themselves once they compute."""
 
 VALUE_BYTES = 4
 
@@ -79,7 +82,7 @@ def plan_memory(
     while True:
         plan = MemoryPlan(config, _parts(recipe, config, network, context, synthetic, real), limit)
         if plan.num_bytes <= limit:
-            return plan
+            return _with_kept_graphs(plan, network, context, len(synthetic))
         if config.chunk_items == 1:
             raise InputError(_does_not_fit(plan, config))
         config = config.model_copy(update={"chunk_items": config.chunk_items // 2})
@@ -153,8 +156,22 @@ def _parts(
         "real items": real.num_bytes,
         "synthetic items": VALUE_BYTES * items * (4 if averaged else 3),
         "networks": parameters * _network_copies(config, context.num_classes),
+        "libraries": WORKSPACE_BYTES,
         "activations": int(per_item * _items_at_once(config, len(synthetic), context.num_classes)),
     }
+
+
+def _with_kept_graphs(plan: MemoryPlan, network: Network, context: Context, num_items: int) -> MemoryPlan:
+    """The plan with as many of a student's graphs kept as half of what is left holds, where the recipe names none."""
+    config = plan.config
+    if not isinstance(config, TrajectoriesConfig) or config.gradient == "unrolled":
+        return plan
+    batch = min(num_items, config.student_batch_size or num_items)
+    each = int(SECOND_ORDER * batch * saved_bytes_per_item(network, context.item_shape))
+    fitting = int((plan.limit - plan.num_bytes) // 2 // max(1, each))
+    kept = min(config.student_steps, fitting if config.kept_steps is None else config.kept_steps)
+    changed = config.model_copy(update={"kept_steps": kept})
+    return MemoryPlan(changed, {**plan.parts, "kept graphs": kept * each}, plan.limit)
 
 
 def _network_copies(config: MatchingConfig, num_classes: int) -> int:

@@ -31,6 +31,7 @@ _TABLE = """
 54 n01729322 hognose snake
 57 n01735189 garter snake
 64 n01749939 green mamba
+72 n01773157 black and gold garden spider
 74 n01773797 garden spider
 76 n01774750 tarantula
 84 n01806143 peacock
@@ -103,6 +104,7 @@ _TABLE = """
 292 n02129604 tiger
 299 n02138441 meerkat
 305 n02172182 dung beetle
+309 n02206856 bee
 313 n02231487 walking stick
 317 n02259212 leafhopper
 321 n02276258 admiral
@@ -173,6 +175,7 @@ _TABLE = """
 766 n04111531 rotisserie
 772 n04127249 safety pin
 775 n04136333 sarong
+779 n04146614 school bus
 783 n04153751 screw
 796 n04229816 ski mask
 798 n04238763 slide rule
@@ -204,6 +207,7 @@ _TABLE = """
 960 n07836838 chocolate sauce
 984 n11879895 rapeseed
 986 n12057211 yellow lady's slipper
+987 n12144580 corn
 993 n13037406 gyromitra
 994 n13040303 stinkhorn
 995 n13044778 earthstar, earth star
@@ -215,6 +219,7 @@ _INDICES = {
     "woof": "193 182 258 162 155 167 159 273 207 229",
     "cat": "281 282 283 284 285 291 292 290 289 287",
     "nette": "0 217 482 491 497 566 569 571 574 701",
+    "yellow": "309 986 954 951 987 779 599 291 72 11",
     "imagenet-a": "255 376 984 364 500 986 333 576 148 135",
     "imagenet-b": "129 916 90 275 995 874 102 259 685 139",
     "imagenet-c": "565 94 554 535 92 392 291 136 324 11",
@@ -235,6 +240,7 @@ _ALIASES = {
     "woof": "imagewoof imagenetwoof",
     "cat": "cats meow imagemeow imagenetcats imagenetcat",
     "nette": "imagenette imagenetnette",
+    "yellow": "imageyellow imagenetyellow",
     "imagenet-a": "a",
     "imagenet-b": "b",
     "imagenet-c": "c",
@@ -256,8 +262,9 @@ _BY_INDEX = {member.imagenet_index: member for member in _OTHER_NAMES}
 #: Subset name -> its classes, in the order of the papers.
 #:
 #: Source: bird, fruit, woof, cat, nette: LatentDD appendix A.4, with its indices (first of MTT, Cazenavette et al.
-#:     2022; woof and nette: Howard 2019). imagenet-a to -e: LD3M table 9 (first of GLaD, Cazenavette et al. 2023); its
-#:     birds, fruits and cats are the same classes. imagenet-10, -100: IDC, Kim et al. 2022, after Tian et al. 2020.
+#:     2022; woof and nette: Howard 2019). yellow: MTT's code. imagenet-a to -e: LD3M table 9 (first of GLaD,
+#:     Cazenavette et al. 2023); its birds, fruits and cats are the same classes. imagenet-10, -100: IDC, Kim et al.
+#:     2022, after Tian et al. 2020.
 #: Deviation: the papers' tables print some names freely. LD3M's "Bengal cat" is ImageNet's tiger cat (282), its
 #:     "English sheepdog" the Old English sheepdog (229), its "cockatoo" the sulphur-crested one (89), its "snowbird"
 #:     the junco (13), its "orca" the killer whale (148). Its "hyena" is, by the index lists in circulation, 275, the

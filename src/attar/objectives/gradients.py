@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -46,7 +46,8 @@ class GradientsConfig(Config):
         cutmix_probability: of the network's training batches (IDC).
         pretrain_steps: training steps of a fresh network on real items before its first matching (IDC on ImageNet).
         augmentation: siamese DSA of real and synthetic items in a matching; the network's training is augmented too.
-        per_class: how the gradients of all classes are found; "auto" measures both ways on the device.
+        per_class: how the gradients of all classes are found; "auto" is looped on CPUs, and on CUDA what is measured
+            to be faster.
         chunk_items: the most items that go through the network at once.
     """
 
@@ -178,19 +179,24 @@ class Gradients(Objective):
         labels: Tensor,
         generator: torch.Generator,
     ) -> None:
-        """SGD on the network; a permutation of all items is cut into batches, a new one follows when it is used up."""
-        steps = draw_steps(shape, num_items, num_steps, self.config.train_batch_size, self.augment, generator)
-        for step in steps:
+        """SGD on the network; a permutation of all items is cut into batches, a new one follows when it is used up.
+
+        What an augmentation draws for codes is a matrix, so it is drawn for one batch at a time.
+        """
+        for step in draw_steps(shape, num_items, num_steps, self.config.train_batch_size, None, generator):
             chosen = step.items.to(labels.device)
             inputs = gather(chosen)
             if self.augment is not None:
-                inputs = self.augment.apply(inputs, step.parameters)
+                siamese = not self.augment.per_item
+                inputs = self.augment.apply(inputs, self.augment.draw(len(chosen), shape, generator, siamese=siamese))
             batch = Batch(inputs, labels[chosen])
             if self.config.cutmix_probability:
                 drawn = draw_cutmix(len(chosen), shape, generator, self.config.cutmix_probability)
                 batch = Batch(*apply_cutmix(inputs, batch.labels, drawn))
             self._optimizer.zero_grad(set_to_none=True)
-            item_losses(self.network(batch.inputs), batch).mean().backward()
+            for part in _parts(batch, self.chunk_items):
+                losses = item_losses(self.network(part.inputs), part)
+                (losses.mean() * (len(losses) / len(chosen))).backward()
             self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
 
@@ -258,15 +264,12 @@ class _Matching:
 
     def looped(self) -> tuple[float, Tensor, Tensor]:
         """(loss, its gradient with respect to all inputs, and to all targets), class by class."""
-        loss, of_inputs, of_targets = 0.0, [], []
+        parts = []
         parameters = list(self.network.parameters())
         for number, (inputs, targets) in enumerate(zip(self.inputs, self.targets, strict=True)):
             real = self._real_gradient(number, parameters)
-            part, *gradients = self._one_class(inputs, targets, real, parameters)
-            loss += part
-            of_inputs.append(gradients[0])
-            of_targets.append(gradients[1])
-        return loss, torch.cat(of_inputs), torch.cat(of_targets)
+            parts.append(self._one_class(inputs, targets, real, parameters))
+        return _joined(parts)
 
     def vectorised(self) -> tuple[float, Tensor, Tensor]:
         """The same with as many classes at once as chunks allow; looped where classes differ in size."""
@@ -284,7 +287,7 @@ class _Matching:
             found = torch.func.grad(loss_of)(parameters, inputs, targets)
             return self.distance([found[name] for name in names], [real[name] for name in names])
 
-        loss, of_inputs, of_targets = 0.0, [], []
+        parts = []
         identity = torch.eye(self.targets[0].shape[1], device=self.inputs[0].device)
         for first in range(0, len(self.real), at_once):
             part = slice(first, first + at_once)
@@ -294,10 +297,8 @@ class _Matching:
             real = torch.vmap(torch.func.grad(loss_of), (None, 0, 0))(parameters, items, labels)
             both = torch.func.grad_and_value(gap, argnums=(0, 1))
             found, gaps = torch.vmap(both)(torch.stack([*self.inputs[part]]), torch.stack([*self.targets[part]]), real)
-            loss += float(gaps.sum())
-            of_inputs.append(found[0].flatten(0, 1).detach())
-            of_targets.append(found[1].flatten(0, 1).detach())
-        return loss, torch.cat(of_inputs), torch.cat(of_targets)
+            parts.append((gaps.detach().sum(), *(each.detach().flatten(0, 1) for each in found)))
+        return _joined(parts)
 
     def _real_gradient(self, number: int, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
         rows = self.real[number]
@@ -311,14 +312,14 @@ class _Matching:
 
     def _one_class(
         self, inputs: Tensor, targets: Tensor, real: Sequence[Tensor], parameters: Sequence[nn.Parameter]
-    ) -> tuple[float, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         chunks = list(zip(inputs.split(self.chunk_items), targets.split(self.chunk_items), strict=True))
         if len(chunks) == 1:
             leaves = [each.detach().requires_grad_() for each in chunks[0]]
             found = self._gradient(leaves, len(inputs), parameters, create_graph=True)
             distance = self.distance(found, real)
             of_inputs, of_targets = _derivatives(distance, leaves)
-            return float(distance.detach()), of_inputs, of_targets
+            return distance.detach(), of_inputs, of_targets
         total = [torch.zeros_like(value) for value in parameters]
         for chunk in chunks:
             torch._foreach_add_(total, self._gradient(chunk, len(inputs), parameters))
@@ -332,7 +333,7 @@ class _Matching:
             along = sum((one * two).sum() for one, two in zip(found, directions, strict=True))
             parts.append(_derivatives(torch.as_tensor(along), leaves))
         of_inputs, of_targets = (torch.cat(column) for column in zip(*parts, strict=True))
-        return float(distance.detach()), of_inputs, of_targets
+        return distance.detach(), of_inputs, of_targets
 
     def _gradient(
         self, chunk: Sequence[Tensor], count: int, parameters: Sequence[nn.Parameter], create_graph: bool = False
@@ -380,6 +381,20 @@ def _distance(name: str, matched: Sequence[bool], one: Sequence[Tensor], two: Se
 def _is_matched(network: nn.Module, matched: str) -> list[bool]:
     least = {"all": 1, "weights": 2, "convolutions": 4}[matched]
     return [parameter.ndim >= least for parameter in network.parameters()]
+
+
+def _parts(batch: Batch, size: int) -> Iterator[Batch]:
+    """The batch cut into parts of at most `size` items."""
+    for first in range(0, len(batch.inputs), size):
+        rows = slice(first, first + size)
+        columns = (batch.inputs, batch.labels, batch.other_labels, batch.weight)
+        yield Batch(*(None if column is None else column[rows] for column in columns))  # type: ignore[arg-type]
+
+
+def _joined(parts: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[float, Tensor, Tensor]:
+    """The sum of all losses, looked at once in the end because a look waits for the device, and all gradients."""
+    losses, of_inputs, of_targets = zip(*parts, strict=True)
+    return float(torch.stack(losses).sum()), torch.cat(of_inputs), torch.cat(of_targets)
 
 
 def _mean_loss(logits: Tensor, targets: Tensor) -> Tensor:

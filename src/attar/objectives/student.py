@@ -47,6 +47,8 @@ class Training:
         momentum: mu.
         augmentation: of the batches, whose parameters the steps hold; or None.
         chunk_items: the most items that go through the network at once.
+        kept_steps: of the last steps the graph is kept from the forward to the backward sweep, which saves doing it
+            again there and costs its memory.
     """
 
     network: nn.Module
@@ -59,6 +61,24 @@ class Training:
     momentum: float = 0.0
     augmentation: Augmentation | None = None
     chunk_items: int = 1024
+    kept_steps: int = 0
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """The gradient of a chunk's share of a batch's mean loss, as a function of what it was computed from.
+
+    Args:
+        rows: of the batch.
+        parts: the parameters, as leaves.
+        batch: inputs and labels, as leaves.
+        gradient: one tensor for each parameter.
+    """
+
+    rows: slice
+    parts: list[Tensor]
+    batch: list[Tensor]
+    gradient: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -108,8 +128,9 @@ def draw_steps(
 def adjoint_gradients(training: Training, hessian: bool = True) -> EndGradients:
     """The exact gradient of a student's end in constant activation memory, by sweeping its adjoint backwards.
 
-    The forward sweep keeps the theta_i and nothing else. With lambda = dL/dtheta_{i+1}, and s_i = <g_i, kappa_i> for
-    the gradient g_i of step i as a function of its parameters, items and labels, the backward sweep is
+    The forward sweep keeps the theta_i and the graphs of the last `kept_steps` steps. With lambda = dL/dtheta_{i+1},
+    and s_i = <g_i, kappa_i> for the gradient g_i of step i as a function of its parameters, items and labels, the
+    backward sweep is
 
         kappa_i = lambda + mu kappa_{i+1}
         dL/dbeta -= s_i
@@ -131,7 +152,8 @@ def adjoint_gradients(training: Training, hessian: bool = True) -> EndGradients:
     Source: the loss is LatentDD Eq. 9 and Algorithm 3, line 11; the two sweeps without the Hessian are TESLA's
         (Cui et al. 2023), whose released code halves the gradient.
     """
-    path, rate = _path(training), training.rate
+    path, kept = _path(training)
+    rate = training.rate
     gap = path.pop() - training.target
     distance = (training.start - training.target).square().sum()
     loss = gap.square().sum() / distance
@@ -142,7 +164,8 @@ def adjoint_gradients(training: Training, hessian: bool = True) -> EndGradients:
     for step in reversed(training.steps):
         direction.mul_(training.momentum).add_(adjoint)
         chosen = step.items.to(training.items.device)
-        value, items, labels, parameters = _directional(training, path.pop(), step, chosen, direction, hessian)
+        theta, graphs = path.pop(), kept.pop() if kept else None
+        value, items, labels, parameters = _directional(training, theta, step, graphs, direction, hessian)
         of_rate -= value
         of_items.index_add_(0, chosen, items.mul_(-rate))
         of_labels.index_add_(0, chosen, labels.mul_(-rate))
@@ -179,20 +202,28 @@ def unrolled_gradients(training: Training) -> EndGradients:
     return EndGradients(float(end.detach()), *_grad(end, [items, labels, rate]))
 
 
-def _path(training: Training) -> list[Tensor]:
-    """theta_0 to theta_N, flat."""
+def _path(training: Training) -> tuple[list[Tensor], list[list[_Graph]]]:
+    """theta_0 to theta_N, flat, and the graphs that are kept of the last steps."""
     theta, path = training.start, [training.start]
+    kept: list[list[_Graph]] = []
     velocity = torch.zeros_like(theta)
-    for step in training.steps:
-        velocity.mul_(training.momentum).add_(_gradient(training, theta, step))
+    for number, step in enumerate(training.steps):
+        graphs = None
+        if number >= len(training.steps) - training.kept_steps:
+            inputs = _augmented(training, training.items[step.items.to(training.items.device)], step)
+            graphs = list(_graphs(training, theta, step, inputs))
+            kept.append(graphs)
+        velocity.mul_(training.momentum).add_(_gradient(training, theta, step, graphs))
         theta = theta - training.rate * velocity
         path.append(theta)
     _check_finite(training, path)
-    return path
+    return path, kept
 
 
-def _gradient(training: Training, theta: Tensor, step: StudentStep) -> Tensor:
-    """Gradient of the batch's mean cross-entropy at theta."""
+def _gradient(training: Training, theta: Tensor, step: StudentStep, graphs: list[_Graph] | None) -> Tensor:
+    """Gradient of the batch's mean cross-entropy at theta; from its graphs, where there are some."""
+    if graphs is not None:
+        return torch.stack([_flat(graph.gradient).detach() for graph in graphs]).sum(0)
     chosen = step.items.to(training.items.device)
     inputs = _augmented(training, training.items[chosen], step)
     total = torch.zeros_like(theta)
@@ -203,36 +234,45 @@ def _gradient(training: Training, theta: Tensor, step: StudentStep) -> Tensor:
     return total
 
 
+def _graphs(training: Training, theta: Tensor, step: StudentStep, inputs: Tensor) -> Iterator[_Graph]:
+    """Chunk by chunk: only the one in hand exists, unless the caller keeps them."""
+    chosen = step.items.to(training.items.device)
+    for rows in _chunks(training, len(chosen)):
+        parts = _parts(training.network, theta)
+        batch = [inputs[rows].detach().requires_grad_(), training.labels[chosen[rows]].requires_grad_()]
+        loss = _summed_loss(training.network, parts, *batch) / len(chosen)
+        yield _Graph(rows, parts, batch, _grad(loss, parts, create_graph=True))
+        del parts, batch, loss
+
+
 def _directional(
-    training: Training, theta: Tensor, step: StudentStep, chosen: Tensor, direction: Tensor, hessian: bool
+    training: Training,
+    theta: Tensor,
+    step: StudentStep,
+    graphs: list[_Graph] | None,
+    direction: Tensor,
+    hessian: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """<g, direction> of a batch's gradient g, and its derivatives with respect to items, labels and theta."""
+    chosen = step.items.to(training.items.device)
     items = training.items[chosen].requires_grad_(training.augmentation is not None)
     inputs = _augmented(training, items, step)
     value = torch.zeros_like(training.rate)
     of_inputs, of_labels = torch.empty_like(inputs), torch.empty_like(training.labels[chosen])
     of_theta = torch.zeros_like(theta) if hessian else None
     directions = _parts(training.network, direction, leaves=False)
-    for rows in _chunks(training, len(chosen)):
-        batch = [inputs[rows].detach().requires_grad_(), training.labels[chosen[rows]].requires_grad_()]
-        along, of_inputs[rows], of_labels[rows], *rest = _chunk(
-            training.network, theta, batch, directions, len(chosen), hessian
-        )
-        value += along
+    pending = iter(graphs if graphs is not None else _graphs(training, theta, step, inputs))
+    while (graph := next(pending, None)) is not None:
+        pairs = zip(graph.gradient, directions, strict=True)
+        along = torch.stack([(one * two).sum() for one, two in pairs]).sum()
+        wanted = graph.batch + (graph.parts if hessian else [])
+        of_inputs[graph.rows], of_labels[graph.rows], *rest = _grad(along, wanted)
+        value += along.detach()
         if of_theta is not None:
             of_theta += _flat(rest)
+        del graph, along, pairs, rest
     of_items = _grad(inputs, [items], of_inputs)[0] if inputs.requires_grad else of_inputs
     return value, of_items, of_labels, of_theta
-
-
-def _chunk(
-    network: nn.Module, theta: Tensor, batch: list[Tensor], directions: list[Tensor], count: int, hessian: bool
-) -> tuple[Tensor, ...]:
-    """The part of a chunk in `_directional`; a function of its own, so that its graph is gone before the next one's."""
-    parts = _parts(network, theta)
-    gradient = _grad(_summed_loss(network, parts, *batch) / count, parts, create_graph=True)
-    along = torch.stack([(one * two).sum() for one, two in zip(gradient, directions, strict=True)]).sum()
-    return along.detach(), *_grad(along, batch + (parts if hessian else []))
 
 
 def _augmented(training: Training, items: Tensor, step: StudentStep) -> Tensor:

@@ -66,6 +66,8 @@ class TrajectoriesConfig(Config):
         trajectories_per_step: students whose losses are averaged in an outer step, one after another.
         augmentation: DSA of every student's batch, and of the experts'.
         chunk_items: the most items of a student's batch that go through the network at once.
+        kept_steps: student steps whose graph the adjoint keeps from the forward to the backward sweep: the fewer, the
+            less memory; the more, the less time (all of them: that of unrolling). None: as many as memory allows.
 
     Raises:
         InputError: a range of starts that is empty or beyond the experts' end, a setting without effect, batch norm.
@@ -88,6 +90,7 @@ class TrajectoriesConfig(Config):
     trajectories_per_step: int = Field(default=1, ge=1)
     augmentation: DsaConfig | None = None
     chunk_items: int = Field(default=1024, ge=1)
+    kept_steps: int | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
     def _refuse_what_cannot_work(self) -> TrajectoriesConfig:
@@ -175,6 +178,7 @@ class Trajectories(Objective):
         self.student_rate = nn.Parameter(torch.tensor(config.student_rate, device=context.device))
         self.student_rate.requires_grad_(config.student_rate_learning_rate > 0)
         self.chunk_items = config.chunk_items
+        self.kept_steps = config.kept_steps or 0
         self.step = 0
         self._largest_batch = config.student_batch_size
 
@@ -218,7 +222,10 @@ class Trajectories(Objective):
         return {"student_rate": float(self.student_rate.detach())}
 
     def halve_memory(self) -> bool:
-        """False too where all steps are one graph, whose size chunks do not change."""
+        """Kept graphs go first. False too where all steps are one graph, whose size chunks do not change."""
+        if self.kept_steps and self.config.gradient != "unrolled":
+            self.kept_steps //= 2
+            return True
         size = min(self.chunk_items, self._largest_batch or self.chunk_items)
         if size == 1 or self.config.gradient == "unrolled":
             return False
@@ -262,6 +269,7 @@ class Trajectories(Objective):
             momentum=self.config.student_momentum,
             augmentation=self.augment,
             chunk_items=self.chunk_items,
+            kept_steps=self.kept_steps,
         )
         if self.config.gradient == "unrolled":
             return unrolled_gradients(training)

@@ -120,8 +120,9 @@ def latent_dc() -> Recipe:
 def latent_mtt() -> Recipe:
     """LatentMTT on patch-PCA codes: no download, any image size that 4 divides.
 
-    LatentDD's expert epoch, starts and rates (those of f = 8), at a size that suits a CPU: 10 experts of 20 epochs,
-    20 student steps, 500 steps. The depth is for codes of 8 x 8, i.e. images of 32 x 32.
+    LatentDD's rate per code at f = 4, at a size that suits a CPU: 5 experts of 12 epochs, 2 of them matched by 20
+    student steps, 400 steps. The depth is for codes of 8 x 8, i.e. images of 32 x 32. Settings were compared on a
+    validation part of CIFAR-10's training images: docs/results.md.
 
     Command: attar distill PHOTOS --recipe latent-mtt --budget 1ipc
 
@@ -133,17 +134,17 @@ def latent_mtt() -> Recipe:
         codec=PcaConfig(factor=4, channels=4, scaling="whiten"),
         objective=TrajectoriesConfig(
             network=NetworkConfig(depth=2),
-            experts=ExpertsConfig(count=10, epochs=20),
-            expert_epochs=1,
+            experts=ExpertsConfig(count=5, epochs=12),
+            expert_epochs=2,
             student_steps=20,
-            max_start_epoch=5,
-            student_batch_size=64,
-            student_rate=0.01,
-            student_rate_learning_rate=1e-6,
+            max_start_epoch=10,
+            student_batch_size=128,
+            student_rate=0.03,
+            student_rate_learning_rate=1e-5,
             augmentation=DsaConfig(),
         ),
-        optimizer=OptimizerConfig(learning_rate=1.0, learning_rate_unit="per-item"),
-        steps=500,
+        optimizer=OptimizerConfig(learning_rate=50.0, learning_rate_unit="per-item", schedule="cosine"),
+        steps=400,
         citations=("latentdd", "mtt", "dsa"),
     )
 
