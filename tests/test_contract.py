@@ -75,7 +75,7 @@ OBJECTIVES: dict[str, MatchingConfig] = {
         augmentation=DsaConfig(),
     ),
     "trajectories": TrajectoriesConfig(**TRAJECTORIES),
-    "trajectories-dsa": TrajectoriesConfig(**TRAJECTORIES, student_batch_size=7, augmentation=DsaConfig()),
+    "trajectories-dsa": TrajectoriesConfig(**TRAJECTORIES, student_batch_size=13, augmentation=DsaConfig()),
 }
 
 

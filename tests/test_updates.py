@@ -137,12 +137,12 @@ def test_the_result_is_the_running_average_of_the_items_alone() -> None:
         last = synthetic.codes.detach().clone()
         average = decay * average + (1 - decay) * last.double()
     assert synthetic.soft_labels is not None
-    labels, number = synthetic.soft_labels.detach().clone(), float(objective.number)
+    labels, number = synthetic.soft_labels.detach().clone(), float(objective.number.detach())
     updates.finish()
     torch.testing.assert_close(synthetic.codes.detach().double(), average, rtol=1e-5, atol=1e-6)
     assert not torch.allclose(synthetic.codes, last)
     assert torch.equal(synthetic.soft_labels, labels)
-    assert float(objective.number) == number
+    assert float(objective.number.detach()) == number
 
 
 def test_without_an_average_the_result_is_the_last_step() -> None:

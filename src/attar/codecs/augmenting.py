@@ -52,6 +52,7 @@ class CodeDsa:
         self._dsa = Dsa(config)
         self._codec = codec
         self._preprocess = preprocess
+        self._unit_inputs: Tensor | None = None
 
     def draw(
         self, batch_size: int, image_shape: tuple[int, int, int], generator: torch.Generator, siamese: bool
@@ -73,17 +74,24 @@ class CodeDsa:
         return self._through(images, parameters)
 
     def _through(self, codes: Tensor, parameters: DsaParameters) -> Tensor:
-        inputs = self._preprocess.encode(self._codec.decode(codes))
-        return self._codec.encode(self._preprocess.decode(self._dsa.apply(inputs, parameters)))
+        return self._codes(self._dsa.apply(self._inputs(codes), parameters))
+
+    def _inputs(self, codes: Tensor) -> Tensor:
+        return self._preprocess.encode(self._codec.decode(codes))
+
+    def _codes(self, inputs: Tensor) -> Tensor:
+        return self._codec.encode(self._preprocess.decode(inputs))
 
     @torch.no_grad()
     def _affine(self, parameters: DsaParameters) -> AffineMap:
-        """A(e_i) - A(0) for every unit code e_i, and A(0)."""
+        """A(e_i) - A(0) for every unit code e_i, and A(0). What the unit codes decode to is found once."""
         values = self._codec.num_code_values
         device = next(self._codec.buffers()).device
-        units = torch.cat([torch.zeros(1, values, device=device), torch.eye(values, device=device)])
-        images = self._through(units.view(-1, *self._codec.code_shape), parameters).flatten(1)
-        return AffineMap(images[1:] - images[0], images[0])
+        if self._unit_inputs is None or self._unit_inputs.device != device:
+            units = torch.cat([torch.zeros(1, values, device=device), torch.eye(values, device=device)])
+            self._unit_inputs = self._inputs(units.view(-1, *self._codec.code_shape))
+        codes = self._codes(self._dsa.apply(self._unit_inputs, parameters)).flatten(1)
+        return AffineMap(codes[1:] - codes[0], codes[0])
 
 
 def siamese_augmentation(config: DsaConfig | None, codec: Codec, preprocess: Codec) -> Augmentation | None:

@@ -413,8 +413,11 @@ def _some(items: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 
 def _faster(matching: _Matching) -> Literal["looped", "vectorised"]:
-    """On a CPU looped, so that files do not depend on timing (it is also the faster: see bench/gradients.py); on CUDA
-    what one matching takes, after one to warm up."""
+    """On a CPU looped, so that files do not depend on timing; on CUDA what one matching takes, after one to warm up.
+
+    Looped is also the faster there. One core took for a matching of 10 classes, looped and vectorised: 12 and 45 s with
+    DC's 256 real images and 1 synthetic each, .54 and .55 s with 64 real codes and 12, 1.6 and 2.0 s with 120.
+    """
     if matching.inputs[0].device.type != "cuda":
         return "looped"
     seconds = {}

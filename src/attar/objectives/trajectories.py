@@ -277,10 +277,11 @@ class Trajectories(Objective):
 
     def _segment(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """An expert's parameters at a start, and M epochs later."""
-        if self.experts.num_experts < 1:
+        count = min(self.experts.num_experts, self.config.experts.count)  # more do not change what a seed gives
+        if count < 1:
             raise InputError("there are no experts to match; train at least one (objective.experts.count)")
         earliest, latest = self.config.min_start_epoch, latest_start(self.config, self.step)
-        expert = int(torch.randint(self.experts.num_experts, (1,), generator=generator))
+        expert = int(torch.randint(count, (1,), generator=generator))
         epoch = int(torch.randint(earliest, latest + 1, (1,), generator=generator))
         start = self.experts.parameters(expert, epoch)
         target = self.experts.parameters(expert, epoch + self.config.expert_epochs)
