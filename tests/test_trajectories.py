@@ -384,3 +384,5 @@ def test_a_rate_that_was_learned_below_zero_is_refused(rate: float) -> None:
     objective.student_rate.data.fill_(rate)
     with pytest.raises(InputError, match=r"lower objective\.student_rate_learning_rate"):
         _gradients(objective, Items())
+    with pytest.raises(InputError, match="must stay above 0"):
+        objective.learned()

@@ -91,7 +91,7 @@ def distill(
         storage: "float32", "float16" or "int8"; None takes the recipe's.
         checkpoint_steps: steps between two saved states.
         memory: the most that may be taken, e.g. "8GB"; None is four fifths of what the device has free.
-        overwrite: replace an existing `out` and forget an unfinished run.
+        overwrite: replace an existing `out`, and forget an unfinished run of another configuration.
         progress: what to report to.
         **loading: further arguments of `load_images`.
 

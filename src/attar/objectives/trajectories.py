@@ -219,7 +219,7 @@ class Trajectories(Objective):
             self.step = int(state["step"])
 
     def learned(self) -> Mapping[str, float]:
-        return {"student_rate": float(self.student_rate.detach())}
+        return {"student_rate": self._checked_rate()}
 
     def halve_memory(self) -> bool:
         """Kept graphs go first. False too where all steps are one graph, whose size chunks do not change."""
