@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from attar.claims import Claims
 from attar.cli import main
 from attar.codecs.augmenting import siamese_augmentation
 from attar.codecs.pixels import PixelsConfig
@@ -23,7 +24,6 @@ from attar.codecs.registry import codec_from_text, fit_codec
 from attar.data.augmentation import DsaConfig
 from attar.errors import InputError, NonFiniteLossError
 from attar.experts import ExpertBuffer, growing, train_experts, training
-from attar.experts.claims import Claims
 from attar.experts.items import RealTrainingItems
 from attar.networks import NetworkConfig, build_network
 from attar.objectives.objective import Experts, RealItems
@@ -205,7 +205,7 @@ def test_two_processes_share_the_work() -> None:
 CLAIM = """
 import sys, time
 from pathlib import Path
-from attar.experts.claims import Claims
+from attar.claims import Claims
 claims = Claims(Path(sys.argv[1]))
 print(claims.take(0), claims.take(7), flush=True)
 time.sleep(60)

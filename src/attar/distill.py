@@ -132,7 +132,11 @@ def distill(
         def match(step: int) -> dict[str, float]:
             return objective.accumulate(synthetic, real, generator(task.seed, "step", step))
 
-        optimise(task, updates, objective, match, state, overwrite, progress)
+        try:
+            optimise(task, updates, objective, match, state, overwrite, progress)
+        finally:
+            if state is not None:
+                state.close()
         learned = objective.learned()
     result = DistilledSet.build(
         synthetic.cpu(),

@@ -6,13 +6,14 @@ import json
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from torch import Tensor
 
+from attar.claims import Claims
 from attar.errors import InputError
 from attar.files import atomic_path, canonical_json, write_text
 
@@ -33,14 +34,17 @@ class RunState:
         self.folder = out.with_name(f"{stem}.run")
         self.configuration = configuration
         self._metrics: list[str] = []
+        self._claims: Claims | None = None
 
     def open(self, overwrite: bool = False) -> tuple[int, dict[str, Tensor]]:
         """Start or resume: the number of steps done, and the tensors saved then (empty at the start).
 
         Raises:
-            InputError: an unfinished run of another configuration is here and `overwrite` is False.
+            InputError: an unfinished run of another configuration is here and `overwrite` is False, or another process
+                is at this run now.
         """
         self.folder.mkdir(exist_ok=True)
+        self._claim()
         found = self._read_configuration()
         same = found is not None and canonical_json(found) == canonical_json(self.configuration)
         if not self._checkpoint.exists() or (overwrite and not same):
@@ -57,6 +61,12 @@ class RunState:
         step, tensors = self._read_checkpoint()
         self._keep_metrics_until(step)
         return step, tensors
+
+    def close(self) -> None:
+        """Let other processes have the run."""
+        if self._claims is not None:
+            self._claims.close()
+            self._claims = None
 
     def record(self, step: int, figures: dict[str, float]) -> None:
         """Note the figures of a step (counted from 1); written at the next `save`."""
@@ -77,6 +87,22 @@ class RunState:
     def finish(self) -> None:
         """The run's file is written: the checkpoint is no longer needed."""
         self._checkpoint.unlink(missing_ok=True)
+        self._lock_file.unlink(missing_ok=True)
+
+    def _claim(self) -> None:
+        """Refuse a run that another process is at; where files cannot be locked, hope that there is none."""
+        self.close()
+        self._claims = Claims(self._lock_file)
+        with suppress(InputError):
+            if self._claims.take(0):
+                return
+            self.close()
+        if self._claims is None:
+            raise InputError(f"another process is distilling into {self.folder}; wait for it, or give another --out")
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.folder / "run.lock"
 
     @property
     def _checkpoint(self) -> Path:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import torch
 
+from attar.claims import Claims
 from attar.codecs.codec import Codec
 from attar.data.augmentation import Augmentation
 from attar.data.image_set import ImageSet
 from attar.errors import InputError, NonFiniteLossError
 from attar.experts.buffer import ExpertBuffer, ExpertsIdentity, new_manifest
-from attar.experts.claims import Claims
 from attar.experts.growing import GrowingGroup, begun_group_size, remove_old_states
 from attar.experts.items import RealTrainingItems
 from attar.memory import free_bytes, saved_bytes_per_item

@@ -1,4 +1,4 @@
-"""Which process trains which expert: locks that the system lets go when their process ends, however it ends."""
+"""Which process does which part of some work: locks that end with their process, however it ends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attar.errors import InputError
 
 
 class Claims:
-    """Byte i of one file, locked, is the claim on expert i. Threads of one process are not kept apart.
+    """Byte i of one file, locked, is the claim on part i of the work. Threads of one process are not kept apart.
 
     A lock that its process leaves behind is gone with the process, so that no claim is ever stale; with a file for each
     claim, somebody would have to guess whether a process of that number still is the same.
@@ -29,21 +29,25 @@ class Claims:
     def __enter__(self) -> Claims:
         return self
 
+    def close(self) -> None:
+        """Give all claims back."""
+        os.close(self._handle)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._handle)
+        self.close()
 
     def take(self, number: int) -> bool:
-        """Claim an expert; False where another process has it. Raises InputError where files cannot be locked."""
+        """Claim a part; False where another process has it. Raises InputError where files cannot be locked."""
         try:
             _lock(self._handle, number)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
                 return False
             raise InputError(
-                f"{self._path} cannot be locked ({error.strerror}), so that two runs could train the same experts; "
-                "set ATTAR_CACHE to a disk whose files can be locked"
+                f"{self._path} cannot be locked ({error.strerror}), so that two processes could do the same work; "
+                "take a disk whose files can be locked (for the cache: ATTAR_CACHE)"
             ) from None
         return True
 
