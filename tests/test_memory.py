@@ -121,3 +121,15 @@ def test_a_run_goes_on_in_smaller_chunks_when_memory_runs_out(monkeypatch: pytes
     monkeypatch.setattr(Features, "accumulate", always)
     with pytest.raises(InputError, match="memory ran out with chunks of one item"):
         distill(small_images(), "dm", "1ipc", settings=settings)
+
+
+def test_sizes_of_chunks_are_part_of_what_is_resumed() -> None:
+    train = small_images()
+    real = RealItems(train.labels, 2, images=train, codec=fit_codec(PixelsConfig(), train))
+    objective = Features(FeaturesConfig(network=WIDE, chunk_items=64), Context(real.shape, 2))
+    objective.halve_memory()
+    again = Features(FeaturesConfig(network=WIDE, chunk_items=64), Context(real.shape, 2))
+    again.resume(objective.resume_state())
+    assert again.chunk_items == 32
+    again.resume({"chunk_items": torch.tensor(64)})
+    assert again.chunk_items == 32

@@ -354,8 +354,8 @@ def _accumulate(
     Raises:
         NonFiniteLossError: the loss is not finite; the objective is as it was before the step.
     """
-    before = {name: value.clone() for name, value in objective.resume_state().items()}
     while True:
+        before = {name: value.clone() for name, value in objective.resume_state().items()}
         try:
             figures = match()
             if not math.isfinite(figures["loss"]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -125,6 +126,12 @@ class Features(Objective):
             parameters = self.augment.draw(1, real.shape, drawn, siamese=True)
         target = self._real_means(real, indices, labels.to(real.device), parameters)
         return {"loss": self._accumulate_synthetic(synthetic, target, parameters)}
+
+    def resume_state(self) -> Mapping[str, Tensor]:
+        return {"chunk_items": torch.tensor(self.chunk_items)}
+
+    def resume(self, state: Mapping[str, Tensor]) -> None:
+        self.chunk_items = min(self.chunk_items, int(state.get("chunk_items", self.chunk_items)))
 
     def halve_memory(self) -> bool:
         if self.chunk_items == 1:

@@ -134,13 +134,14 @@ class Gradients(Objective):
             momentum = self._optimizer.state.get(value, {}).get("momentum_buffer")
             if momentum is not None:
                 state[f"momentum.{name}"] = momentum
-        return {**state, "matchings": torch.tensor(self.matchings)}
+        return {**state, "matchings": torch.tensor(self.matchings), "chunk_items": torch.tensor(self.chunk_items)}
 
     @torch.no_grad()
     def resume(self, state: Mapping[str, Tensor]) -> None:
         if not state:
             return
         self.matchings = int(state["matchings"])
+        self.chunk_items = min(self.chunk_items, int(state["chunk_items"]))
         self._optimizer = self._fresh_optimizer()
         for name, value in self.network.named_parameters():
             value.copy_(state[f"network.{name}"])

@@ -170,11 +170,14 @@ class Objective(nn.Module, ABC):
         return ()
 
     def resume_state(self) -> Mapping[str, Tensor]:
-        """What one step leaves for the next apart from `parameter_groups`; saved in checkpoints."""
+        """What one step leaves for the next apart from `parameter_groups`; saved in checkpoints.
+
+        Sizes of chunks are part of it: they change roundings, and a resumed run must end as one that never stopped.
+        """
         return {}
 
     def resume(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what `resume_state` gave."""
+        """Go on from what `resume_state` gave, in chunks no larger than now and then."""
 
     def learned(self) -> Mapping[str, float]:
         """Learned numbers that whoever trains on the items should know, by name; kept in the manifest."""

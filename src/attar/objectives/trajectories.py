@@ -212,11 +212,14 @@ class Trajectories(Objective):
         return ({"params": [self.student_rate], "lr": self.config.student_rate_learning_rate, "momentum": 0.5},)
 
     def resume_state(self) -> Mapping[str, Tensor]:
-        return {"step": torch.tensor(self.step)}
+        sizes = {"step": self.step, "chunk_items": self.chunk_items, "kept_steps": self.kept_steps}
+        return {name: torch.tensor(size) for name, size in sizes.items()}
 
     def resume(self, state: Mapping[str, Tensor]) -> None:
         if "step" in state:
             self.step = int(state["step"])
+            self.chunk_items = min(self.chunk_items, int(state["chunk_items"]))
+            self.kept_steps = min(self.kept_steps, int(state["kept_steps"]))
 
     def learned(self) -> Mapping[str, float]:
         return {"student_rate": self._checked_rate()}
