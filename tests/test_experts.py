@@ -502,7 +502,7 @@ DIGITS = ["--set", "objective.network.width=4", "--set", "objective.network.dept
 
 def test_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["experts", "digits", "--recipe", "latent-mtt", "--classes", "0,1", "--quiet", *DIGITS]
-    command += ["--set", "objective.experts.epochs=6"]
+    command += ["--set", "objective.experts.epochs=6", "--set", "objective.max_start_epoch=4"]
     assert main([*command, "--count", "2"]) == 0
     (folder,) = Path(os.environ["ATTAR_CACHE"]).glob("experts/*")
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
