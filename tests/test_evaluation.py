@@ -374,3 +374,8 @@ def test_comparison_of_two_sets(digits: Splits, tmp_path: Path) -> None:
     other["cards"][0]["seeds"] = [7, 8]
     with pytest.raises(InputError, match="differ in seeds"):
         Comparison.from_json(json.dumps(other))
+
+
+def test_the_protocol_of_the_docs_can_be_read() -> None:
+    path = Path(__file__).parents[1] / "examples" / "quick-128px.json"
+    assert protocol(path).training.max_steps == 100
