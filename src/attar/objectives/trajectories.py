@@ -218,8 +218,8 @@ class Trajectories(Objective):
     def resume(self, state: Mapping[str, Tensor]) -> None:
         if "step" in state:
             self.step = int(state["step"])
-            self.chunk_items = min(self.chunk_items, int(state["chunk_items"]))
-            self.kept_steps = min(self.kept_steps, int(state["kept_steps"]))
+            self.chunk_items = min(self.chunk_items, int(state.get("chunk_items", self.chunk_items)))
+            self.kept_steps = min(self.kept_steps, int(state.get("kept_steps", self.kept_steps)))
 
     def learned(self) -> Mapping[str, float]:
         return {"student_rate": self._checked_rate()}
