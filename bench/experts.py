@@ -6,10 +6,6 @@ Steps of 256 items are timed as experts of CIFAR-10 take them: 10 classes, 3 x 3
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +17,7 @@ from attar.process import prepare_process
 prepare_process()
 
 import torch
+from bench.reporting import on_device, run_benches
 from bench.run import Run, cifar_shaped, median_seconds
 from torch import Tensor
 
@@ -130,25 +127,8 @@ BENCHES = {"spaces": bench_spaces, "stacking": bench_stacking}
 
 
 def main() -> None:
-    """Run the benches, print their figures, write them where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=sorted(BENCHES), default=sorted(BENCHES))
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    report: dict[str, Any] = {"device": name, "threads": options.threads, "torch": torch.__version__, "benches": {}}
-    print(f"{name}, {options.threads} threads, torch {torch.__version__}, medians of {options.repeats} alternate runs")
-    for bench in options.only:
-        report["benches"][bench] = BENCHES[bench](device, options.repeats)
-        print(bench, json.dumps(report["benches"][bench], indent=1))
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1))
-        print(f"written to {options.json}")
+    """Run the benches that are asked for."""
+    run_benches({name: on_device(bench) for name, bench in BENCHES.items()}, __doc__, repeats=3)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +21,7 @@ prepare_process()
 
 import torch
 import torch.nn.functional as F
+from bench.reporting import run_benches
 from bench.run import Run, cifar_shaped, median_seconds
 from tests.reference.gradients import literal_matching
 from torch import Tensor
@@ -154,26 +153,8 @@ BENCHES = {"ways": bench_ways, "spaces": bench_spaces}
 
 
 def main() -> None:
-    """Run the benches, print their figures, write them where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=sorted(BENCHES), default=sorted(BENCHES))
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    parser.add_argument("--small", action="store_true", help="seconds instead of minutes: width 16, few real items")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    report: dict[str, Any] = {"device": name, "threads": options.threads, "torch": torch.__version__, "benches": {}}
-    print(f"{name}, {options.threads} threads, torch {torch.__version__}, medians of {options.repeats} alternate runs")
-    for bench in options.only:
-        print(bench)
-        report["benches"][bench] = BENCHES[bench](options)
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1))
-        print(f"written to {options.json}")
+    """Run the benches that are asked for."""
+    run_benches(BENCHES, __doc__, repeats=3, small="seconds instead of minutes: width 16, few real items")
 
 
 def _config(depth: int, setting: Setting, **settings: Any) -> GradientsConfig:

@@ -6,10 +6,6 @@ values are random (time does not depend on them); shapes are CIFAR-10's: 10 clas
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -25,6 +21,7 @@ from attar.process import keep_freed_blocks, prepare_process
 prepare_process()
 
 import torch
+from bench.reporting import on_device, run_benches
 from tests.reference.mean_features import literal_loss
 
 from attar.codecs.augmenting import siamese_augmentation
@@ -250,25 +247,8 @@ BENCHES: dict[str, Callable[[torch.device, int], dict[str, Any]]] = {
 
 
 def main() -> None:
-    """Run the benches, print their figures, write them where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=sorted(BENCHES), default=sorted(BENCHES))
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    report: dict[str, Any] = {"device": name, "threads": options.threads, "torch": torch.__version__, "benches": {}}
-    print(f"{name}, {options.threads} threads, torch {torch.__version__}, medians of {options.repeats} alternate runs")
-    for bench in options.only:
-        report["benches"][bench] = BENCHES[bench](device, options.repeats)
-        print(bench, json.dumps(report["benches"][bench], indent=1))
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1))
-        print(f"written to {options.json}")
+    """Run the benches that are asked for."""
+    run_benches({name: on_device(bench) for name, bench in BENCHES.items()}, __doc__, repeats=5)
 
 
 def _wait(device: torch.device) -> None:

@@ -17,11 +17,14 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from attar.process import prepare_process
 
 prepare_process()
 
 import torch
+from bench.run import Run, cifar_shaped, median_seconds
 
 from attar.codecs.augmenting import siamese_augmentation
 from attar.codecs.pca import PcaConfig
@@ -34,7 +37,6 @@ from attar.objectives.objective import Context, RealItems
 from attar.objectives.trajectories import Trajectories, TrajectoriesConfig
 from attar.parameterizations.codes import Codes
 from attar.randomness import generator
-from run import Run, cifar_shaped, median_seconds
 
 
 class Case(NamedTuple):

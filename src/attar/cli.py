@@ -15,6 +15,7 @@ import typer
 
 from attar.errors import InputError
 from attar.exit_status import ReaderGone, Stopped, exit_status
+from attar.options import assignments, loading_arguments, names
 from attar.process import prepare_process
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ app = typer.Typer(
     help="Distils a labelled image dataset into one small file, and says honestly what the file is worth.",
     epilog="Long work is stopped with Ctrl-C and continues when the same command is repeated.",
 )
+
 
 Data = Annotated[
     str, typer.Argument(help="A folder with one folder per class, .npz, .npy, .parquet, hf:NAME, or digits (built in).")
@@ -56,6 +58,10 @@ Flip = Annotated[
     bool | None, typer.Option("--flip/--no-flip", help="Mirror training images; else as the protocol, never digits.")
 ]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Train again what an earlier evaluation already trained.")]
+Codec = Annotated[str | None, typer.Option(help="Another codec: pixels, zca, pca:f4c4, autoencoder:FOLDER.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe's setting; repeatable.")
+]
 
 
 def _verb(name: str, stopped: str = "stopped") -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -104,11 +110,9 @@ def distill_verb(
     ] = None,
     seed: Annotated[int, typer.Option(help="Every random choice derives from it.")] = 0,
     device: Device = "auto",
-    codec: Annotated[str | None, typer.Option(help="Another codec: pixels, zca, pca:f4c4, autoencoder:FOLDER.")] = None,
+    codec: Codec = None,
     storage: Annotated[str | None, typer.Option(help="How codes are stored: float32, float16 or int8.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe's setting; repeatable.")
-    ] = None,
+    set_: Settings = None,
     checkpoint_steps: Annotated[int, typer.Option(min=1, help="Steps between two saved states.")] = 100,
     memory: Annotated[
         str | None, typer.Option(help="The most memory to take, e.g. 8GB; by default most of what is free.")
@@ -122,8 +126,8 @@ def distill_verb(
     quiet: Quiet = False,
 ) -> None:
     """Distil labelled images into one small file."""
-    settings = _assignments(set_ or [])
-    loading = _loading(test, classes, image_size, resize, channels)
+    settings = assignments(set_ or [])
+    loading = loading_arguments(test, classes, image_size, resize, channels)
     import attar
 
     with _progress(quiet) as progress:
@@ -152,11 +156,8 @@ def experts_verb(
     recipe: Annotated[str, typer.Option(help="A method that matches trajectories; attar recipes lists them all.")],
     count: Annotated[int | None, typer.Option(min=1, help="How many experts; else the recipe's.")] = None,
     device: Device = "auto",
-    codec: Annotated[str | None, typer.Option(help="Another codec, as for distill.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. objective.experts.epochs=20."),
-    ] = None,
+    codec: Codec = None,
+    set_: Settings = None,
     test: Test = None,
     classes: Classes = None,
     image_size: ImageSize = None,
@@ -168,8 +169,8 @@ def experts_verb(
 
     They are kept in the cache, where distill finds them; it trains what is missing itself.
     """
-    settings = _assignments(set_ or [])
-    loading = _loading(test, classes, image_size, resize, channels)
+    settings = assignments(set_ or [])
+    loading = loading_arguments(test, classes, image_size, resize, channels)
     from attar.experts.command import make_experts, summary
 
     with _progress(quiet) as progress:
@@ -213,7 +214,7 @@ def evaluate_verb(
             distilled,
             splits,
             protocol,
-            networks=None if networks is None else _names(networks),
+            networks=None if networks is None else names(networks),
             seeds=seeds,
             baselines=not no_baselines,
             flip=flip,
@@ -260,7 +261,7 @@ def compare_verb(
             sets,
             _real_images(sets[0], data, test, classes, resize, progress),
             protocol,
-            networks=None if networks is None else _names(networks),
+            networks=None if networks is None else names(networks),
             seeds=seeds,
             flip=flip,
             device=device,
@@ -401,35 +402,6 @@ def _progress(quiet: bool) -> Any:
     return contextlib.nullcontext(Silent()) if quiet else RichProgress()
 
 
-def _assignments(texts: list[str]) -> dict[str, Any]:
-    """{"steps": 50} from ["steps=50"]; a value that is not JSON is text. Raises InputError."""
-    settings: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise InputError(f"--set {text!r} is not KEY=VALUE, e.g. --set steps=100")
-        if key.strip() in settings:
-            raise InputError(f"--set {key.strip()} is given twice; give it once")
-        try:
-            settings[key.strip()] = json.loads(value)
-        except json.JSONDecodeError:
-            settings[key.strip()] = value
-    return settings
-
-
-def _loading(
-    test: str | None, classes: str | None, image_size: str | None, resize: str, channels: str
-) -> dict[str, Any]:
-    """The arguments of `load_images`."""
-    return {
-        "test": test,
-        "classes": _names(classes) if classes and "," in classes else classes,
-        "image_size": None if image_size is None else _side(image_size),
-        "resize": resize,
-        "channels": channels,
-    }
-
-
 def _real_images(
     distilled: DistilledSet, data: str, test: str | None, classes: str | None, resize: str, progress: Any
 ) -> Splits:
@@ -437,21 +409,9 @@ def _real_images(
     import attar
 
     channels, height, width = distilled.image_shape
-    loading = _loading(test, classes, f"{height}x{width}", resize, "grey" if channels == 1 else "rgb")
+    loading = loading_arguments(test, classes, f"{height}x{width}", resize, "grey" if channels == 1 else "rgb")
     loading["classes"] = loading["classes"] or list(distilled.classes)
     return attar.load_images(data, progress=progress, **loading)
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _side(text: str) -> int | tuple[int, int]:
-    """64 from "64", (64, 96) from "64x96". Raises InputError."""
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
-        raise InputError(f"--image-size {text!r} is not understood; give pixels, 64, or height x width, 64x96")
-    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
 
 
 def _refuse_output(path: Path | None, overwrite: bool) -> None:

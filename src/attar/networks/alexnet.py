@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from attar.errors import InputError
-from attar.networks.network import Network, NetworkConfig, Norm, norm_layer
+from attar.networks.network import Network, NetworkConfig, Norm, first_padding, norm_layer
 from attar.shapes import Float
 
 _SMALLEST_SIDE = 8
@@ -36,8 +36,7 @@ class AlexNet(Network):
         self.input_shape = input_shape
         self.num_classes = num_classes
         channels, *sides = input_shape
-        padding = 4 if sides == [28, 28] else 2
-        size = (sides[0] + 2 * (padding - 2), sides[1] + 2 * (padding - 2))
+        padding, size = first_padding(sides, 2)
         if min(size) < _SMALLEST_SIDE:
             raise InputError(
                 f"alexnet pools three times and sees nothing in {sides[0]} x {sides[1]} inputs; give inputs of at "

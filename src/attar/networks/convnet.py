@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from attar.errors import InputError
-from attar.networks.network import Network, NetworkConfig, depth_for, norm_layer
+from attar.networks.network import Network, NetworkConfig, depth_for, first_padding, norm_layer
 from attar.shapes import Float
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -39,8 +39,7 @@ class ConvNet(Network):
         self.input_shape = input_shape
         self.num_classes = num_classes
         channels, *sides = input_shape
-        padding = 3 if sides == [28, 28] else 1
-        size = (sides[0] + 2 * (padding - 1), sides[1] + 2 * (padding - 1))
+        padding, size = first_padding(sides, 1)
         depth = config.depth or depth_for(min(sides))
         _check_depth(config, depth, size)
         self.blocks = nn.Sequential()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -131,6 +132,19 @@ def depth_for(resolution: int) -> int:
         resolution: the smaller side of the input in pixels, at least 1.
     """
     return max(1, round(math.log2(max(1, resolution))) - 2)
+
+
+def first_padding(sides: Sequence[int], padding: int) -> tuple[int, tuple[int, int]]:
+    """Padding of the first convolution and the size of what it makes: 28 x 28 inputs become 32 x 32, others stay.
+
+    Args:
+        sides: (h, w) of the input.
+        padding: that keeps the size, (kernel - 1) / 2.
+
+    Source: DC's networks pad every one-channel input so; here it is every 28 x 28 one.
+    """
+    added = 2 if tuple(sides) == (28, 28) else 0
+    return padding + added, (sides[0] + 2 * added, sides[1] + 2 * added)
 
 
 def num_parameters(network: nn.Module) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from attar.errors import InputError
-from attar.networks.network import Network, NetworkConfig, norm_layer
+from attar.networks.network import Network, NetworkConfig, first_padding, norm_layer
 from attar.shapes import Float
 
 _WIDTHS: tuple[int | None, ...] = (64, None, 128, None, 256, 256, None, 512, 512, None, 512, 512, None)  # None pools
@@ -36,8 +36,7 @@ class Vgg11(Network):
         self.input_shape = input_shape
         self.num_classes = num_classes
         channels, *sides = input_shape
-        padding = 3 if sides == [28, 28] else 1
-        size = (sides[0] + 2 * (padding - 1), sides[1] + 2 * (padding - 1))
+        padding, size = first_padding(sides, 1)
         if min(size) < _SMALLEST_SIDE:
             raise InputError(
                 f"vgg11 pools five times and sees nothing in {sides[0]} x {sides[1]} inputs; give inputs of at least "
