@@ -29,7 +29,8 @@ class Counter:
 
         u[i] = mix(key + G (2^32 j + i + 1)) / 2^64
 
-    for element i of call j, with G = 2^64 over the golden ratio. Element i does not depend on how many are drawn with it.
+    for element i of call j, with G = 2^64 over the golden ratio. Element i does not depend on how many are drawn with
+    it.
 
     Args:
         seed: with `purpose`, the source of the key, as of `generator`.
