@@ -9,9 +9,9 @@ prepare_process()
 from jaxtyping import install_import_hook
 
 # The rooms where tensors flow; the doors (sources, registries, command line) are tested with wrong types on purpose.
-ROOMS = ("initialization", "objectives", "parameterizations", "training.loop", "training.testing")
+ROOMS = ("initialization", "objectives", "observers", "parameterizations", "training.loop", "training.testing")
 CODECS = ("dct", "encoding", "patches", "pca", "pixels", "resample")
-CHECKED = [*ROOMS, *(f"codecs.{name}" for name in CODECS), "data.augmentation", "evaluation.baselines"]
+CHECKED = [*ROOMS, *(f"codecs.{name}" for name in CODECS), "data.augmentation", "data.resizing", "evaluation.baselines"]
 install_import_hook([f"attar.{room}" for room in CHECKED], "beartype.beartype")
 
 from collections.abc import Iterator

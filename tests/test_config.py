@@ -10,6 +10,7 @@ from attar.budget import Budget
 from attar.config import override
 from attar.errors import InputError
 from attar.files import atomic_path, content_key, refuse_existing
+from attar.labels import SoftLabels
 from attar.randomness import generator
 from attar.recipes import REGISTRY, Recipe, recipe
 
@@ -107,3 +108,15 @@ def test_atomic_path_leaves_nothing_after_a_failure(tmp_path) -> None:  # type: 
 
 def test_content_key_ignores_dictionary_order() -> None:
     assert content_key({"a": 1, "b": 2}) == content_key({"b": 2, "a": 1}) != content_key({"a": 1, "b": 3})
+
+
+def test_settings_of_a_new_kind_are_given_beside_it() -> None:
+    changed = override(recipe("mtt-cifar10-ipc1"), {"labels.learning_rate": 2.0, "labels.kind": "soft"})
+    assert changed.labels == SoftLabels(learning_rate=2.0)
+    with pytest.raises(InputError, match=r"^--set: labels.soft.rate: .*received 2.0$"):
+        override(recipe("mtt-cifar10-ipc1"), {"labels.kind": "soft", "labels.rate": 2.0})
+
+
+def test_a_composition_that_cannot_be_is_told_in_its_own_words() -> None:
+    with pytest.raises(InputError, match=r"^--set: nothing asks the observer; set observer=null$"):
+        override(recipe("dm"), {"observer": {}})

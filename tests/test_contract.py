@@ -14,23 +14,30 @@ from attar.codecs.augmenting import siamese_augmentation
 from attar.codecs.codec import Codec
 from attar.codecs.dct import DctConfig
 from attar.codecs.pca import PcaConfig
-from attar.codecs.pixels import PixelsConfig
+from attar.codecs.pixels import Pixels, PixelsConfig
 from attar.codecs.registry import fit_codec
 from attar.config import Config
 from attar.data.augmentation import DsaConfig
 from attar.data.image_set import ImageSet
 from attar.data.sources import load_images
+from attar.initialization import Sources
 from attar.labels import class_logits, class_major_labels
 from attar.networks.network import NetworkConfig, build_network
+from attar.objectives.alignment import AlignmentConfig
 from attar.objectives.features import FeaturesConfig
 from attar.objectives.gradients import GradientsConfig
+from attar.objectives.inversion import InversionConfig
 from attar.objectives.objective import Context, Experts, RealItems
-from attar.objectives.registry import MatchingConfig, build_objective, has_experts
+from attar.objectives.registry import MatchingConfig, build_objective, has_experts, has_observer, has_originals
 from attar.objectives.trajectories import ExpertsConfig, TrajectoriesConfig
 from attar.parameterizations.codes import Codes
+from attar.parameterizations.mosaic import Mosaic
 from attar.parameterizations.parameterization import Parameterization
 from attar.parameterizations.registry import restore_parameterization
+from attar.parameterizations.tiling import Grid, squeeze
 from attar.randomness import generator
+from small_observer import SmallObserver
+from small_sets import digit_images
 
 SMALL = NetworkConfig(depth=1, width=8)
 
@@ -50,6 +57,28 @@ PARAMETERIZATIONS: dict[str, Callable[[Codec, ImageSet], Parameterization]] = {
     )
     for storage in ("float32", "float16", "int8")
 }
+PARAMETERIZATIONS["mosaic-int8"] = lambda codec, train: Mosaic(
+    codec,
+    codec.encode(squeeze(Sources.of_indices(train, _first(train, 4)).images(torch.arange(40)), Grid(2))),
+    class_major_labels(train.num_classes, 4),
+    "int8",
+    preprocess=_preprocess(codec, train),
+    grid=2,
+)
+
+
+def _first(train: ImageSet, count: int) -> Tensor:
+    return torch.cat([members[:count] for members in train.class_indices])
+
+
+def _preprocess(codec: Codec, train: ImageSet) -> Codec:
+    return codec if isinstance(codec, Pixels) else fit_codec(PixelsConfig(), train)
+
+
+def _matching_codec(kind: str, codec: Codec, train: ImageSet) -> Codec:
+    """Codes are matched as codes, tiles as network inputs."""
+    return _preprocess(codec, train) if kind.startswith("mosaic") else codec
+
 
 TRAJECTORIES: dict[str, Any] = {
     "network": NetworkConfig(depth=1, width=4),
@@ -76,6 +105,9 @@ OBJECTIVES: dict[str, MatchingConfig] = {
     ),
     "trajectories": TrajectoriesConfig(**TRAJECTORIES),
     "trajectories-dsa": TrajectoriesConfig(**TRAJECTORIES, student_batch_size=13, augmentation=DsaConfig()),
+    "alignment": AlignmentConfig(chunk_items=17),
+    "alignment-logits": AlignmentConfig(layer="logits", distance="absolute", augmentation=None),
+    "inversion": InversionConfig(group_size=11, chunk_items=7),
 }
 
 
@@ -96,7 +128,21 @@ class DriftingExperts:
 def _context(config: MatchingConfig, codec: Codec, preprocess: Codec, real: RealItems) -> Context:
     experts: Experts | None = DriftingExperts(real.shape, real.num_classes) if has_experts(config) else None
     augmentation = siamese_augmentation(config.augmentation, codec, preprocess)
-    return Context(real.shape, real.num_classes, "cpu", 2, augmentation, experts)
+    return Context(
+        real.shape,
+        real.num_classes,
+        num_steps=2,
+        augmentation=augmentation,
+        experts=experts,
+        observer=SmallObserver() if has_observer(config) else None,
+        originals=_other_digits if has_originals(config) else None,
+        images_of=codec.decode,
+    )
+
+
+def _other_digits(items: Tensor) -> Tensor:
+    """Real images that the items were not made from."""
+    return digit_images().images[1000 + items].float() / 255
 
 
 @pytest.fixture(scope="module")
@@ -114,13 +160,13 @@ def _real(codec: Codec, train: ImageSet) -> RealItems:
 def test_a_composition(codec: str, kind: str, objective: str, train: ImageSet) -> None:
     """Finite gradients reach every trainable tensor, twice the same; two steps change every item and stay finite."""
     image_codec = fit_codec(CODECS[codec], train)  # type: ignore[arg-type]
-    preprocess = image_codec if codec in ("pixels", "zca") else fit_codec(PixelsConfig(), train)
-    real = _real(image_codec, train)
+    preprocess, matching = _preprocess(image_codec, train), _matching_codec(kind, image_codec, train)
+    real = _real(matching, train)
     results = []
     for _ in range(2):
         items = PARAMETERIZATIONS[kind](image_codec, train)
         before = [parameter.detach().clone() for parameter in items.parameters()]
-        matcher = build_objective(OBJECTIVES[objective], _context(OBJECTIVES[objective], image_codec, preprocess, real))
+        matcher = build_objective(OBJECTIVES[objective], _context(OBJECTIVES[objective], matching, preprocess, real))
         own = [value for group in matcher.parameter_groups() for value in group["params"]]
         optimizer = torch.optim.SGD([{"params": list(items.parameters())}, *matcher.parameter_groups()], lr=1.0)
         for step in range(2):
@@ -166,11 +212,11 @@ def test_payload_and_spec_rebuild_the_items(codec: str, kind: str, train: ImageS
     image_codec = fit_codec(CODECS[codec], train)  # type: ignore[arg-type]
     items = PARAMETERIZATIONS[kind](image_codec, train)
     payload = items.payload()
-    again = restore_parameterization(image_codec, payload, items.spec())
+    again = restore_parameterization(image_codec, payload, items.spec(), _preprocess(image_codec, train))
     assert torch.equal(again.labels, items.labels)
     everything = torch.arange(len(items))
     worst = (again.images(everything) - items.images(everything)).abs().max()
-    assert worst <= {"float32": 1e-6, "float16": 2e-2, "int8": 0.2}[kind.removeprefix("codes-")]
+    assert worst <= {"float32": 1e-6, "float16": 2e-2, "int8": 0.2}[kind.partition("-")[2]]
     twice = again.payload()
     assert payload.keys() == twice.keys()
     assert all(torch.equal(payload[name], twice[name]) for name in payload)

@@ -188,8 +188,8 @@ CASES: dict[str, tuple[Callable[[], bytes], str]] = {
         "does not match its checksum|not finite",
     ),
     "a newer schema": (
-        lambda: tampered(put("schema_version", value=3)),
-        r"was written by a newer attar \(schema 3\); this one reads up to 2: upgrade",
+        lambda: tampered(put("schema_version", value=4)),
+        r"was written by a newer attar \(schema 4\); this one reads up to 3: upgrade",
     ),
     "no schema": (lambda: tampered(put("schema_version", value="1")), "no schema version"),
     "schema zero": (lambda: tampered(put("schema_version", value=0)), "no schema version"),

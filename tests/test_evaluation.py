@@ -15,6 +15,7 @@ from torch import Tensor
 
 from attar.codecs.pixels import PixelsConfig
 from attar.codecs.registry import codec_from_text, fit_codec
+from attar.data.handed import handed
 from attar.data.image_set import ImageSet, Splits
 from attar.data.sources import load_images
 from attar.distilled import DistilledSet
@@ -23,7 +24,7 @@ from attar.evaluation import measuring
 from attar.evaluation.baselines import choose, images_at_file_bytes, images_at_paper_bytes
 from attar.evaluation.compare import Comparison, compare
 from attar.evaluation.evaluate import evaluate
-from attar.evaluation.protocol import Protocol, handed, protocol, protocol_names
+from attar.evaluation.protocol import Protocol, protocol, protocol_names
 from attar.evaluation.scorecard import Difference, Row, Scorecard
 from attar.evaluation.statistics import T_975, mean_and_std, paired_interval
 from attar.files import cache_directory
@@ -114,7 +115,7 @@ def test_quick_takes_300_steps(num_items: int) -> None:
 
 
 def test_protocols_are_found_by_name_and_by_path(tmp_path: Path) -> None:
-    assert set(protocol_names()) == {"dc-bench", "latentdd", "mtt", "quick"}
+    assert set(protocol_names()) == {"dc-bench", "latentdd", "lic", "mtt", "quick", "rded", "sre2l"}
     own = tmp_path / "own.json"
     own.write_text(TINY.model_dump_json())
     assert protocol(own) == TINY

@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 import torch
 
+from attar.budget import num_bytes
 from attar.codecs.pixels import PixelsConfig
 from attar.codecs.registry import fit_codec
 from attar.data.image_set import ImageSet
 from attar.distill import distill
 from attar.errors import InputError
+from attar.footprint import free_bytes, is_out_of_memory, saved_bytes_per_item, size_text
 from attar.labels import class_major_labels
-from attar.memory import free_bytes, is_out_of_memory, parse_memory, plan_memory, saved_bytes_per_item, size_text
+from attar.memory import plan_memory
 from attar.networks.network import NetworkConfig, build_network
 from attar.objectives.features import Features, FeaturesConfig
 from attar.objectives.objective import Context, RealItems
@@ -82,11 +84,11 @@ def test_what_never_fits_is_refused_with_a_mend() -> None:
 @pytest.mark.parametrize("text", ["8", "lots", "3ipc", "-1GB"])
 def test_memory_that_is_not_understood(text: str) -> None:
     with pytest.raises(InputError, match=r"give e\.g\. 8GB"):
-        parse_memory(text)
+        num_bytes(text, "memory")
 
 
 def test_sizes() -> None:
-    assert parse_memory("1.5GB") == 1_500_000_000
+    assert num_bytes("1.5GB", "memory") == 1_500_000_000
     assert [size_text(n) for n in (12, 3400, 5_670_000, 1_234_000_000)] == ["12 bytes", "3.4 kB", "5.67 MB", "1.23 GB"]
     assert free_bytes(torch.device("cpu")) > 1_000_000
 

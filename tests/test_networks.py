@@ -14,6 +14,7 @@ from attar.networks import (
     depth_for,
     initialise_parameters,
     network_from_text,
+    network_shell,
     num_parameters,
 )
 from attar.randomness import generator
@@ -144,3 +145,169 @@ def test_initial_values_do_not_depend_on_format_precision_or_global_state() -> N
 def test_layers_without_a_known_law_are_refused() -> None:
     with pytest.raises(ValueError, match="PReLU"):
         initialise_parameters(torch.nn.Sequential(torch.nn.PReLU()), generator(0))
+
+
+RESNET18_SHAPES = {
+    "conv1.weight": (64, 3, 7, 7),
+    "bn1.running_var": (64,),
+    "bn1.num_batches_tracked": (),
+    "layer1.0.conv1.weight": (64, 64, 3, 3),
+    "layer1.1.bn2.weight": (64,),
+    "layer2.0.conv1.weight": (128, 64, 3, 3),
+    "layer2.0.downsample.0.weight": (128, 64, 1, 1),
+    "layer2.0.downsample.1.running_mean": (128,),
+    "layer3.0.downsample.0.weight": (256, 128, 1, 1),
+    "layer4.0.downsample.0.weight": (512, 256, 1, 1),
+    "layer4.1.conv2.weight": (512, 512, 3, 3),
+    "fc.weight": (1000, 512),
+    "fc.bias": (1000,),
+}
+MOBILENET_V2_SHAPES = {
+    "features.0.0.weight": (32, 3, 3, 3),
+    "features.0.1.running_mean": (32,),
+    "features.1.conv.0.0.weight": (32, 1, 3, 3),
+    "features.1.conv.0.1.weight": (32,),
+    "features.1.conv.1.weight": (16, 32, 1, 1),
+    "features.1.conv.2.bias": (16,),
+    "features.2.conv.0.0.weight": (96, 16, 1, 1),
+    "features.2.conv.1.0.weight": (96, 1, 3, 3),
+    "features.2.conv.1.1.num_batches_tracked": (),
+    "features.2.conv.2.weight": (24, 96, 1, 1),
+    "features.2.conv.3.running_var": (24,),
+    "features.4.conv.2.weight": (32, 144, 1, 1),
+    "features.7.conv.2.weight": (64, 192, 1, 1),
+    "features.11.conv.2.weight": (96, 384, 1, 1),
+    "features.14.conv.2.weight": (160, 576, 1, 1),
+    "features.17.conv.0.0.weight": (960, 160, 1, 1),
+    "features.17.conv.2.weight": (320, 960, 1, 1),
+    "features.18.0.weight": (1280, 320, 1, 1),
+    "features.18.1.bias": (1280,),
+    "classifier.1.weight": (1000, 1280),
+    "classifier.1.bias": (1000,),
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "parameters", "keys", "shapes"),
+    [
+        ("resnet18:imagenet-batch", 11_689_512, 122, RESNET18_SHAPES),
+        ("mobilenet_v2:imagenet", 3_504_872, 314, MOBILENET_V2_SHAPES),
+    ],
+)
+def test_the_imagenet_stem_has_torchvisions_size_keys_and_shapes(
+    text: str, parameters: int, keys: int, shapes: dict[str, tuple[int, ...]]
+) -> None:
+    network = network_shell(network_from_text(text), (3, 224, 224), 1000)
+    found = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    assert num_parameters(network) == parameters and len(found) == keys
+    assert {name: found.get(name) for name in shapes} == shapes
+    last = {"resnet18": (512, 7, 7), "mobilenet_v2": (1280, 7, 7)}[network_from_text(text).kind]
+    assert network.maps(torch.empty(1, 3, 224, 224, device="meta"), -1).shape[1:] == last
+
+
+def test_torchvisions_state_dict_is_loaded_back_in_its_order() -> None:
+    first, second = (
+        build_network(network_from_text("mobilenet_v2"), (3, 32, 32), 10, generator(seed)) for seed in (0, 1)
+    )
+    state = first.state_dict()
+    names = list(state)
+    assert names[0] == "features.0.0.weight" and names[-1] == "classifier.1.bias"
+    second.load_state_dict(state)
+    inputs = torch.randn(2, 3, 32, 32, generator=generator(0))
+    assert torch.equal(first.eval()(inputs), second.eval()(inputs))
+    assert state.keys() == first.state_dict().keys(), "loading leaves the given state as it was"
+
+
+@pytest.mark.parametrize(
+    ("text", "sides"),
+    [
+        ("mobilenet_v2", [32] * 3 + [16] * 3 + [8] * 7 + [4] * 5),
+        ("mobilenet_v2:imagenet", [16] + [8] * 2 + [4] * 3 + [2] * 7 + [1] * 5),
+        ("resnet18:batch", [32, 16, 8, 4]),
+        ("resnet18:imagenet-batch", [8, 4, 2, 1]),
+        ("convnet:w4-batch", [32, 16, 8]),
+        ("vgg11:batch", [32, 16, 8, 8, 4, 4, 2, 2]),
+        ("alexnet", [32, 16, 8, 8, 8]),
+    ],
+)
+def test_maps_are_those_of_every_block_before_its_pooling(text: str, sides: list[int]) -> None:
+    network = network_shell(network_from_text(text), (3, 32, 32), 5)
+    inputs = torch.empty(2, 3, 32, 32, device="meta")
+    found = list(network.block_maps(inputs))
+    assert [each.shape[2] for each in found] == sides and all(each.shape[2] == each.shape[3] for each in found)
+    assert len(found) == network.num_blocks
+    for layer in (0, 1, -2, -network.num_blocks):
+        assert network.maps(inputs, layer).shape == found[layer].shape
+
+
+@pytest.mark.parametrize(
+    ("text", "pool"),
+    [
+        ("convnet:w6-batch", torch.nn.AvgPool2d(2)),
+        ("convnet:w6-max-gelu", torch.nn.MaxPool2d(2)),
+        ("convnet:d2w6-nopool", torch.nn.Identity()),
+        ("resnet18:batch", torch.nn.AdaptiveAvgPool2d(1)),
+        ("resnet18:imagenet-batch", torch.nn.AdaptiveAvgPool2d(1)),
+        ("mobilenet_v2", torch.nn.AdaptiveAvgPool2d(1)),
+        ("vgg11:batch", torch.nn.MaxPool2d(2)),
+        ("alexnet:batch", torch.nn.MaxPool2d(2)),
+    ],
+)
+def test_the_last_map_pooled_is_the_features(text: str, pool: torch.nn.Module) -> None:
+    network = build_network(network_from_text(text), (3, 32, 32), 5, generator(0)).eval()
+    inputs = torch.randn(2, 3, 32, 32, generator=generator(1))
+    maps = network.maps(inputs, -1)
+    assert torch.equal(maps, network.maps(inputs, network.num_blocks - 1)) and maps.std() > 0
+    assert torch.equal(pool(maps).flatten(1), network.features(inputs))
+
+
+def test_a_convnets_maps_are_after_norm_and_activation() -> None:
+    network = build_network(network_from_text("convnet:d2w4-batch"), (3, 8, 8), 5, generator(0)).eval()
+    inputs = torch.randn(2, 3, 8, 8, generator=generator(1))
+    first, second = network.blocks[0], network.blocks[1]
+    maps = first.activation(first.norm(first.convolution(inputs)))
+    assert torch.equal(network.maps(inputs, 0), maps)
+    assert torch.equal(
+        network.maps(inputs, -1), second.activation(second.norm(second.convolution(first.pooling(maps))))
+    )
+
+
+@pytest.mark.parametrize("layer", [3, -4])
+def test_maps_of_no_block_are_refused(layer: int) -> None:
+    network = build_network(NetworkConfig(width=4), (3, 32, 32), 5)
+    with pytest.raises(InputError, match=rf"layer {layer} .* 0 to 2, or from the end -1 to -3"):
+        network.maps(torch.zeros(1, 3, 32, 32), layer)
+
+
+def test_stems_are_named_and_refused_where_there_is_none() -> None:
+    for text in ("resnet18:imagenet-batch", "mobilenet_v2", "mobilenet_v2:imagenet", "resnet18:imagenet"):
+        config = network_from_text(text)
+        assert config.name == text and network_from_text(config.name) == config
+    assert network_from_text("resnet18:batch-small") == network_from_text("resnet18:batch")
+    assert network_from_text("mobilenet_v2").norm == NetworkConfig(kind="mobilenet_v2").norm == "batch"
+    for text, message in {
+        "convnet:imagenet": "convnet has no stem to choose; leave it out, or take kind 'resnet18' or 'mobilenet_v2'",
+        "vgg11:imagenet": "vgg11 has no stem",
+        "mobilenet_v2:instance": "take 'batch'",
+        "mobilenet_v2:w32": "mobilenet_v2 has no width to choose; leave it out, or take kind 'convnet'",
+        "mobilenet": "did you mean 'mobilenet_v2'",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            network_from_text(text)
+
+
+def test_the_imagenet_stem_with_instance_norm_needs_larger_inputs() -> None:
+    with pytest.raises(InputError, match="'resnet18:imagenet-batch', or inputs larger than 32 pixels"):
+        build_network(network_from_text("resnet18:imagenet"), (3, 32, 32), 10)
+    network = build_network(network_from_text("resnet18:imagenet"), (3, 33, 33), 10).eval()
+    logits = network(torch.randn(2, 3, 33, 33, generator=generator(0)))
+    assert not torch.allclose(logits[0], logits[1])
+
+
+def test_mobilenet_learns_at_every_parameter_and_depends_on_no_global_state() -> None:
+    network = build_network(network_from_text("mobilenet_v2"), (1, 8, 8), 4, generator(0))
+    inputs = torch.randn(6, 1, 8, 8, generator=generator(1)).requires_grad_()
+    logits = network(inputs)
+    gradients = torch.autograd.grad(logits.square().sum(), [inputs, *network.parameters()])
+    assert all(torch.isfinite(gradient).all() for gradient in gradients) and gradients[0].abs().max() > 0
+    assert torch.equal(logits, network(inputs)), "no dropout, whose draws would be the global generator's"

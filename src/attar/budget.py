@@ -40,6 +40,17 @@ class Budget:
         return cls(int(amount), unit if unit in ("ipc", "lpc") else "bytes")  # type: ignore[arg-type]
 
 
+def num_bytes(text: str, what: str) -> int:
+    """Bytes of "8GB", "500kB". Raises InputError, which says `what` it is, for anything else."""
+    try:
+        parsed = Budget.parse(text)
+    except InputError:
+        parsed = None
+    if parsed is None or parsed.unit != "bytes":
+        raise InputError(f"{what} {text!r} is not understood; give e.g. 8GB or 500MB")
+    return parsed.amount
+
+
 def items_per_class(budget: Budget, codec: Codec) -> int:
     """How many codes each class gets for "ipc" and "lpc"; bytes need the file's size, see `distill`.
 

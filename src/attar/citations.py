@@ -86,6 +86,34 @@ ENTRIES: dict[str, str] = {
   booktitle = {International Conference on Learning Representations (ICLR)},
   year      = {2018}
 }""",
+    "lic": """\
+@misc{sun2024lic,
+  title  = {Information Compensation: A Fix for Any-scale Dataset Distillation},
+  author = {Sun, Peng and Shi, Bei and Shang, Xinyi and Lin, Tao},
+  year   = {2024},
+  note   = {OpenReview 2SnmKd1JK4}
+}""",
+    "rded": """\
+@inproceedings{sun2024rded,
+  title     = {On the Diversity and Realism of Distilled Dataset: An Efficient Dataset Distillation Paradigm},
+  author    = {Sun, Peng and Shi, Bei and Yu, Daiwei and Lin, Tao},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year      = {2024}
+}""",
+    "sre2l": """\
+@inproceedings{yin2023sre2l,
+  title     = {Squeeze, Recover and Relabel: Dataset Condensation at ImageNet Scale From A New Perspective},
+  author    = {Yin, Zeyuan and Xing, Eric and Shen, Zhiqiang},
+  booktitle = {Advances in Neural Information Processing Systems (NeurIPS)},
+  year      = {2023}
+}""",
+    "fkd": """\
+@inproceedings{shen2022fkd,
+  title     = {A Fast Knowledge Distillation Framework for Visual Recognition},
+  author    = {Shen, Zhiqiang and Xing, Eric},
+  booktitle = {European Conference on Computer Vision (ECCV)},
+  year      = {2022}
+}""",
 }
 
 

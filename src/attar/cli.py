@@ -15,7 +15,29 @@ import typer
 
 from attar.errors import InputError
 from attar.exit_status import ReaderGone, Stopped, exit_status
-from attar.options import assignments, loading_arguments, names
+from attar.options import (
+    Channels,
+    Classes,
+    Codec,
+    Data,
+    DataOption,
+    Device,
+    File,
+    Flip,
+    ImageSize,
+    Networks,
+    NoCache,
+    Overwrite,
+    Protocol,
+    Quiet,
+    Resize,
+    Seeds,
+    Settings,
+    Test,
+    assignments,
+    loading_arguments,
+    names,
+)
 from attar.process import prepare_process
 
 if TYPE_CHECKING:
@@ -30,38 +52,6 @@ app = typer.Typer(
     help="Distils a labelled image dataset into one small file, and says honestly what the file is worth.",
     epilog="Long work is stopped with Ctrl-C and continues when the same command is repeated.",
 )
-
-
-Data = Annotated[
-    str, typer.Argument(help="A folder with one folder per class, .npz, .npy, .parquet, hf:NAME, or digits (built in).")
-]
-DataOption = Annotated[str, typer.Option(help="The real data: a folder, file, hf:NAME or digits, as for distill.")]
-File = Annotated[Path, typer.Argument(help="A distilled file.")]
-Test = Annotated[str | None, typer.Option(help="Separate test data, of the same classes.")]
-Classes = Annotated[str | None, typer.Option(help="Only these: cat,dog,fox, or the name of an ImageNet subset: bird.")]
-ImageSize = Annotated[str | None, typer.Option(help="Side in pixels, 64, or height x width, 64x96.")]
-Resize = Annotated[
-    Literal["refuse", "squash", "crop"], typer.Option(help="What to do with images of another size or shape.")
-]
-Channels = Annotated[Literal["keep", "grey", "rgb"], typer.Option(help="Turn every image grey, or into RGB.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-Protocol = Annotated[
-    str, typer.Option(help="How networks are trained: quick, dc-bench, latentdd, mtt or a .json file.")
-]
-Networks = Annotated[
-    str | None, typer.Option(help="Architectures, e.g. convnet,resnet18 or convnet:d3w64-batch; else the protocol's.")
-]
-Seeds = Annotated[int | None, typer.Option(min=1, help="Networks trained for each row; else the protocol's number.")]
-Flip = Annotated[
-    bool | None, typer.Option("--flip/--no-flip", help="Mirror training images; else as the protocol, never digits.")
-]
-NoCache = Annotated[bool, typer.Option("--no-cache", help="Train again what an earlier evaluation already trained.")]
-Codec = Annotated[str | None, typer.Option(help="Another codec: pixels, zca, pca:f4c4, autoencoder:FOLDER.")]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe's setting; repeatable.")
-]
 
 
 def _verb(name: str, stopped: str = "stopped") -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -112,6 +102,9 @@ def distill_verb(
     device: Device = "auto",
     codec: Codec = None,
     storage: Annotated[str | None, typer.Option(help="How codes are stored: float32, float16 or int8.")] = None,
+    label_bytes: Annotated[
+        str | None, typer.Option(help="The most that region labels may take, e.g. 500kB; else as the recipe has it.")
+    ] = None,
     set_: Settings = None,
     checkpoint_steps: Annotated[int, typer.Option(min=1, help="Steps between two saved states.")] = 100,
     memory: Annotated[
@@ -141,6 +134,7 @@ def distill_verb(
             settings=settings,
             codec=codec,
             storage=storage,
+            label_bytes=label_bytes,
             checkpoint_steps=checkpoint_steps,
             memory=memory,
             overwrite=overwrite,
@@ -178,6 +172,34 @@ def experts_verb(
             data, recipe, count=count, device=device, settings=settings, codec=codec, progress=progress, **loading
         )
     _say(summary(buffer))
+
+
+@_verb("observer", stopped="stopped; the same command continues after the last whole epoch")
+def observer_verb(
+    data: Data,
+    network: Annotated[str | None, typer.Option(help="Its architecture, e.g. convnet:batch or resnet18:batch.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Instead of training: a .safetensors file, torchvision:NAME or timm:NAME.")
+    ] = None,
+    device: Device = "auto",
+    set_: Settings = None,
+    test: Test = None,
+    classes: Classes = None,
+    image_size: ImageSize = None,
+    resize: Resize = "refuse",
+    channels: Channels = "keep",
+    quiet: Quiet = False,
+) -> None:
+    """Train or load, and check, the network that LIC, RDED and SRe2L ask; distill finds it in the cache."""
+    settings = assignments(set_ or [])
+    loading = loading_arguments(test, classes, image_size, resize, channels)
+    from attar.observers.command import make_observer, summary
+
+    with _progress(quiet) as progress:
+        made = make_observer(
+            data, network=network, weights=weights, device=device, settings=settings, progress=progress, **loading
+        )
+    _say(summary(made))
 
 
 @_verb("evaluate", stopped="stopped; the same command continues: networks already trained are kept in the cache")
@@ -312,7 +334,9 @@ def info_verb(
     if as_json:
         _say(json.dumps(distilled.describe(), indent=2, ensure_ascii=False))
     else:
-        _print_pairs(_facts(distilled))
+        from attar.report.facts import facts
+
+        _print_pairs(facts(distilled))
 
 
 @_verb("export")
@@ -444,31 +468,6 @@ def _print_pairs(pairs: list[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in pairs)
     for name, text in pairs:
         _say(f"{name:<{width}}  {text}")
-
-
-def _facts(distilled: DistilledSet) -> list[tuple[str, str]]:
-    """What `attar info` tells people."""
-    manifest = distilled.manifest
-    began = manifest.initialization
-    codecs = dict.fromkeys(f"{shard.codec.spec.get('kind')} {shard.codec.code_shape}" for shard in manifest.shards)
-    counts = sorted({*distilled.num_per_class})
-    scores = [json.dumps(score, sort_keys=True) for score in manifest.scores] or ["none"]
-    return [
-        ("set", distilled.name),
-        ("classes", f"{distilled.num_classes}: {', '.join(distilled.classes)}"),
-        ("items", f"{len(distilled)}, {' to '.join(str(count) for count in {counts[0]: 0, counts[-1]: 0})} per class"),
-        ("labels", "hard" if manifest.labels_kind == "hard" else "soft: a probability for every class"),
-        *(("learned", f"{name} {value:.6g}") for name, value in sorted(distilled.learned.items())),
-        ("images", " x ".join(str(side) for side in distilled.image_shape) + " (channels x height x width)"),
-        ("codec", ", ".join(codecs)),
-        *(("size", line) for line in distilled.storage.lines()),
-        ("data", f"{manifest.data.name}, {manifest.data.num_items} images, sha256 {manifest.data.fingerprint[:12]}..."),
-        ("start", f"{began.kind}; real images may be recognised: {'yes' if began.real_pixels_inside else 'no'}"),
-        ("privacy", manifest.privacy),
-        ("seed", f"{manifest.seed} on {manifest.device}, attar {manifest.attar_version}"),
-        *(("score", score) for score in scores),
-        ("cites", ", ".join(manifest.citations) or "nothing"),
-    ]
 
 
 def _unindented(docstring: str | None) -> str:

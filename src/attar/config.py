@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -17,6 +17,23 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+    added_later: ClassVar[frozenset[str]] = frozenset()
+    """Fields that earlier versions did not have and whose default is what these did."""
+
+    def key_tree(self) -> dict[str, Any]:
+        """Plain values for content keys: a field that was added later counts only where it is not at its default.
+
+        So what an earlier version has cached is still found.
+        """
+        tree = self.model_dump(mode="json")
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name in self.added_later and value == field.default:
+                del tree[name]
+            elif isinstance(value, Config):
+                tree[name] = value.key_tree()
+        return tree
+
 
 def parse_config(model: type[ConfigType], text: str, what: str) -> ConfigType:
     """`model` from JSON text. Raises InputError: one line that names the first key at fault and what it received."""
@@ -29,10 +46,13 @@ def parse_config(model: type[ConfigType], text: str, what: str) -> ConfigType:
 def override(config: ConfigType, assignments: dict[str, Any]) -> ConfigType:
     """A copy of `config` with dotted keys replaced, e.g. {"objective.network.width": 64}.
 
+    Where a `kind` is among them, settings of the new kind may be given beside it.
+
     Raises:
         InputError: a key that does not exist (names the nearest) or a value that the key does not allow.
     """
     tree = json.loads(config.model_dump_json())
+    of_new_kind = {key.removesuffix(".kind") for key in assignments if key.endswith(".kind")}
     for key, value in assignments.items():
         branch = tree
         *parents, leaf = key.split(".")
@@ -40,7 +60,7 @@ def override(config: ConfigType, assignments: dict[str, Any]) -> ConfigType:
             if not isinstance(branch.get(part), dict):
                 raise unknown("setting", key, _dotted_keys(tree))
             branch = branch[part]
-        if leaf not in branch:
+        if leaf not in branch and ".".join(parents) not in of_new_kind:
             raise unknown("setting", key, _dotted_keys(tree))
         branch[leaf] = value
     return parse_config(type(config), json.dumps(tree), "--set")
@@ -55,7 +75,8 @@ def _dotted_keys(tree: dict[str, Any], prefix: str = "") -> list[str]:
 
 def _first_fault(error: ValidationError) -> str:
     fault = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in fault["loc"]) or "the whole"
-    received = f", received {fault['input']!r}"[:120] if fault["type"] != "missing" else ""
+    place = ".".join(str(part) for part in fault["loc"])
+    received = f", received {fault['input']!r}"[:120] if place and fault["type"] != "missing" else ""
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{place}: {fault['msg']}{received}{more}"
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}{received}{more}" if place else message + more

@@ -20,7 +20,7 @@ from attar.errors import InputError
 METADATA_KEY = "attar"
 MAX_HEADER_BYTES = 32 * 2**20
 # From the widest alignment to the narrowest, the order in which safetensors lays tensors out.
-DTYPES = {"F32": torch.float32, "I32": torch.int32, "F16": torch.float16, "I8": torch.int8}
+DTYPES = {"F32": torch.float32, "I32": torch.int32, "F16": torch.float16, "I16": torch.int16, "I8": torch.int8}
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 

@@ -6,19 +6,18 @@ import functools
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from attar.budget import Budget, items_per_class, largest_count
+from attar.budget import Budget, items_per_class, largest_count, num_bytes
 from attar.codecs.augmenting import siamese_augmentation
 from attar.codecs.codec import Codec
-from attar.codecs.pixels import Pixels, PixelsConfig
-from attar.codecs.registry import codec_from_text, fit_codec, without_paths
+from attar.codecs.registry import codec_from_text, without_paths
 from attar.config import override
+from attar.data.handed import handed
 from attar.data.image_set import ImageSet, Splits
 from attar.data.sources import load_images
 from attar.device import resolve_device
@@ -26,22 +25,26 @@ from attar.distilled import DistilledSet
 from attar.errors import InputError, NonFiniteLossError
 from attar.experts import train_experts
 from attar.files import refuse_existing
-from attar.initialization import initial_indices
-from attar.labels import SoftLabels, class_logits, class_major_labels, network_logits
+from attar.footprint import is_out_of_memory
+from attar.labels import RegionLabels, SoftLabels, class_logits, network_logits
+from attar.labels.regions import ObserverFacts
 from attar.manifest import check_classes
-from attar.memory import is_out_of_memory, parse_memory, plan_memory
+from attar.memory import plan_memory
 from attar.networks.network import build_network
 from attar.objectives.none import NoObjectiveConfig
 from attar.objectives.objective import Context, Experts, Objective, RealItems
 from attar.objectives.registry import build_objective, learned_names
 from attar.objectives.trajectories import TrajectoriesConfig
+from attar.observers import Observer, observer_for
 from attar.parameterizations.codes import Codes
+from attar.parameterizations.mosaic import MosaicConfig
 from attar.progress import Progress, Silent
 from attar.randomness import generator
-from attar.real import codes_to_hold, real_items
 from attar.recipes import Recipe
 from attar.recipes import recipe as recipe_named
+from attar.relabelling import with_regions
 from attar.run_state import RunState, stop_requested
+from attar.starting import Spaces, Start, start, tiles_per_code
 from attar.updates import Updates
 
 
@@ -68,6 +71,7 @@ def distill(
     settings: Mapping[str, Any] | None = None,
     codec: str | None = None,
     storage: str | None = None,
+    label_bytes: str | None = None,
     checkpoint_steps: int = 100,
     memory: str | None = None,
     overwrite: bool = False,
@@ -89,6 +93,7 @@ def distill(
         settings: dotted recipe settings to replace, e.g. {"steps": 50, "objective.network.width": 64}.
         codec: text of another codec, e.g. "pca:f4c8" or "autoencoder:FOLDER".
         storage: "float32", "float16" or "int8"; None takes the recipe's.
+        label_bytes: the most that region labels may take, e.g. "500kB"; None takes the recipe's.
         checkpoint_steps: steps between two saved states.
         memory: the most that may be taken, e.g. "8GB"; None is four fifths of what the device has free.
         overwrite: replace an existing `out`, and forget an unfinished run of another configuration.
@@ -109,47 +114,69 @@ def distill(
         (40, 10)
     """
     progress = progress or Silent()
-    task = resolve_task(recipe, budget, seed, device, settings, codec, storage, checkpoint_steps, memory)
+    task = resolve_task(recipe, budget, seed, device, settings, codec, storage, checkpoint_steps, memory, label_bytes)
     path = Path(out) if out is not None else None
     if path is not None:
         refuse_existing(path, overwrite)
     train, name = training_images(data, progress, loading)
     check_classes(train.classes)
-    image_codec = fit_for(task.recipe, train)
-    preprocess = image_codec if isinstance(image_codec, Pixels) else fit_codec(PixelsConfig(), train)
-    count = num_items_per_class(task, image_codec, preprocess, train, name, progress)
-    synthetic, indices, real = start(task, image_codec, train, count, progress)
-    state = None
-    if path is not None and real is not None:
-        state = RunState(path, _configuration(task, train, count))
+    if task.recipe.observer is not None and handed(name):
+        task = replace(task, recipe=task.recipe.without_flip())
+        progress.note("images are not mirrored: the data's name says digits or characters")
+    spaces = Spaces.of(task.recipe, train)
+    count = num_codes_per_class(task, spaces, train, name, progress)
+    observer = observer_of(task, train, progress)
+    begun = start(task.recipe, spaces, train, count, task.seed, task.device, observer, progress)
+    synthetic, state = begun.synthetic, None
     learned: Mapping[str, float] = {}
-    if real is not None:
-        experts = train_for(task, image_codec, preprocess, train, real, progress)
-        synthetic = with_soft_labels(task.recipe, synthetic, train.num_classes, experts)
-        objective = compose(task, image_codec, preprocess, train, real, synthetic, experts, progress)
-        updates = Updates(task.recipe, synthetic, objective, count)
-
-        def match(step: int) -> dict[str, float]:
-            return objective.accumulate(synthetic, real, generator(task.seed, "step", step))
-
-        try:
-            optimise(task, updates, objective, match, state, overwrite, progress)
-        finally:
-            if state is not None:
-                state.close()
-        learned = objective.learned()
+    if begun.real is not None:
+        state = RunState(path, _configuration(task, train, count)) if path is not None else None
+        synthetic, learned = _matched(task, spaces, train, begun, observer, count, state, overwrite, progress)
     result = DistilledSet.build(
         synthetic.cpu(),
-        preprocess.cpu(),
-        initial=(task.recipe.initialization, indices.tolist()),
+        spaces.preprocess.cpu(),
+        initial=(initial_kind(task.recipe), [] if begun.sources is None else begun.sources.indices.tolist()),
         learned=learned,
-        **_facts(task, image_codec, train, name),
+        **_facts(task, spaces.codec, train, name),
     )
+    if isinstance(task.recipe.labels, RegionLabels):
+        assert observer is not None
+        result = with_regions(result, observer, task.recipe.labels, device=task.device, progress=progress)
     if path is not None:
         result.save(path, overwrite=overwrite)
     if state is not None:
         state.finish()
     return result
+
+
+def _matched(
+    task: Task,
+    spaces: Spaces,
+    train: ImageSet,
+    begun: Start,
+    observer: Observer | None,
+    count: int,
+    state: RunState | None,
+    overwrite: bool,
+    progress: Progress,
+) -> tuple[Codes, Mapping[str, float]]:
+    """The items after all steps, and the numbers learned with them."""
+    assert begun.real is not None
+    experts = train_for(task, spaces, train, begun.real, progress)
+    begun = replace(begun, synthetic=with_soft_labels(task.recipe, begun.synthetic, train.num_classes, experts))
+    objective = compose(task, spaces, train, begun, observer, experts, progress)
+    updates = Updates(task.recipe, begun.synthetic, objective, count)
+
+    def match(step: int) -> dict[str, float]:
+        assert begun.real is not None
+        return objective.accumulate(begun.synthetic, begun.real, generator(task.seed, "step", step))
+
+    try:
+        optimise(task, updates, objective, match, state, overwrite, progress)
+    finally:
+        if state is not None:
+            state.close()
+    return begun.synthetic, objective.learned()
 
 
 def resolve_task(
@@ -162,6 +189,7 @@ def resolve_task(
     storage: str | None,
     checkpoint_steps: int,
     memory: str | None = None,
+    label_bytes: str | None = None,
 ) -> Task:
     """The run's settings, checked before any image is read. Raises InputError."""
     resolved = recipe_named(recipe) if isinstance(recipe, str) else recipe
@@ -170,11 +198,17 @@ def resolve_task(
         changes["codec"] = json.loads(codec_from_text(codec).model_dump_json())
     if storage is not None:
         changes["parameterization.storage"] = storage
+    if label_bytes is not None:
+        if not isinstance(resolved.labels, RegionLabels) and "labels" not in (settings or {}):
+            raise InputError(
+                f"recipe {resolved.name!r} has no region labels; leave out --label-bytes, or take recipe lic"
+            )
+        changes["labels.label_bytes"] = num_bytes(label_bytes, "label bytes")
     resolved = override(resolved, {**changes, **(settings or {})})
     if checkpoint_steps < 1:
         raise InputError(f"checkpoint steps are {checkpoint_steps}; at least 1 is needed")
     if memory is not None:
-        parse_memory(memory)
+        num_bytes(memory, "memory")
     size = Budget.parse(budget or resolved.budget)
     return Task(resolved, size, seed, resolve_device(device), checkpoint_steps, memory)
 
@@ -187,94 +221,67 @@ def training_images(data: Any, progress: Progress, loading: Mapping[str, Any]) -
     return splits.train, splits.name
 
 
-def fit_for(recipe: Recipe, train: ImageSet) -> Codec:
-    """The recipe's codec for these images. Raises InputError where the recipe is for another image size."""
-    sides = train.image_shape[1:]
-    if recipe.image_size is not None and sides != (recipe.image_size, recipe.image_size):
-        raise InputError(
-            f"recipe {recipe.name!r} is for {recipe.image_size}-pixel images and these are {sides[0]} x {sides[1]}; "
-            f"give --image-size {recipe.image_size} --resize crop, or use recipe latent-dm"
-        )
-    return fit_codec(recipe.codec, train)
+def observer_of(task: Task, train: ImageSet, progress: Progress) -> Observer | None:
+    """The recipe's observer, trained or loaded, and checked; None where nothing asks for one."""
+    config = task.recipe.observer
+    return None if config is None else observer_for(config, train, task.device, progress)
 
 
-def num_items_per_class(
-    task: Task, codec: Codec, preprocess: Codec, train: ImageSet, name: str, progress: Progress
-) -> int:
-    """Items of each class that the budget allows.
+def initial_kind(recipe: Recipe) -> str:
+    """One word for what items start from: "random", "herding", "k-centre", "key" or "hardest"."""
+    choice = recipe.initialization
+    return choice if isinstance(choice, str) else choice.kind
 
-    A budget in bytes counts the whole file and takes no more items than the smallest class has images.
+
+def num_codes_per_class(task: Task, spaces: Spaces, train: ImageSet, name: str, progress: Progress) -> int:
+    """Codes of each class that the budget allows; of a mosaic, canvases.
+
+    A budget in bytes counts the whole file, labels too, and takes no more codes than the smallest class has images for.
 
     Raises:
-        InputError: the budget holds less than one item of each class, naming the least that would do.
+        InputError: the budget holds less than one code of each class, naming the least that would do.
     """
     if task.budget.unit != "bytes":
-        return items_per_class(task.budget, codec)
-
-    facts = _facts(task, codec, train, name)
-    labels, objective = task.recipe.labels, task.recipe.objective
+        return items_per_class(task.budget, spaces.codec)
+    recipe = task.recipe
+    facts = _facts(task, spaces.codec, train, name)
+    labels, made = recipe.labels, recipe.parameterization
 
     def file_bytes(count: int) -> int:
         return DistilledSet.estimate_bytes(
-            codec,
-            preprocess,
-            storage=task.recipe.parameterization.storage,
+            spaces.codec,
+            spaces.preprocess,
+            storage=made.storage,
+            grid=made.grid if isinstance(made, MosaicConfig) else None,
             label_storage=labels.storage if isinstance(labels, SoftLabels) else None,
-            learned=learned_names(objective),
+            regions=labels if isinstance(labels, RegionLabels) else None,
+            observer=None if recipe.observer is None else ObserverFacts.unknown(recipe.observer.network.name),
+            learned=learned_names(recipe.objective),
             num_per_class=count,
-            initial=(task.recipe.initialization, ()),
+            initial=(initial_kind(recipe), ()),
             **facts,
         )
 
-    smallest = min(len(members) for members in train.class_indices)
-    count = largest_count(file_bytes, task.budget.amount, at_most=smallest)
+    smallest = min(len(members) for members in train.class_indices) // tiles_per_code(recipe)
+    count = largest_count(file_bytes, task.budget.amount, at_most=max(1, smallest))
     if not count:
         raise InputError(
             f"a budget of {task.budget.amount} bytes is too small for one item of each class; "
-            f"at least {file_bytes(1)} bytes are needed with codec {codec.kind!r}"
+            f"at least {file_bytes(1)} bytes are needed with codec {spaces.codec.kind!r}"
         )
     if count == smallest:
         progress.note(f"the budget is not used up: the smallest class has {smallest} images to start from")
     return count
 
 
-def start(
-    task: Task, codec: Codec, train: ImageSet, count: int, progress: Progress
-) -> tuple[Codes, Tensor, RealItems | None]:
-    """The initial items, the training indices they came from, and the real items if they will be matched.
-
-    Everything is encoded once, unless encoding is cheap and float32 codes would be larger than the uint8 images.
-    """
-    recipe = task.recipe
-    trains = not isinstance(recipe.objective, NoObjectiveConfig)
-    needed = trains or recipe.initialization != "random"
-    codes = codes_to_hold(codec, train, task.device, progress) if needed else None
-
-    def items_of(indices: Tensor) -> Tensor:
-        if codes is not None:
-            return codes[indices].float()
-        frozen = codec.to(task.device)
-        blocks = [frozen.encode(train.images[part].to(task.device).float() / 255).cpu() for part in indices.split(256)]
-        return torch.cat(blocks)
-
-    draw = generator(task.seed, "initialization")
-    indices = initial_indices(recipe.initialization, items_of, train.class_indices, count, draw, train.classes)
-    labels = class_major_labels(train.num_classes, count)
-    synthetic = Codes(codec, items_of(indices), labels, recipe.parameterization.storage).to(task.device)
-    if not trains:
-        return synthetic, indices, None
-    return synthetic, indices, real_items(codec, train, codes, task.device)
-
-
-def train_for(
-    task: Task, codec: Codec, preprocess: Codec, train: ImageSet, real: RealItems, progress: Progress
-) -> Experts | None:
+def train_for(task: Task, spaces: Spaces, train: ImageSet, real: RealItems, progress: Progress) -> Experts | None:
     """The recipe's experts, trained as far as they are missing; None where the objective reads none."""
     objective = task.recipe.objective
     if not isinstance(objective, TrajectoriesConfig):
         return None
-    augmentation = siamese_augmentation(objective.augmentation, codec, preprocess.to(task.device))
-    return train_experts(objective, augmentation, real, train, codec, progress=progress)
+    spaces = spaces.to(task.device)
+    augmentation = siamese_augmentation(objective.augmentation, spaces.matching, spaces.preprocess)
+    return train_experts(objective, augmentation, real, train, spaces.matching, progress=progress)
 
 
 def with_soft_labels(recipe: Recipe, synthetic: Codes, num_classes: int, experts: Experts | None) -> Codes:
@@ -294,20 +301,29 @@ def with_soft_labels(recipe: Recipe, synthetic: Codes, num_classes: int, experts
 
 def compose(
     task: Task,
-    codec: Codec,
-    preprocess: Codec,
+    spaces: Spaces,
     train: ImageSet,
-    real: RealItems,
-    synthetic: Codes,
+    begun: Start,
+    observer: Observer | None,
     experts: Experts | None,
     progress: Progress,
 ) -> Objective:
     """The recipe's objective on these items, fitted to the memory that there is."""
-    config = task.recipe.objective
-    assert not isinstance(config, NoObjectiveConfig)
-    augmentation = siamese_augmentation(config.augmentation, codec, preprocess.to(task.device))
-    context = Context(real.shape, train.num_classes, task.device, task.recipe.steps, augmentation, experts)
-    plan = plan_memory(task.recipe, context, synthetic, real, task.memory)
+    config, real = task.recipe.objective, begun.real
+    assert not isinstance(config, NoObjectiveConfig) and real is not None
+    spaces = spaces.to(task.device)
+    context = Context(
+        real.shape,
+        train.num_classes,
+        task.device,
+        task.recipe.steps,
+        siamese_augmentation(config.augmentation, spaces.matching, spaces.preprocess),
+        experts,
+        observer,
+        None if begun.sources is None else begun.sources.images,
+        spaces.matching.decode,
+    )
+    plan = plan_memory(task.recipe, context, begun.synthetic, real, task.memory)
     progress.note(plan.line)
     return build_objective(plan.config, context)
 
@@ -399,7 +415,7 @@ def _facts(task: Task, codec: Codec, train: ImageSet, name: str) -> dict[str, An
 def _configuration(task: Task, train: ImageSet, count: int) -> dict[str, Any]:
     """What a resumed run must share with the run it continues."""
     return {
-        "recipe": json.loads(task.recipe.model_dump_json()),
+        "recipe": task.recipe.key_tree(),
         "items_per_class": count,
         "seed": task.seed,
         "device": task.device.type,

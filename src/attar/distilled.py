@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -12,41 +13,50 @@ from torch import Tensor
 
 from attar.codecs.codec import Codec
 from attar.codecs.registry import restore_codec
-from attar.container import MAX_HEADER_BYTES, one_line, pack, packed_bytes, unpack
+from attar.container import MAX_HEADER_BYTES, one_line, pack, unpack
 from attar.data.image_set import ImageSet
 from attar.errors import InputError
+from attar.estimation import estimate_bytes, file_bytes
 from attar.files import atomic_path, canonical_json, content_key, refuse_existing
+from attar.labels.region_logits import check_region_tensors
+from attar.labels.regions import Labeller
+from attar.layout import at_rest, codec_tensors, shard_tensors
 from attar.manifest import (
     CodecSpec,
     DataProvenance,
     InitialProvenance,
     Manifest,
-    TensorSpec,
+    RegionSpec,
+    ShardSpec,
     check_content,
     check_tensors,
     compose_manifest,
     describe_codec,
     describe_shard,
+    describe_tensors,
     label_facts,
     read_manifest,
     tensors_digest,
     to_plain,
 )
-from attar.parameterizations.codes import Codes, LabelStorage
-from attar.parameterizations.codes import Storage as CodeStorage
+from attar.parameterizations.codes import Codes
 from attar.parameterizations.parameterization import Parameterization
-from attar.parameterizations.registry import check_payload, payload_table, restore_parameterization
+from attar.parameterizations.registry import canvas_grid, check_payload, restore_parameterization
 from attar.randomness import generator
 from attar.shapes import Float, Int64
-from attar.storage import Storage, storage_of
-from attar.streaming import DecodedItems, SampledItems, label_probabilities
+from attar.storage import Storage, online_observers, storage_of
+from attar.streaming import (
+    DecodedItems,
+    RegionItems,
+    SampledItems,
+    check_observer_of,
+    label_probabilities,
+    labelled_regions,
+)
 
 # Image values decoded at once: 8 MiB of float32, because a deep decoder needs a hundred times its output.
 CHUNK_VALUES = 2**21
 LARGEST_CHUNK = 512
-
-# A number with as many characters as any that was learned can have.
-WIDEST_NUMBER = -1.2345678901234567e-300
 
 
 class DistilledSet:
@@ -108,61 +118,21 @@ class DistilledSet:
         parts = [parameterization] if isinstance(parameterization, Parameterization) else list(parameterization)
         if any(part.codec.image_shape != preprocess.image_shape for part in parts):
             raise ValueError("shards and preprocess differ in the shape of their images")
-        payloads = [{name: _at_rest(tensor) for name, tensor in part.payload().items()} for part in parts]
+        payloads = [{name: at_rest(tensor) for name, tensor in part.payload().items()} for part in parts]
         described = {id(codec): describe_codec(codec) for codec in (preprocess, *(part.codec for part in parts))}
         shards = [
-            describe_shard(part.spec(), described[id(part.codec)], {n: TensorSpec.of(t) for n, t in payload.items()})
+            describe_shard(part.spec(), described[id(part.codec)], describe_tensors(payload))
             for part, payload in zip(parts, payloads, strict=True)
         ]
         manifest = compose_manifest(
             described[id(preprocess)], shards, classes, recipe, data, initial, seed, device, network, scores, learned
         )
         codecs = {described[id(codec)].identity: codec for codec in (preprocess, *(part.codec for part in parts))}
-        built = cls._seal(manifest, _codec_tensors(manifest, codecs) | _flat(payloads), codecs)
+        built = cls._seal(manifest, codec_tensors(manifest, codecs) | shard_tensors(payloads), codecs)
         built._check_items()
         return built
 
-    @staticmethod
-    def estimate_bytes(
-        codec: Codec,
-        preprocess: Codec,
-        *,
-        storage: CodeStorage,
-        num_per_class: int,
-        classes: Sequence[str],
-        label_storage: LabelStorage | None = None,
-        learned: Sequence[str] = (),
-        **facts: Any,
-    ) -> int:
-        """Bytes of the file of `num_per_class` codes for each class, without making them.
-
-        Exact but for the digits of the initial indices, for which the largest index stands, and of learned numbers.
-
-        Args:
-            codec: of the codes.
-            preprocess: as in `build`.
-            storage: of the codes.
-            num_per_class: at least 1.
-            classes: names.
-            label_storage: of soft labels; None for hard ones.
-            learned: names of the numbers that will be learned.
-            **facts: what `build` takes; of `initial` only the kind matters.
-        """
-        num_items = num_per_class * len(classes)
-        spec = {"kind": Codes.kind, "storage": storage} | ({"label_storage": label_storage} if label_storage else {})
-        table = payload_table(spec, num_items, codec.code_shape, len(classes))
-        tensors = {name: TensorSpec(dtype=dtype, shape=shape) for name, (dtype, shape) in table.items()}  # type: ignore[arg-type]
-        described = describe_codec(codec)
-        about = described if preprocess is codec else describe_codec(preprocess)
-        initial, data = facts.pop("initial"), facts.pop("data")
-        if not isinstance(initial, InitialProvenance):
-            num_real = data.num_items if isinstance(data, DataProvenance) else len(data[1])
-            initial = (initial[0], [max(num_real - 1, 0)] * num_items)
-        numbers = dict.fromkeys(learned, WIDEST_NUMBER)
-        facts = {"seed": 0, "device": "cpu", "network": None, "scores": (), "learned": numbers, **facts}
-        shard = describe_shard(spec, described, tensors)
-        manifest = compose_manifest(about, [shard], classes, data=data, initial=initial, **facts)
-        return _size(manifest.model_copy(update={"content_sha256": "0" * 64}))
+    estimate_bytes = staticmethod(estimate_bytes)
 
     @classmethod
     def load(cls, path: Path | str) -> DistilledSet:
@@ -207,7 +177,7 @@ class DistilledSet:
     @property
     def file_bytes(self) -> int:
         """Size of the file, known without writing it."""
-        return _size(self.manifest)
+        return file_bytes(self.manifest)
 
     @property
     def storage(self) -> Storage:
@@ -244,9 +214,9 @@ class DistilledSet:
     def soft_labels(self) -> Float[Tensor, "items classes"] | None:
         """Probabilities, float32: the softmax of what is stored, or 1 at the class of an item whose label is hard.
 
-        None for a set of hard labels.
+        None for a set of hard labels, or of region labels, which belong to no item as a whole.
         """
-        if self.manifest.labels_kind == "hard":
+        if self.manifest.labels_kind != "soft":
             return None
         return torch.cat([label_probabilities(payload, self.num_classes) for payload in self.payloads()])
 
@@ -259,6 +229,13 @@ class DistilledSet:
     def _training_labels(self) -> Tensor:
         soft = self.soft_labels
         return self.labels if soft is None else soft
+
+    @property
+    def num_training_items(self) -> int:
+        """What an epoch of training goes through: canvases with region labels, else items."""
+        if self.manifest.labels_kind != "regions":
+            return len(self)
+        return sum(canvas_grid(shard.parameterization, shard.num_items)[0] for shard in self.manifest.shards)
 
     @property
     def num_per_class(self) -> tuple[int, ...]:
@@ -287,7 +264,8 @@ class DistilledSet:
     def fingerprint(self) -> str:
         """sha256 of what training sees: items, codecs, classes; the same whatever scores or citations are added."""
         shards = [[shard.parameterization, shard.codec.identity] for shard in self.manifest.shards]
-        about = content_key(self.classes, self.manifest.preprocess.identity, shards)
+        regions = [shard.regions.model_dump(mode="json") for shard in self.manifest.shards if shard.regions]
+        about = content_key(self.classes, self.manifest.preprocess.identity, shards, *regions)
         return tensors_digest(about, self._tensors)
 
     def payloads(self) -> list[dict[str, Tensor]]:
@@ -297,11 +275,21 @@ class DistilledSet:
             for index, shard in enumerate(self.manifest.shards)
         ]
 
+    def region_tensors(self) -> list[dict[str, Tensor]]:
+        """What is stored of each shard's region labels; empty where there are none, or the observer is asked."""
+        return [
+            {name: self._tensors[f"shards.{index}.regions.{name}"] for name in shard.regions.tensors}
+            if shard.regions
+            else {}
+            for index, shard in enumerate(self.manifest.shards)
+        ]
+
     def parameterizations(self) -> list[Parameterization]:
         """Each shard restored. Raises InputError where a codec's public weights are absent."""
         for index, (shard, payload) in enumerate(zip(self.manifest.shards, self.payloads(), strict=True)):
             if index not in self._parameterizations:
-                restored = restore_parameterization(self._codec(shard.codec), payload, shard.parameterization)
+                codec, spec = self._codec(shard.codec), shard.parameterization
+                restored = restore_parameterization(codec, payload, spec, self.preprocess)
                 self._parameterizations[index] = restored.requires_grad_(False)
         return [self._parameterizations[index] for index in range(len(self.manifest.shards))]
 
@@ -327,32 +315,53 @@ class DistilledSet:
             images[start : start + len(part)] = self._decode(part, draw)
         return images.clamp_(0, 1) if clamp else images
 
-    def loader(self, batch_size: int, epoch: int = 0, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def loader(
+        self, batch_size: int, epoch: int = 0, seed: int = 0, observer: Labeller | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of (images [B, C, H, W] nominally in [0, 1], labels), each item once, in a random order.
 
-        Labels are int64 [B], or with soft labels probabilities float32 [B, K]; torch's cross_entropy takes either.
+        Labels are int64 [B], or with soft labels probabilities float32 [B, K]; torch's cross_entropy takes either. With
+        region labels there is one region of every canvas, with its probabilities: augment no more on top.
 
         Args:
             batch_size: at least 1; the last batch may be smaller.
-            epoch: another epoch is another order and, for stochastic items, other images.
+            epoch: another epoch is another order and, for stochastic items and regions, other images.
             seed: of order and samples.
+            observer: on the CPU: whom region labels are asked of, where they are not stored.
         """
         if batch_size < 1:
             raise InputError(f"batch size {batch_size} was asked for; at least 1 is needed")
-        order = torch.randperm(len(self), generator=generator(seed, "loader", epoch))
+        order = torch.randperm(self.num_training_items, generator=generator(seed, "loader", epoch))
+        if self.manifest.labels_kind == "regions":
+            items = self._region_items(torch.device("cpu"), observer)
+            regions, probabilities = items.regions(epoch), items.logits(epoch).softmax(1)
+            yield from ((regions[batch], probabilities[batch]) for batch in order.split(batch_size))
+            return
         draw = generator(seed, "loader images", epoch)
         labels = self._training_labels
         for batch in order.split(batch_size):
             yield torch.cat([self._decode(part, draw) for _, part in self._chunks(batch)]), labels[batch]
 
-    def training_items(self, device: torch.device | str = "cpu") -> DecodedItems | SampledItems:
+    def training_items(
+        self, device: torch.device | str = "cpu", observer: Labeller | None = None
+    ) -> DecodedItems | SampledItems | RegionItems:
         """The set as network inputs on `device`: decoded once, or sampled anew each epoch where items are stochastic.
 
-        Labels are probabilities [M, K] where the set has soft labels. Codecs are moved to `device` for it.
+        Labels are probabilities [M, K] where the set has soft labels. With region labels the items are canvases, of
+        which every epoch sees other regions, with their logits. Codecs are moved to `device` for it.
+
+        Args:
+            device: where training takes place.
+            observer: on `device`: whom region labels are asked of, where they are not stored.
+
+        Raises:
+            InputError: region labels need an observer and none, or another one, is given.
         """
         device = torch.device(device)
         for part in (*self.parameterizations(), self.preprocess):
             part.to(device)
+        if self.manifest.labels_kind == "regions":
+            return self._region_items(device, observer)
         labels = self._training_labels.to(device)
         if self.stochastic:
             return SampledItems(lambda draw: self._inputs(draw, device), labels)
@@ -361,21 +370,11 @@ class DistilledSet:
     def describe(self) -> dict[str, Any]:
         """Everything there is to know without rendering, JSON-able."""
         about = self.manifest.model_dump(mode="json", exclude={"shards", "preprocess", "initialization"})
-        shards = [
-            {
-                "parameterization": shard.parameterization,
-                "codec": shard.codec.spec,
-                "code_shape": list(shard.codec.code_shape),
-                "num_items": shard.num_items,
-                "external": shard.codec.external and shard.codec.external.model_dump(mode="json"),
-            }
-            for shard in self.manifest.shards
-        ]
         return about | {
             "name": self.name,
             "num_items": len(self),
             "num_per_class": list(self.num_per_class),
-            "shards": shards,
+            "shards": [shard.facts() for shard in self.manifest.shards],
             "preprocess": self.manifest.preprocess.spec,
             "initialization": self.manifest.initialization.model_dump(mode="json", exclude={"indices"}),
             "storage": self.storage.model_dump(mode="json"),
@@ -392,15 +391,27 @@ class DistilledSet:
     def with_payloads(
         self, payloads: Sequence[Mapping[str, Tensor]], parameterizations: Sequence[dict[str, Any]]
     ) -> DistilledSet:
-        """The same set with other stored items, one payload and one parameterization's spec for each shard."""
+        """The same set with other stored items, one payload and one spec for each shard; region labels stay."""
         shards = tuple(
-            describe_shard(spec, shard.codec, {name: TensorSpec.of(tensor) for name, tensor in payload.items()})
+            describe_shard(spec, shard.codec, describe_tensors(payload), shard.regions)
             for shard, payload, spec in zip(self.manifest.shards, payloads, parameterizations, strict=True)
         )
+        return self._changed(shards, shard_tensors(payloads) | shard_tensors(self.region_tensors(), "regions."))
+
+    def with_regions(self, regions: Sequence[tuple[RegionSpec, Mapping[str, Tensor]]]) -> DistilledSet:
+        """The same set with these region labels, one for each shard; see `relabelling.with_regions`."""
+        shards = [
+            shard.model_copy(update={"regions": spec})
+            for shard, (spec, _) in zip(self.manifest.shards, regions, strict=True)
+        ]
+        labels = shard_tensors([tensors for _, tensors in regions], "regions.")
+        return self._changed(shards, shard_tensors(self.payloads()) | labels)
+
+    def _changed(self, shards: Sequence[ShardSpec], items: Mapping[str, Tensor]) -> DistilledSet:
         prefixes = tuple(self.manifest.codecs())
         codecs = {name: tensor for name, tensor in self._tensors.items() if name.startswith(prefixes)}
-        manifest = self.manifest.with_shards(shards)
-        changed = self._seal(manifest, codecs | _flat(payloads), self._codecs)
+        manifest = read_manifest(self.manifest.with_shards(shards).text(), self._where)
+        changed = self._seal(manifest, {**codecs, **items}, self._codecs)
         changed._check_items()
         return changed
 
@@ -412,12 +423,22 @@ class DistilledSet:
             raise InputError("the manifest is too large for a file; give fewer items, or shorter class names")
         return cls(sealed, tensors, codecs)
 
+    def _region_items(self, device: torch.device, observer: Labeller | None) -> RegionItems:
+        check_observer_of(online_observers(self.manifest), observer, self._where)
+        specs = [shard.regions for shard in self.manifest.shards if shard.regions]
+        preprocess = deepcopy(self.preprocess).to(device)
+        parts = labelled_regions(self.parameterizations(), specs, self.region_tensors(), preprocess, device)
+        return RegionItems(parts, preprocess, self.num_classes, device, observer)
+
     def _check_items(self) -> None:
-        for shard, payload in zip(self.manifest.shards, self.payloads(), strict=True):
+        for shard, payload, labels in zip(self.manifest.shards, self.payloads(), self.region_tensors(), strict=True):
             try:
                 check_payload(payload, shard.parameterization, shard.codec.code_shape, self.num_classes)
                 if len(payload["labels"]) != shard.num_items:
                     raise InputError(f"{shard.num_items} items are announced and {len(payload['labels'])} are there")
+                if shard.regions:
+                    num_canvases, _ = canvas_grid(shard.parameterization, shard.num_items)
+                    check_region_tensors(labels, shard.regions.labels, num_canvases, self.num_classes)
             except InputError as error:
                 raise InputError(f"{self._where}: {error}") from None
 
@@ -473,25 +494,3 @@ def _absence(spec: CodecSpec, kind: str) -> str:
         return f"codec {kind!r}"
     needed = spec.external
     return f"images need the weights {needed.id!r} (sha256 {needed.sha256}, {needed.num_bytes} bytes)"
-
-
-def _codec_tensors(manifest: Manifest, codecs: Mapping[str, Codec]) -> dict[str, Tensor]:
-    return {
-        manifest.codec_prefix(identity) + name: _at_rest(tensor)
-        for identity, codec in codecs.items()
-        for name, tensor in codec.stored_tensors().items()
-    }
-
-
-def _flat(payloads: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    return {f"shards.{i}.{name}": tensor for i, payload in enumerate(payloads) for name, tensor in payload.items()}
-
-
-def _size(manifest: Manifest) -> int:
-    return packed_bytes(
-        manifest.text(), {name: (spec.dtype, spec.shape) for name, spec in manifest.tensor_table().items()}
-    )
-
-
-def _at_rest(tensor: Tensor) -> Tensor:
-    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)

@@ -23,6 +23,7 @@ from attar.files import atomic_path, refuse_existing
 Target = Literal["imagefolder", "npz"]
 ABOUT = "attar-export.json"
 CLASSES = "classes.json"
+REGIONS_LOST = "region labels are left out: the items are here as whole images with their hard labels"
 LONGEST_NAME_BYTES = 100
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10))}
 
@@ -116,6 +117,8 @@ def _export_imagefolder(distilled: DistilledSet, out: Path, overwrite: bool) -> 
         ]
         if distilled.soft_labels is not None:
             lost.append("soft labels are left out: a folder carries the items' hard labels only; npz has both")
+        if distilled.manifest.labels_kind == "regions":
+            lost.append(REGIONS_LOST)
         _write_json(temporary / ABOUT, _about(distilled, "imagefolder", lost))
 
 
@@ -125,6 +128,8 @@ def _export_npz(distilled: DistilledSet, out: Path, overwrite: bool) -> None:
     refuse_existing(out, overwrite)
     order = torch.argsort(distilled.labels, stable=True)
     lost = ["codes and decoder are replaced by pixels, so the size is no longer the distilled file's"]
+    if distilled.manifest.labels_kind == "regions":
+        lost.append(REGIONS_LOST)
     arrays: dict[str, Any] = {
         "images": distilled.images(order).numpy(),
         "labels": distilled.labels[order].numpy(),

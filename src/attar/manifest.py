@@ -23,14 +23,15 @@ from attar.container import DTYPE_NAMES, DTYPES, parse_json
 from attar.data.image_set import ImageSet
 from attar.errors import InputError
 from attar.files import canonical_json
+from attar.labels.regions import ObserverFacts, RegionLabels
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SOFT_LABELS = "soft_labels"
 LARGEST_SIDE = 4096
 LARGEST_DECODED_VALUES = 2**38
 LARGEST_LEARNED = 1e30
 MOST_LEARNED = 64
-REAL_INITIALIZATIONS = ("random", "herding", "k-centre")
+REAL_INITIALIZATIONS = ("random", "herding", "k-centre", "key", "hardest")
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=1, lt=2**48)]
@@ -42,7 +43,7 @@ LearnedValue = Annotated[float, Field(ge=-LARGEST_LEARNED, le=LARGEST_LEARNED)]
 class TensorSpec(Config):
     """dtype (safetensors' name of it) and shape of one stored tensor."""
 
-    dtype: Literal["F32", "I32", "F16", "I8"]
+    dtype: Literal["F32", "I32", "F16", "I16", "I8"]
     shape: tuple[Count, ...]
 
     @classmethod
@@ -75,13 +76,60 @@ class CodecSpec(Config):
     tensors: dict[str, TensorSpec]
 
 
+class RegionSpec(Config):
+    """The region labels of one shard.
+
+    Args:
+        labels: which regions, and how their logits are stored.
+        seed: from which the regions are drawn.
+        observer: whose logits they are; None where it did not say who it is.
+        tensors: names to dtype and shape; none with storage "online".
+    """
+
+    labels: RegionLabels
+    seed: int
+    observer: ObserverFacts | None
+    tensors: dict[str, TensorSpec]
+
+    @property
+    def online(self) -> bool:
+        """Whether whoever trains must ask the observer."""
+        return self.labels.storage == "online"
+
+    @model_validator(mode="after")
+    def _online_names_its_observer(self) -> RegionSpec:
+        if self.online and self.observer is None:
+            raise ValueError("labels with storage 'online' do not say which observer gives them")
+        return self
+
+
 class ShardSpec(Config):
-    """Items that share one parameterization and one codec; labels index the classes of the whole set."""
+    """Items that share one parameterization and one codec; labels index the classes of the whole set.
+
+    Args:
+        parameterization: its spec.
+        codec: of the items.
+        num_items: of whatever the labels count: images, or the tiles of a mosaic.
+        tensors: the payload's.
+        regions: the region labels; left out of the text where there are none.
+    """
 
     parameterization: dict[str, Any]
     codec: CodecSpec
     num_items: Count
     tensors: dict[str, TensorSpec]
+    regions: RegionSpec | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """What people ask of it, without tensors."""
+        return {
+            "parameterization": self.parameterization,
+            "codec": self.codec.spec,
+            "code_shape": list(self.codec.code_shape),
+            "num_items": self.num_items,
+            "regions": self.regions and self.regions.model_dump(mode="json", exclude={"tensors"}),
+            "external": self.codec.external and self.codec.external.model_dump(mode="json"),
+        }
 
     @property
     def has_soft_labels(self) -> bool:
@@ -130,13 +178,14 @@ class Manifest(Config):
     """Everything a file says beside its tensors. The same run gives the same text: no times, no paths.
 
     Args:
-        schema_version: the lowest that has all that the file uses: 2 with soft labels or learned numbers, else 1.
+        schema_version: the lowest that has all that the file uses: 3 with region labels, 2 with soft labels or learned
+            numbers, else 1.
         attar_version: that wrote the file.
         classes: names in the order of the labels.
         image_shape: (C, H, W) of the decoded images.
         image_range: the values that stand for black and white; decoded images may lie a little outside.
         labels_kind: "hard": one class index for each item; "soft": also a probability for every class, for all items
-            or for those of some shards.
+            or for those of some shards; "regions": an observer's logits of a region of every canvas in every epoch.
         preprocess: images to network inputs (normalisation or ZCA).
         shards: the items.
         recipe: the resolved configuration of the run.
@@ -155,12 +204,12 @@ class Manifest(Config):
         content_sha256: over all of the above and every tensor.
     """
 
-    schema_version: Literal[1, 2] = 1
+    schema_version: Literal[1, 2, 3] = 1
     attar_version: str
     classes: Annotated[tuple[str, ...], Field(min_length=2)]
     image_shape: tuple[Literal[1, 3], Side, Side]
     image_range: tuple[float, float] = (0.0, 1.0)
-    labels_kind: Literal["hard", "soft"] = "hard"
+    labels_kind: Literal["hard", "soft", "regions"] = "hard"
     preprocess: CodecSpec
     shards: Annotated[tuple[ShardSpec, ...], Field(min_length=1)]
     recipe: dict[str, Any]
@@ -194,6 +243,9 @@ class Manifest(Config):
                 f"labels are said to be {self.labels_kind} in schema {self.schema_version}; these are "
                 f"{told['labels_kind']}, and what is learned needs schema {told['schema_version']}"
             )
+        regions = [shard.regions is not None for shard in self.shards]
+        if any(regions) and (not all(regions) or any(shard.has_soft_labels for shard in self.shards)):
+            raise ValueError("some items have region labels and others have not, or have soft ones; take one kind")
         known: dict[str, CodecSpec] = {}
         for codec in self.codecs().values():
             if known.setdefault(codec.identity, codec) != codec:
@@ -219,6 +271,9 @@ class Manifest(Config):
         table = {
             f"shards.{i}.{name}": spec for i, shard in enumerate(self.shards) for name, spec in shard.tensors.items()
         }
+        for i, shard in enumerate(self.shards):
+            if shard.regions:
+                table |= {f"shards.{i}.regions.{name}": spec for name, spec in shard.regions.tensors.items()}
         for prefix, codec in self.codecs().items():
             if self.codec_prefix(codec.identity) == prefix:
                 table |= {prefix + name: spec for name, spec in codec.tensors.items()}
@@ -237,12 +292,19 @@ class Manifest(Config):
         return self.model_copy(update={"shards": tuple(shards), **label_facts(shards, self.learned)})
 
     def _tree(self, *left_out: str) -> dict[str, Any]:
-        """Plain values; without `learned` where nothing is, so that such files are those of schema 1 byte for byte."""
-        return self.model_dump(mode="json", exclude={*left_out, *(() if self.learned else ("learned",))})
+        """Plain values, without what the set does not have, so that files of older schemas stay as they are."""
+        excluded: dict[str, Any] = dict.fromkeys(left_out, True)
+        if not self.learned:
+            excluded["learned"] = True
+        if self.labels_kind != "regions":
+            excluded["shards"] = {"__all__": {"regions"}}
+        return self.model_dump(mode="json", exclude=excluded)
 
 
 def label_facts(shards: Sequence[ShardSpec], learned: Mapping[str, float]) -> dict[str, Any]:
     """The labels' kind and the schema version that follow from what is stored."""
+    if any(shard.regions for shard in shards):
+        return {"labels_kind": "regions", "schema_version": 3}
     soft = any(shard.has_soft_labels for shard in shards)
     return {"labels_kind": "soft" if soft else "hard", "schema_version": 2 if soft or learned else 1}
 
@@ -349,10 +411,27 @@ def describe_codec(codec: Codec) -> CodecSpec:
     )
 
 
-def describe_shard(parameterization: dict[str, Any], codec: CodecSpec, tensors: dict[str, TensorSpec]) -> ShardSpec:
-    """What a manifest says of items with this payload."""
+def describe_shard(
+    parameterization: dict[str, Any],
+    codec: CodecSpec,
+    tensors: dict[str, TensorSpec],
+    regions: RegionSpec | None = None,
+) -> ShardSpec:
+    """What a manifest says of items with this payload, and with these region labels where there are any."""
     num_items = tensors["labels"].shape[0]
-    return ShardSpec(parameterization=parameterization, codec=codec, num_items=num_items, tensors=tensors)
+    return ShardSpec(
+        parameterization=parameterization, codec=codec, num_items=num_items, tensors=tensors, regions=regions
+    )
+
+
+def describe_tensors(tensors: Mapping[str, Tensor]) -> dict[str, TensorSpec]:
+    """Each tensor's dtype and shape."""
+    return {name: TensorSpec.of(tensor) for name, tensor in tensors.items()}
+
+
+def table_specs(table: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, TensorSpec]:
+    """Dtypes and shapes, by name, as a manifest has them."""
+    return {name: TensorSpec(dtype=dtype, shape=shape) for name, (dtype, shape) in table.items()}  # type: ignore[arg-type]
 
 
 def tensors_digest(text: str, tensors: Mapping[str, Tensor]) -> str:

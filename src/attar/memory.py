@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
-from attar.budget import Budget
+from attar.budget import num_bytes
 from attar.errors import InputError
+from attar.footprint import free_bytes, saved_bytes_per_item, size_text
 from attar.networks.network import Network, build_network, num_parameters
+from attar.objectives.alignment import AlignmentConfig
 from attar.objectives.features import FeaturesConfig
 from attar.objectives.gradients import GradientsConfig
+from attar.objectives.inversion import InversionConfig
 from attar.objectives.none import NoObjectiveConfig
 from attar.objectives.objective import Context, RealItems
 from attar.objectives.registry import MatchingConfig
 from attar.objectives.trajectories import TrajectoriesConfig
+from attar.observers import Observer
 from attar.parameterizations.parameterization import Parameterization
 from attar.recipes import Recipe
 
@@ -77,8 +78,8 @@ def plan_memory(
     """
     config = recipe.objective
     assert not isinstance(config, NoObjectiveConfig)
-    limit = parse_memory(memory) if memory else int(SHARE * free_bytes(torch.device(context.device)))
-    network = build_network(config.network, context.item_shape, context.num_classes)
+    limit = num_bytes(memory, "memory") if memory else int(SHARE * free_bytes(torch.device(context.device)))
+    network = _network(config, context)
     while True:
         plan = MemoryPlan(config, _parts(recipe, config, network, context, synthetic, real), limit)
         if plan.num_bytes <= limit:
@@ -88,56 +89,12 @@ def plan_memory(
         config = config.model_copy(update={"chunk_items": config.chunk_items // 2})
 
 
-def parse_memory(text: str) -> int:
-    """Bytes of "8GB", "500MB". Raises InputError for anything else."""
-    try:
-        parsed = Budget.parse(text)
-    except InputError:
-        parsed = None
-    if parsed is None or parsed.unit != "bytes":
-        raise InputError(f"memory {text!r} is not understood; give e.g. 8GB or 500MB")
-    return parsed.amount
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that may still be taken: of the GPU, or of this machine and the container it runs in."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    found = [_machine_bytes()]
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            found.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
-        except (OSError, ValueError):  # no such file, or "max"
-            continue
-    return max(0, min(found))
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: on a GPU, or on the CPU (which raises a RuntimeError of its own)."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    text = str(error)
-    return "can't allocate memory" in text or "not enough memory" in text
-
-
-def saved_bytes_per_item(network: nn.Module, input_shape: tuple[int, int, int]) -> int:
-    """Bytes that autograd keeps of one input from the forward to the backward pass; nothing is computed."""
-    from copy import deepcopy
-
-    shell = deepcopy(network).to("meta").train().requires_grad_(True)
-    return _saved_bytes(shell, input_shape, 2) - _saved_bytes(shell, input_shape, 1)
-
-
-def size_text(count: float) -> str:
-    """A size for people, e.g. "1.3 GB"."""
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} bytes" if unit == "bytes" else f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"
+def _network(config: MatchingConfig, context: Context) -> Network:
+    """The network that items go through: the observer's, or one like those that are trained."""
+    if isinstance(config, AlignmentConfig | InversionConfig):
+        assert isinstance(context.observer, Observer)
+        return context.observer.network
+    return build_network(config.network, context.item_shape, context.num_classes)
 
 
 def _parts(
@@ -176,7 +133,7 @@ def _with_kept_graphs(plan: MemoryPlan, network: Network, context: Context, num_
 
 def _network_copies(config: MatchingConfig, num_classes: int) -> int:
     """Vectors of the network's size that exist at once."""
-    if isinstance(config, FeaturesConfig):
+    if isinstance(config, FeaturesConfig | AlignmentConfig | InversionConfig):
         return 1
     if isinstance(config, GradientsConfig):
         return 4 + 3 * num_classes  # parameters, momentum, gradient; for each class real, synthetic and direction
@@ -187,6 +144,8 @@ def _items_at_once(config: MatchingConfig, num_items: int, num_classes: int) -> 
     """Items whose activations exist at once, in units of one backward pass."""
     if isinstance(config, FeaturesConfig):
         return max(config.chunk_items, num_items / num_classes)
+    if isinstance(config, AlignmentConfig | InversionConfig):
+        return min(num_items, config.chunk_items)
     if isinstance(config, GradientsConfig):
         largest = max(config.real_batch_size * num_classes, SECOND_ORDER * num_items, config.train_batch_size)
         return min(SECOND_ORDER * config.chunk_items, largest)
@@ -204,28 +163,3 @@ def _does_not_fit(plan: MemoryPlan, config: MatchingConfig) -> str:
         f"the run needs about {size_text(plan.num_bytes)} even one item at a time, and {size_text(plan.limit)} may be "
         f"taken; {mend}"
     )
-
-
-def _saved_bytes(shell: nn.Module, input_shape: tuple[int, int, int], batch: int) -> int:
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage._cdata] = storage.nbytes()
-        alive.append(tensor)
-        return tensor
-
-    alive: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        shell(torch.empty(batch, *input_shape, device="meta", requires_grad=True))
-    return sum(kept.values())
-
-
-def _machine_bytes() -> int:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return 1024 * int(line.split()[1])
-    except (OSError, ValueError):
-        pass
-    return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

@@ -1,11 +1,45 @@
-"""How the texts of the command line's options are read."""
+"""The options that verbs of the command line share, and how their texts are read."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
 
 from attar.errors import InputError
+
+Data = Annotated[
+    str, typer.Argument(help="A folder with one folder per class, .npz, .npy, .parquet, hf:NAME, or digits (built in).")
+]
+DataOption = Annotated[str, typer.Option(help="The real data: a folder, file, hf:NAME or digits, as for distill.")]
+File = Annotated[Path, typer.Argument(help="A distilled file.")]
+Test = Annotated[str | None, typer.Option(help="Separate test data, of the same classes.")]
+Classes = Annotated[str | None, typer.Option(help="Only these: cat,dog,fox, or the name of an ImageNet subset: bird.")]
+ImageSize = Annotated[str | None, typer.Option(help="Side in pixels, 64, or height x width, 64x96.")]
+Resize = Annotated[
+    Literal["refuse", "squash", "crop"], typer.Option(help="What to do with images of another size or shape.")
+]
+Channels = Annotated[Literal["keep", "grey", "rgb"], typer.Option(help="Turn every image grey, or into RGB.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Protocol = Annotated[
+    str, typer.Option(help="How networks are trained: quick, dc-bench, latentdd, mtt, lic, rded, sre2l or a .json.")
+]
+Networks = Annotated[
+    str | None, typer.Option(help="Architectures, e.g. convnet,resnet18 or convnet:d3w64-batch; else the protocol's.")
+]
+Seeds = Annotated[int | None, typer.Option(min=1, help="Networks trained for each row; else the protocol's number.")]
+Flip = Annotated[
+    bool | None, typer.Option("--flip/--no-flip", help="Mirror training images; else as the protocol, never digits.")
+]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Train again what an earlier evaluation already trained.")]
+Codec = Annotated[str | None, typer.Option(help="Another codec: pixels, zca, pca:f4c4, autoencoder:FOLDER.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe's setting; repeatable.")
+]
 
 
 def assignments(texts: list[str]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from pydantic import Field
 from attar.codecs.codec import ExternalWeights
 from attar.config import Config
 from attar.errors import InputError, unknown
-from attar.manifest import SOFT_LABELS, Conversion
+from attar.labels.regions import ObserverFacts
+from attar.manifest import SOFT_LABELS, Conversion, Manifest
 from attar.parameterizations.codes import Storage as CodeStorage
 from attar.parameterizations.codes import read_codes, store_codes
 
@@ -25,16 +26,19 @@ LABELS = ("labels", SOFT_LABELS)
 class Storage(Config):
     """The sizes of one set.
 
-        paper_bytes = 4 (values of codes, scales, soft labels and decoder),    bits_per_class = 8 file_bytes / K
+        paper_bytes = 4 (values of codes, scales, soft or region labels and decoder),  bits_per_class = 8 file_bytes / K
 
     Args:
-        paper_bytes: the papers' convention: every value needed to render the items counted as float32; hard labels,
-            and public weights outside the file, count nothing.
+        paper_bytes: the papers' convention: every value needed to render the items and to label them counted as
+            float32, an observer that training must ask included; hard labels, and public weights outside the file,
+            count nothing.
         file_bytes: the file as it is, manifest and labels included.
         codes_bytes: the items alone as they are stored: codes and their scales, without labels and decoder.
         soft_label_bytes: soft labels as they are stored.
+        label_bytes: all that labels cost beside the class of each item: soft and region labels as they are stored, and
+            the observer, inside the file or not, that gives them while training.
         bits_per_class: of the file.
-        external: public weights that rendering needs beside the file.
+        external: weights that rendering, or labelling while training, needs beside the file.
 
     Source: D3 section B.1 (paper_bytes); LatentDD section 3.2 for leaving a public decoder out.
     """
@@ -43,26 +47,30 @@ class Storage(Config):
     file_bytes: NumBytes
     codes_bytes: NumBytes
     soft_label_bytes: NumBytes = 0
+    label_bytes: NumBytes = 0
     bits_per_class: Annotated[float, Field(ge=0)]
     external: tuple[ExternalWeights, ...] = ()
 
     @property
     def external_bytes(self) -> int:
-        """All public weights together."""
+        """All weights beside the file together."""
         return sum(weights.num_bytes for weights in self.external)
 
     def sets_to_amortise(self) -> int:
-        """How many such files must share the public weights until these cost each of them no more than itself."""
+        """How many such files must share the weights beside them until these cost each no more than itself."""
         return math.ceil(self.external_bytes / self.file_bytes)
 
     def lines(self) -> list[str]:
         """The sizes in words, one line each."""
-        soft = bool(self.soft_label_bytes)
+        soft, regions = bool(self.soft_label_bytes), self.label_bytes > self.soft_label_bytes
         counted = "codes, scales, soft labels and decoder" if soft else "codes, scales and decoder"
+        if regions:
+            counted = "codes, scales, region labels or observer, and decoder"
         told = [
             f"file: {self.file_bytes:,} bytes, {self.bits_per_class:,.0f} bits per class",
             f"items alone: {self.codes_bytes:,} bytes as stored",
             *[f"soft labels: {self.soft_label_bytes:,} bytes as stored"] * soft,
+            *[f"region labels: {self.label_bytes - self.soft_label_bytes:,} bytes"] * regions,
             f"papers' count: {self.paper_bytes:,} bytes (every value as float32; {counted})",
         ]
         for weights in self.external:
@@ -80,22 +88,40 @@ def storage_of(distilled: DistilledSet) -> Storage:
     items = [spec for name, spec in tensors if name not in LABELS]
     soft = [spec for name, spec in tensors if name == SOFT_LABELS]
     decoders = {shard.codec.identity: shard.codec for shard in manifest.shards}
-    stored = items + soft + [spec for codec in decoders.values() for spec in codec.tensors.values()]
+    regions = [spec for shard in manifest.shards if shard.regions for spec in shard.regions.tensors.values()]
+    observers = online_observers(manifest)
+    stored = items + soft + regions + [spec for codec in decoders.values() for spec in codec.tensors.values()]
     external = {codec.external.sha256: codec.external for codec in decoders.values() if codec.external}
+    external |= {facts.identity: _as_weights(facts) for facts in observers}
+    labels = sum(spec.num_bytes for spec in soft + regions) + sum(facts.num_bytes for facts in observers)
     return Storage(
-        paper_bytes=4 * sum(math.prod(spec.shape) for spec in stored),
+        paper_bytes=4 * sum(math.prod(spec.shape) for spec in stored) + sum(facts.num_bytes for facts in observers),
         file_bytes=distilled.file_bytes,
         codes_bytes=sum(spec.num_bytes for spec in items),
         soft_label_bytes=sum(spec.num_bytes for spec in soft),
+        label_bytes=labels,
         bits_per_class=8 * distilled.file_bytes / len(manifest.classes),
         external=tuple(external.values()),
     )
 
 
+def online_observers(manifest: Manifest) -> list[ObserverFacts]:
+    """The observers that training on a set must ask, each once."""
+    regions = [shard.regions for shard in manifest.shards if shard.regions and shard.regions.online]
+    facts = {each.observer.identity: each.observer for each in regions if each.observer}
+    return list(facts.values())
+
+
+def _as_weights(facts: ObserverFacts) -> ExternalWeights:
+    num_values = max(1, facts.num_bytes // 4)
+    name = f"observer {facts.network}".strip()
+    return ExternalWeights(id=name, sha256=facts.identity, num_bytes=facts.num_bytes, num_values=num_values)
+
+
 def with_storage(distilled: DistilledSet, storage: CodeStorage) -> DistilledSet:
     """The same set with its codes stored as `storage`; its manifest says by how much a value changed at most.
 
-    Labels, soft ones too, stay as they are stored.
+    Labels stay as they are stored, soft ones and those of regions too: as given to the items before the change.
 
     Raises:
         InputError: an unknown storage, or items that are not codes.
@@ -105,7 +131,7 @@ def with_storage(distilled: DistilledSet, storage: CodeStorage) -> DistilledSet:
     payloads, specs, conversions = [], [], list(distilled.manifest.conversions)
     for shard, payload in zip(distilled.manifest.shards, distilled.payloads(), strict=True):
         spec = shard.parameterization
-        if spec.get("kind") != "codes":
+        if spec.get("kind") not in ("codes", "mosaic"):
             raise InputError(f"items of kind {spec.get('kind')!r} have one storage only; nothing was converted")
         specs.append({**spec, "storage": storage})
         payloads.append(payload)

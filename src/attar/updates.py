@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from attar.errors import InputError
 from attar.labels import SoftLabels
 from attar.objectives.objective import Objective
+from attar.parameterizations.codes import Codes
 from attar.parameterizations.parameterization import Parameterization
 from attar.recipes import OptimizerConfig, Recipe
 
 LABELS = "soft_labels"
 
 
+NAMES_OF_STATE = {
+    "momentum": "momentum_buffer",
+    "mean": "exp_avg",
+    "square": "exp_avg_sq",
+    "count": "step",
+}
+"""Names in a checkpoint -> the optimisers' own."""
+
+
 class Updates:
-    """Stochastic gradient descent with a rate for each kind of parameter, and the items' running average.
+    """Descent with a rate for each kind of parameter, and the items' running average.
+
+    Items are updated value by value as the recipe's optimizer says: what becomes of one does not depend on the others.
+    Soft labels and the objective's own parameters are updated by stochastic gradient descent.
 
     Args:
         recipe: with an optimizer, and labels.
         synthetic: whose trainable tensors are learned; those of an autoencoder are frozen.
         objective: its own parameters bring their own rates.
         items_per_class: for rates per item.
+
+    Raises:
+        InputError: items that are to stay in a range and have none.
     """
 
     def __init__(self, recipe: Recipe, synthetic: Parameterization, objective: Objective, items_per_class: int) -> None:
@@ -30,10 +48,11 @@ class Updates:
         self._config: OptimizerConfig = recipe.optimizer
         self._objective = objective
         self._items_per_class = items_per_class
+        self._bounded = _bounded(synthetic) if self._config.valid_range else None
         trainable = {name: value for name, value in synthetic.named_parameters() if value.requires_grad}
         labels = trainable.pop(LABELS, None)
         self._items = trainable
-        groups = [{"params": list(trainable.values()), "lr": 0.0, "momentum": self._config.momentum}]
+        groups: list[dict[str, Any]] = []
         self._named: dict[str, nn.Parameter] = dict(trainable)
         if labels is not None and isinstance(recipe.labels, SoftLabels) and recipe.labels.learning_rate:
             groups.append({"params": [labels], "lr": recipe.labels.learning_rate, "momentum": recipe.labels.momentum})
@@ -43,7 +62,9 @@ class Updates:
         own = objective.parameter_groups()
         for index, value in enumerate(value for group in own for value in group["params"]):
             self._named[f"objective.{index}"] = value
-        self._optimizer = torch.optim.SGD([*groups, *own])
+        self._of_items = _optimizer(self._config, list(trainable.values()))
+        groups += own
+        self._optimizers = [self._of_items, *([torch.optim.SGD(groups)] if groups else [])]
         self._average = {name: value.detach().clone() for name, value in trainable.items()} if self._decay else {}
 
     @property
@@ -52,7 +73,8 @@ class Updates:
 
     def clear(self) -> None:
         """Forget the gradients."""
-        self._optimizer.zero_grad(set_to_none=True)
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
 
     @torch.no_grad()
     def take(self, progress: float) -> None:
@@ -60,8 +82,11 @@ class Updates:
 
         average <- d average + (1 - d) items
         """
-        self._optimizer.param_groups[0]["lr"] = self._config.rate(self._items_per_class, progress)
-        self._optimizer.step()
+        self._of_items.param_groups[0]["lr"] = self._config.rate(self._items_per_class, progress)
+        for optimizer in self._optimizers:
+            optimizer.step()
+        if self._bounded is not None:
+            self._bounded.cut_to_valid_range()
         for name, average in self._average.items():
             average.lerp_(self._items[name], 1 - self._decay)
 
@@ -75,21 +100,45 @@ class Updates:
         """Everything that a resumed run needs."""
         tensors = {f"item.{name}": value.detach() for name, value in self._named.items()}
         for name, value in self._named.items():
-            momentum = self._optimizer.state.get(value, {}).get("momentum_buffer")
-            if momentum is not None:
-                tensors[f"momentum.{name}"] = momentum
+            state = self._optimizer_of(name).state.get(value, {})
+            for ours, theirs in NAMES_OF_STATE.items():
+                if state.get(theirs) is not None:
+                    tensors[f"{ours}.{name}"] = state[theirs]
         tensors |= {f"average.{name}": value for name, value in self._average.items()}
         return tensors | {f"state.{name}": value for name, value in self._objective.resume_state().items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from what `tensors` gave; from the beginning where there are none."""
+        """Go on from what `tensors` gave, which stays as it is; from the beginning where there are none."""
         if not tensors:
             return
         for name, value in self._named.items():
             value.data.copy_(tensors[f"item.{name}"])
-            if f"momentum.{name}" in tensors:
-                self._optimizer.state[value]["momentum_buffer"] = tensors[f"momentum.{name}"].to(value.device)
+            for ours, theirs in NAMES_OF_STATE.items():
+                if f"{ours}.{name}" in tensors:
+                    # Adam counts its steps on the CPU.
+                    device = torch.device("cpu") if ours == "count" else value.device
+                    kept = tensors[f"{ours}.{name}"].detach().to(device, copy=True)
+                    self._optimizer_of(name).state[value][theirs] = kept
         for name, average in self._average.items():
             average.copy_(tensors[f"average.{name}"])
         prefix = "state."
         self._objective.resume({name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)})
+
+    def _optimizer_of(self, name: str) -> torch.optim.Optimizer:
+        return self._of_items if name in self._items else self._optimizers[-1]
+
+
+def _optimizer(config: OptimizerConfig, items: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """The rate is set at every step."""
+    if config.betas is None:
+        return torch.optim.SGD(items, lr=0.0, momentum=config.momentum, weight_decay=config.weight_decay)
+    kind = torch.optim.AdamW if config.kind == "adamw" else torch.optim.Adam
+    return kind(items, lr=0.0, betas=config.betas, weight_decay=config.weight_decay)
+
+
+def _bounded(synthetic: Parameterization) -> Codes:
+    """Asks for the range once, so that a codec without one is refused before the first step."""
+    if not isinstance(synthetic, Codes):
+        raise InputError("valid_range is for items that are codes; set optimizer.valid_range=false")
+    synthetic.valid_range()
+    return synthetic

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from attar.config import Config
 from attar.errors import InputError, unknown
+from attar.randomness import Counter
 from attar.shapes import Float, Int64
 
 OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
@@ -64,6 +65,11 @@ class DsaConfig(Config):
     def operations(self) -> tuple[str, ...]:
         """The names in `strategy`, in order."""
         return tuple(self.strategy.split("_"))
+
+    def without_flip(self) -> DsaConfig | None:
+        """The same without mirroring; None where nothing else is left."""
+        kept = [operation for operation in self.operations if operation != "flip"]
+        return self.model_copy(update={"strategy": "_".join(kept)}) if kept else None
 
 
 @dataclass(frozen=True)
@@ -121,19 +127,19 @@ class Dsa:
         self.config = config
 
     def draw(
-        self, batch_size: int, image_shape: tuple[int, int, int], generator: torch.Generator, siamese: bool
+        self, batch_size: int, image_shape: tuple[int, int, int], generator: torch.Generator | Counter, siamese: bool
     ) -> DsaParameters:
         """Parameters for one batch.
 
         Args:
             batch_size: B, ignored when siamese.
             image_shape: (c, h, w) of the network inputs.
-            generator: on the CPU; nothing else is random.
+            generator: on the CPU; nothing else is random. From a `Counter`, image i's numbers do not depend on B.
             siamese: one set of parameters for all images, which then fits batches of every size; else one an image.
         """
         names = self.config.operations
         if self.config.mode == "single":
-            names = (names[int(torch.randint(len(names), (1,), generator=generator))],)
+            names = (names[int(_integers(generator, 1, 0, len(names) - 1))],)
         count = 1 if siamese else batch_size
         values: dict[str, Tensor] = {}
         for name in names:
@@ -180,15 +186,41 @@ def draw_cutmix(
     Source: Yun et al. 2019 (CutMix), equation 2, with alpha = 1.
     Deviation: one coin and one box for each image; the official code has one for the whole batch.
     """
-    sides = torch.tensor(image_shape[1:])
     partners = torch.randperm(batch_size, generator=generator)
     share, coin, row, column = torch.rand(4, batch_size, generator=generator)
+    chosen = (coin < probability).unsqueeze(1)
+    return CutMixParameters(partners, cutmix_boxes(share, row, column, image_shape[1:]) * chosen)
+
+
+def cutmix_boxes(
+    share: Float[Tensor, " items"],
+    row: Float[Tensor, " items"],
+    column: Float[Tensor, " items"],
+    size: tuple[int, int],
+) -> Int64[Tensor, "items 4"]:
+    """(top, left, bottom, right) of each rectangle: sides sqrt(1 - share) of the image's, cut at the borders.
+
+    Args:
+        share: l of `draw_cutmix`, in [0, 1].
+        row, column: of the centre, as fractions of the sides.
+        size: (h, w) in pixels.
+    """
+    sides = torch.tensor(size)
     cut = ((1 - share).sqrt().unsqueeze(1) * sides).long()
     centre = (torch.stack([row, column], 1) * sides).long()
     start = (centre - cut // 2).clamp_min(0)
     end = torch.minimum(centre + cut // 2, sides)
-    chosen = (coin < probability).unsqueeze(1)
-    return CutMixParameters(partners, torch.cat([start, end], 1) * chosen)
+    return torch.cat([start, end], 1)
+
+
+def paste(
+    images: Float[Tensor, "items c h w"], others: Float[Tensor, "items c h w"], boxes: Int64[Tensor, "items 4"]
+) -> Float[Tensor, "items c h w"]:
+    """Images with each one's box, (top, left, bottom, right), filled from the other of the same place."""
+    top, left, bottom, right = boxes.to(images.device).unbind(1)
+    inside_rows, inside_columns = _interval(top, bottom, images.shape[2]), _interval(left, right, images.shape[3])
+    inside = inside_rows.unsqueeze(2) & inside_columns.unsqueeze(1)
+    return torch.where(inside.unsqueeze(1), others, images)
 
 
 def apply_cutmix(
@@ -204,9 +236,8 @@ def apply_cutmix(
     """
     height, width = images.shape[2:]
     partners = parameters.partners.to(images.device)
+    mixed = paste(images, images[partners], parameters.boxes)
     top, left, bottom, right = parameters.boxes.to(images.device).unbind(1)
-    inside = _interval(top, bottom, height).unsqueeze(2) & _interval(left, right, width).unsqueeze(1)
-    mixed = torch.where(inside.unsqueeze(1), images[partners], images)
     weight = 1 - ((bottom - top) * (right - left)).to(images.dtype) / (height * width)
     return mixed, labels, labels[partners], weight
 
@@ -224,15 +255,15 @@ def cutmix(
 
 
 def _draw(
-    name: str, config: DsaConfig, count: int, size: tuple[int, ...], generator: torch.Generator
+    name: str, config: DsaConfig, count: int, size: tuple[int, ...], generator: torch.Generator | Counter
 ) -> dict[str, Tensor]:
     height, width = size
 
     def uniform(low: float, high: float) -> Tensor:
-        return torch.rand(count, generator=generator) * (high - low) + low
+        return _uniforms(generator, count) * (high - low) + low
 
     def integer(low: int, high: int) -> Tensor:
-        return torch.randint(low, high + 1, (count,), generator=generator)
+        return _integers(generator, count, low, high)
 
     if name == "color":
         half = config.brightness / 2
@@ -255,6 +286,19 @@ def _draw(
         return {f"scale_{axis}": uniform(1 / config.scale, config.scale) for axis in ("x", "y")}
     limit = math.radians(config.rotate)
     return {"angle": uniform(-limit, limit)}
+
+
+def _uniforms(generator: torch.Generator | Counter, count: int) -> Tensor:
+    if isinstance(generator, Counter):
+        return generator.uniform(count)
+    return torch.rand(count, generator=generator)
+
+
+def _integers(generator: torch.Generator | Counter, count: int, low: int, high: int) -> Tensor:
+    """int64 [count] from low to high, both included."""
+    if isinstance(generator, Counter):
+        return (generator.uniform(count) * (high - low + 1)).long() + low
+    return torch.randint(low, high + 1, (count,), generator=generator)
 
 
 def _moved(values: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:

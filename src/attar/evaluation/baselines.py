@@ -12,20 +12,25 @@ from torch import Tensor
 from attar.codecs.codec import Codec
 from attar.data.image_set import ImageSet
 from attar.errors import InputError, unknown
+from attar.evaluation.relabelled import known_observer, labelled_alike, regions_of
 from attar.files import content_key
+from attar.initialization import Sources
 from attar.initialization.selection import SELECTIONS
 from attar.parameterizations.codes import Codes
+from attar.parameterizations.mosaic import Mosaic
 from attar.randomness import generator
 from attar.shapes import Float, Int64
+from attar.starting import encoded
 from attar.training.loop import FixedItems, TrainingItems
 
 if TYPE_CHECKING:
     from attar.distilled import DistilledSet
 
-BASELINES = ("random", "herding", "k-centre", "initial", "random-uint8")
-USUAL = ("random", "herding", "initial", "random-uint8")
+BASELINES = ("random", "same-labels", "herding", "k-centre", "initial", "random-uint8")
+USUAL = ("random", "same-labels", "herding", "initial", "random-uint8")
 NAMES = {
     "random": "random images",
+    "same-labels": "random images, labelled alike",
     "herding": "herding images",
     "k-centre": "k-centre images",
     "initial": "initial codes",
@@ -69,10 +74,11 @@ def images_at_paper_bytes(distilled: DistilledSet) -> int:
         n = round(sum over items of (c h w + K with soft labels) / (K C H W))
 
     The papers count so (LatentDD section 3.2); a decoder stored in the file is not counted in the images' favour.
-    Deviation: papers with soft labels leave these out; they are stored too, and real images need none.
+    Deviation: papers with soft labels leave these out; they are stored too, and real images need none. Region labels
+        are left out here as there: "random-uint8" has the bytes of the whole file.
     """
     values = _soft_label_values(distilled)
-    values += sum(shard.num_items * _product(shard.codec.code_shape) for shard in distilled.manifest.shards)
+    values += sum(_product(shard.tensors["codes"].shape) for shard in distilled.manifest.shards)
     return max(1, int(values / (distilled.num_classes * _product(distilled.image_shape)) + 0.5))
 
 
@@ -108,6 +114,8 @@ def baseline(kind: str, distilled: DistilledSet, train: ImageSet) -> Candidate |
     """
     if kind == "initial":
         return _initial_codes(distilled, train)
+    if kind == "same-labels":
+        return _labelled_alike(distilled, train)
     count = images_at_paper_bytes(distilled)
     if kind != "random-uint8":
         return _real_images(kind, kind, count, distilled, train, "")
@@ -173,40 +181,80 @@ def _real_images(
     return Candidate(NAMES[kind], sum(counts), 4 * values, values, content, items, drawn, told)
 
 
+def _labelled_alike(distilled: DistilledSet, train: ImageSet) -> Candidate | None:
+    """As many random images as the set has stored ones, under region labels of the same observer."""
+    regions = regions_of(distilled)
+    if regions is None:
+        return None
+    name, preprocess, count = NAMES["same-labels"], distilled.preprocess, images_at_paper_bytes(distilled)
+    observer = known_observer(distilled)
+    if isinstance(observer, str):
+        return _absent(name, observer)
+    counts = [min(count, len(members)) for members in train.class_indices]
+    values = sum(counts) * _product(train.image_shape)
+    about = content_key("labelled alike", regions.labels.key_tree(), regions.seed, observer.identity)
+
+    def items(seed: int, device: torch.device) -> TrainingItems:
+        wanted = choose("random", count, train, preprocess, generator(seed, "baseline", "random"))
+        codes = network_inputs(train.images[wanted], preprocess, torch.device("cpu"))
+        return labelled_alike(Codes(preprocess, codes, train.labels[wanted]), regions, preprocess, observer, device)
+
+    def content(seed: int) -> str:
+        return content_key("real images", "random", count, seed, train.fingerprint, preprocess.identity(), about)
+
+    labels = distilled.storage.label_bytes
+    as_paper = sum(4 * _product(spec.shape) for spec in regions.tensors.values()) or labels
+    told = (
+        f"{count} real image{'s' * (count > 1)} of each class (new ones for each seed), labelled by the same observer"
+    )
+    return Candidate(name, sum(counts), 4 * values + as_paper, values + labels, content, items, True, told)
+
+
 def _initial_codes(distilled: DistilledSet, train: ImageSet) -> Candidate:
+    name, regions = NAMES["initial"], regions_of(distilled)
     reason = _no_initial_codes(distilled, train)
-    if reason:
-        return _absent(reason)
+    observer = None if regions is None or reason else known_observer(distilled)
+    reason = observer if isinstance(observer, str) else reason
+    if reason or isinstance(observer, str):
+        return _absent(name, reason or "")
     start = _starting_point(distilled, train)
     soft = distilled.manifest.labels_kind == "soft"
     if not soft and bool((start.codes.detach().cpu() - distilled.codes).abs().max() < 1e-6):
-        return _absent("the set is its own starting point: nothing was distilled")
+        return _absent(name, "the set is its own starting point: nothing was distilled")
     preprocess = distilled.preprocess
     identity = start.codec.identity()
 
     def items(seed: int, device: torch.device) -> TrainingItems:
         placed = start.to(device)
+        if regions is not None and observer is not None:
+            return labelled_alike(placed, regions, preprocess, observer, device)
         images = placed.images(torch.arange(len(placed), device=device))
         return FixedItems(network_inputs(images, preprocess, device), placed.labels.to(device))
 
+    about = () if regions is None else (regions.labels.key_tree(), regions.seed, observer and observer.identity)
+
     def content(seed: int) -> str:
         chosen = list(distilled.manifest.initialization.indices)
-        return content_key("initial codes", chosen, train.fingerprint, identity, start.spec(), preprocess.identity())
+        spec = start.spec()
+        return content_key("initial codes", chosen, train.fingerprint, identity, spec, preprocess.identity(), *about)
 
     size = "with hard labels and without the bytes of soft ones" if soft else "in the same bytes"
     note = f"where distillation started: {distilled.manifest.initialization.kind} real images as codes, {size}"
     storage = distilled.storage
     paper_bytes = storage.paper_bytes - 4 * _soft_label_values(distilled)
     num_bytes = storage.file_bytes - storage.soft_label_bytes
-    return Candidate(NAMES["initial"], len(distilled), paper_bytes, num_bytes, content, items, False, note)
+    return Candidate(name, distilled.num_training_items, paper_bytes, num_bytes, content, items, False, note)
 
 
 def _no_initial_codes(distilled: DistilledSet, train: ImageSet) -> str | None:
     manifest = distilled.manifest
-    if len(manifest.shards) != 1 or manifest.shards[0].parameterization.get("kind") != "codes":
+    if len(manifest.shards) != 1 or manifest.shards[0].parameterization.get("kind") not in ("codes", "mosaic"):
         return "only a set of one shard of codes says how to remake its starting point"
     if len(manifest.initialization.indices) != len(distilled):
         return "the file does not say which real images it started from"
+    initialization = manifest.recipe.get("initialization")
+    if isinstance(initialization, dict) and initialization.get("crops"):
+        return "the file does not say which crops of real images it started from"
     if train.fingerprint != manifest.data.fingerprint or max(manifest.initialization.indices) >= len(train):
         return "these training images are not those the set was distilled from, so its starting point cannot be remade"
     return None
@@ -217,10 +265,15 @@ def _starting_point(distilled: DistilledSet, train: ImageSet) -> Codes:
     """The initial codes as the file would store them, with hard labels: what quantisation costs, it costs them too."""
     shard = distilled.parameterizations()[0]
     indices = torch.tensor(distilled.manifest.initialization.indices)
+    spec, labels = shard.spec(), train.labels[indices]
+    if isinstance(shard, Mosaic):
+        codes = encoded(shard.codec, Sources.of_indices(train, indices), shard.grid)
+        canvases = Mosaic(
+            shard.codec, codes, labels, spec["storage"], preprocess=distilled.preprocess, grid=shard.grid.side
+        )
+        return Mosaic.restore(shard.codec, canvases.payload(), spec, distilled.preprocess)
     codes = network_inputs(train.images[indices], shard.codec.to("cpu"), torch.device("cpu"))
-    spec = shard.spec()
-    unstored = Codes(shard.codec, codes, train.labels[indices], spec["storage"])
-    return Codes.restore(shard.codec, unstored.payload(), spec)
+    return Codes.restore(shard.codec, Codes(shard.codec, codes, labels, spec["storage"]).payload(), spec)
 
 
 def _soft_label_values(distilled: DistilledSet) -> int:
@@ -228,11 +281,11 @@ def _soft_label_values(distilled: DistilledSet) -> int:
     return soft * distilled.num_classes
 
 
-def _absent(reason: str) -> Candidate:
+def _absent(name: str, reason: str) -> Candidate:
     def never(*_: object) -> TrainingItems:
         raise InputError(reason)
 
-    return Candidate(NAMES["initial"], 0, None, None, lambda seed: "", never, absent=reason)
+    return Candidate(name, 0, None, None, lambda seed: "", never, absent=reason)
 
 
 def _product(shape: Sequence[int]) -> int:

@@ -18,9 +18,12 @@ from attar.evaluation.baselines import Candidate, baseline, baseline_kinds
 from attar.evaluation.measuring import Measurement
 from attar.evaluation.protocol import Protocol, resolve_flip
 from attar.evaluation.protocol import protocol as protocol_named
+from attar.evaluation.relabelled import known_observer
 from attar.evaluation.scorecard import DISTILLED, Difference, Row, Scorecard
 from attar.networks.network import NetworkConfig, depth_for, network_from_text
+from attar.observers import Observer
 from attar.progress import Progress, Silent
+from attar.storage import online_observers
 from attar.training.loop import TrainingItems
 
 FORMAT = 1
@@ -44,8 +47,9 @@ def evaluate(
 ) -> Scorecard:
     """Train networks on the set and on its baselines, and test all of them on the data's test part.
 
-    The distilled items are trained on with their soft labels where they have them, and at their learned rate where the
-    protocol says so; all other rows with hard labels, at the protocol's rate.
+    The distilled items are trained on with their soft or region labels where they have them, and at their learned rate
+    where the protocol says so; all other rows with hard labels, at the protocol's rate. With region labels, two more
+    rows have them: the starting point, and random images labelled by the same observer, taken from the cache.
 
     Every network counts as it is after its last step: test images choose nothing. Each result is kept under
     $ATTAR_CACHE/scores by everything that it depends on, so that baselines are computed once and an interrupted
@@ -54,10 +58,10 @@ def evaluate(
     Args:
         distilled: the set, or its file.
         data: Splits, or anything `load_images` takes; classes, their order and the image shape must be the set's.
-        protocol: "quick", "dc-bench", "latentdd", "mtt", or the path of a protocol's JSON file.
+        protocol: "quick", "dc-bench", "latentdd", "mtt", "lic", "rded", "sre2l", or the path of a protocol's JSON file.
         networks: e.g. ("convnet", "resnet18"); None takes the protocol's.
         seeds: how many (0, 1, ...), or which; one network each, the same for all rows. None: as the protocol has it.
-        baselines: True, False, or some of "random", "herding", "k-centre", "initial", "random-uint8".
+        baselines: True, False, or some of `baselines.BASELINES`.
         flip: whether training images are mirrored; None mirrors as the protocol does, but never where the data's name
             says digits or characters (see `protocol.handed`).
         device: "auto", "cpu", "cuda", "cuda:1".
@@ -180,17 +184,31 @@ def _candidates(
     distilled: DistilledSet, train: ImageSet, kinds: Sequence[str], learning_rate: float | None
 ) -> list[Candidate]:
     storage = distilled.storage
+    observer = _asked(distilled)
     main = Candidate(
         DISTILLED,
-        len(distilled),
+        distilled.num_training_items,
         storage.paper_bytes,
         storage.file_bytes,
         lambda seed: distilled.fingerprint,
-        lambda seed, device: distilled.training_items(device),
+        lambda seed, device: distilled.training_items(device, observer and observer.to(device)),
         learning_rate=learning_rate,
     )
     others = [baseline(kind, distilled, train) for kind in kinds]
     return [_remembering(each) for each in [main, *others] if each is not None]
+
+
+def _asked(distilled: DistilledSet) -> Observer | None:
+    """The observer that training on the set asks, from the cache; None where labels are stored.
+
+    Raises:
+        InputError: it is not there; what it is, is said.
+    """
+    needed = online_observers(distilled.manifest)
+    found = known_observer(distilled) if needed else None
+    if isinstance(found, str):
+        raise InputError(found)
+    return found
 
 
 def _remembering(candidate: Candidate) -> Candidate:
@@ -269,6 +287,11 @@ def _label_and_rate_notes(used: Protocol, distilled: DistilledSet) -> list[str]:
     notes = []
     if distilled.manifest.labels_kind == "soft":
         notes.append("distilled: trained with the set's soft labels; all other rows have hard labels")
+    if distilled.manifest.labels_kind == "regions":
+        notes.append(
+            "distilled, initial codes and images labelled alike: an observer's labels of regions; all other rows have "
+            "hard labels and the protocol's augmentation"
+        )
     own, learned, rate = used.training.learning_rate, distilled.learned.get(RATE), learned_rate(distilled, used)
     if rate is not None:
         notes.append(f"distilled: trained at the set's learned rate {rate:.6g}; all other rows at {own:.6g}")

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from pydantic import Field
 
 from attar.config import Config, parse_config
+from attar.data.handed import handed
 from attar.errors import InputError, unknown
 from attar.networks.network import NetworkConfig
 from attar.training.loop import TrainingConfig
 
 FOLDER = Path(__file__).parent / "protocols"
-
-# Data sets, by a word of their name, of which a mirrored image means something else or nothing.
-HANDED = frozenset({"digits", "mnist", "emnist", "kmnist", "qmnist", "svhn", "usps", "omniglot"})
 
 
 class Protocol(Config):
@@ -59,12 +56,7 @@ class Protocol(Config):
 
     def without_flip(self) -> Protocol:
         """The same protocol without mirroring: what the field does for digits (DSA, section 4)."""
-        augmentation = self.training.augmentation
-        if augmentation is None or not self.flips:
-            return self
-        kept = [operation for operation in augmentation.operations if operation != "flip"]
-        changed = augmentation.model_copy(update={"strategy": "_".join(kept)}) if kept else None
-        return self.model_copy(update={"training": self.training.model_copy(update={"augmentation": changed})})
+        return self.model_copy(update={"training": self.training.without_flip()})
 
 
 def protocol_names() -> tuple[str, ...]:
@@ -93,17 +85,6 @@ def protocol(name: str | Path | Protocol) -> Protocol:
     if str(name) not in protocol_names():
         raise unknown("protocol", str(name), protocol_names())
     return _read(FOLDER / f"{name}.json")
-
-
-def handed(data_name: str) -> bool:
-    """Whether images of this data set must not be mirrored: its name says digits or characters.
-
-    Example:
-        >>> handed("hf:ylecun/mnist"), handed("fashion_mnist"), handed("my-photos")
-        (True, False, False)
-    """
-    words = re.findall(r"[a-z]+", data_name.lower())
-    return bool(HANDED.intersection(words)) and "fashion" not in words
 
 
 def resolve_flip(chosen: Protocol, flip: bool | None, data_name: str) -> Protocol:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from attar.codecs.pixels import Pixels, PixelsConfig
-from attar.codecs.registry import fit_codec
-from attar.distill import fit_for, resolve_task, train_for, training_images
+from attar.distill import resolve_task, train_for, training_images
 from attar.errors import InputError
 from attar.experts.buffer import ExpertBuffer
 from attar.objectives.trajectories import TrajectoriesConfig
@@ -15,6 +13,7 @@ from attar.progress import Progress, Silent
 from attar.real import codes_to_hold, real_items
 from attar.recipes import REGISTRY
 from attar.recipes import recipe as recipe_named
+from attar.starting import Spaces
 
 
 def make_experts(
@@ -54,12 +53,10 @@ def make_experts(
         changes["objective.experts.count"] = count
     task = resolve_task(recipe, None, 0, device, changes, codec, None, 1)
     train, _ = training_images(data, progress, loading)
-    image_codec = fit_for(task.recipe, train)
-    preprocess = image_codec if isinstance(image_codec, Pixels) else fit_codec(PixelsConfig(), train)
-    codes = codes_to_hold(image_codec, train, task.device, progress)
-    real = real_items(image_codec, train, codes, task.device)
-    image_codec.to(task.device)
-    buffer = train_for(task, image_codec, preprocess, train, real, progress)
+    spaces = Spaces.of(task.recipe, train)
+    codes = codes_to_hold(spaces.matching, train, task.device, progress)
+    real = real_items(spaces.matching, train, codes, task.device)
+    buffer = train_for(task, spaces, train, real, progress)
     assert isinstance(buffer, ExpertBuffer)
     return buffer
 

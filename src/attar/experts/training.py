@@ -17,7 +17,7 @@ from attar.errors import InputError, NonFiniteLossError
 from attar.experts.buffer import ExpertBuffer, ExpertsIdentity, new_manifest
 from attar.experts.growing import GrowingGroup, begun_group_size, remove_old_states
 from attar.experts.items import RealTrainingItems
-from attar.memory import free_bytes, saved_bytes_per_item
+from attar.footprint import free_bytes, saved_bytes_per_item
 from attar.networks.network import Network, build_network, num_parameters
 from attar.objectives.objective import RealItems
 from attar.objectives.trajectories import TrajectoriesConfig

@@ -89,11 +89,15 @@ def initial_indices(
     chosen = []
     for index, members in enumerate(class_indices):
         if len(members) < num_per_class:
-            name = classes[index] if classes else str(index)
-            raise InputError(
-                f"class {name!r} has {len(members)} images and {num_per_class} are needed to start from; "
-                "lower the budget or give that class more images"
-            )
+            raise too_few(classes[index] if classes else str(index), len(members), num_per_class)
         items = torch.empty(len(members), 0) if kind == "random" else items_of(members).flatten(1).float().cpu()
         chosen.append(members[SELECTIONS[kind](items, num_per_class, generator)])
     return torch.cat(chosen)
+
+
+def too_few(name: str, found: int, needed: int) -> InputError:
+    """An InputError for a class that is too small."""
+    return InputError(
+        f"class {name!r} has {found} images and {needed} are needed to start from; "
+        "lower the budget or give that class more images"
+    )

@@ -9,6 +9,7 @@ from attar.networks.network import (
     depth_for,
     initialise_parameters,
     network_from_text,
+    network_shell,
     num_parameters,
 )
 
@@ -19,5 +20,6 @@ __all__ = [
     "depth_for",
     "initialise_parameters",
     "network_from_text",
+    "network_shell",
     "num_parameters",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 
 from attar.errors import InputError
@@ -30,6 +32,8 @@ class AlexNet(Network):
     Deviation: the linear layer follows the size of the input; DC's is for 32 x 32 alone. DC pads every one-channel
         input, here every 28 x 28 one.
     """
+
+    num_blocks = 5
 
     def __init__(self, config: NetworkConfig, input_shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__()
@@ -61,6 +65,13 @@ class AlexNet(Network):
     def forward(self, inputs: Float[Tensor, "items c h w"]) -> Float[Tensor, "items classes"]:
         """Logits."""
         return self.classifier(self.features(inputs))
+
+    def block_maps(self, inputs: Float[Tensor, "items c h w"]) -> Iterator[Tensor]:
+        """After the activation of every convolution."""
+        for layer in self.layers:
+            inputs = layer(inputs)
+            if isinstance(layer, nn.ReLU):
+                yield inputs
 
 
 def _convolution(channels: int, width: int, kernel_size: int, padding: int, norm: Norm) -> list[nn.Module]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 
 from attar.errors import InputError
@@ -42,6 +44,7 @@ class ConvNet(Network):
         padding, size = first_padding(sides, 1)
         depth = config.depth or depth_for(min(sides))
         _check_depth(config, depth, size)
+        self.num_blocks = depth
         self.blocks = nn.Sequential()
         for index in range(depth):
             self.blocks.append(_block(config, channels, size, padding if index == 0 else 1))
@@ -56,6 +59,14 @@ class ConvNet(Network):
     def forward(self, inputs: Float[Tensor, "items c h w"]) -> Float[Tensor, "items classes"]:
         """Logits."""
         return self.classifier(self.features(inputs))
+
+    def block_maps(self, inputs: Float[Tensor, "items c h w"]) -> Iterator[Tensor]:
+        """After norm and activation of every block."""
+        for block in self.blocks:
+            assert isinstance(block, nn.Sequential)
+            inputs = block[:3](inputs)
+            yield inputs
+            inputs = block[3:](inputs)
 
 
 def _block(config: NetworkConfig, channels: int, size: tuple[int, int], padding: int) -> nn.Sequential:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -20,6 +21,7 @@ from attar.shapes import Float
 Norm: TypeAlias = Literal["instance", "batch", "layer", "group", "none"]
 Pooling: TypeAlias = Literal["average", "max", "none"]
 Activation: TypeAlias = Literal["relu", "leaky_relu", "sigmoid", "gelu"]
+Stem: TypeAlias = Literal["small", "imagenet"]
 
 #: Kind -> the norms it can have, its default first.
 NORMS: dict[str, tuple[Norm, ...]] = {
@@ -27,6 +29,16 @@ NORMS: dict[str, tuple[Norm, ...]] = {
     "resnet18": ("instance", "batch"),
     "vgg11": ("instance", "batch"),
     "alexnet": ("none", "batch"),
+    "mobilenet_v2": ("batch",),
+}
+
+#: Settings that only some kinds have -> those kinds.
+_KINDS_WITH: dict[str, tuple[str, ...]] = {
+    "depth": ("convnet",),
+    "width": ("convnet",),
+    "pooling": ("convnet",),
+    "activation": ("convnet",),
+    "stem": ("resnet18", "mobilenet_v2"),
 }
 
 
@@ -34,24 +46,30 @@ class NetworkConfig(Config):
     """An architecture without its input shape and number of classes.
 
     Args:
-        kind: "convnet" is the field's ConvNet; "resnet18", "vgg11" and "alexnet" are the forms for small images, in
-            which the field tests on unseen architectures.
+        kind: "convnet" is the field's ConvNet; "vgg11" and "alexnet" are the forms for small images, in which the field
+            tests on unseen architectures; "resnet18" and "mobilenet_v2" have a form for small images and torchvision's.
         depth: blocks of the ConvNet; None takes `depth_for` of the smaller side of the input.
         width: channels of every ConvNet block.
-        norm: "instance" is the field's default: one group for each channel, affine; alexnet has "none" by default.
+        norm: "instance" is the field's default: one group for each channel, affine; alexnet has "none" by default,
+            mobilenet_v2 "batch" alone.
         pooling: after every ConvNet block, by a factor of 2; "none" leaves the size as it is.
         activation: of every ConvNet block.
+        stem: how resnet18 and mobilenet_v2 begin: "small" is for images of about 32 pixels, "imagenet" is torchvision's
+            for about 224, so that its weights fit.
 
     Raises:
         InputError: a setting that the kind would ignore.
     """
 
-    kind: Literal["convnet", "resnet18", "vgg11", "alexnet"] = "convnet"
+    added_later = frozenset({"stem"})
+
+    kind: Literal["convnet", "resnet18", "vgg11", "alexnet", "mobilenet_v2"] = "convnet"
     depth: int | None = Field(default=None, ge=1, le=10)
     width: int = Field(default=128, ge=1, le=4096)
     norm: Norm = "instance"
     pooling: Pooling = "average"
     activation: Activation = "relu"
+    stem: Stem = "small"
 
     @model_validator(mode="before")
     @classmethod
@@ -63,17 +81,14 @@ class NetworkConfig(Config):
 
     @model_validator(mode="after")
     def _refuse_settings_without_effect(self) -> NetworkConfig:
-        if self.kind == "convnet":
-            return self
         ignored = [
             name
-            for name in ("depth", "width", "pooling", "activation")
-            if getattr(self, name) != type(self).model_fields[name].default
+            for name, kinds in _KINDS_WITH.items()
+            if self.kind not in kinds and getattr(self, name) != type(self).model_fields[name].default
         ]
         if ignored:
-            raise InputError(
-                f"{self.kind} has no {' or '.join(ignored)} to choose; leave it out, or take kind 'convnet'"
-            )
+            kinds = " or ".join(map(repr, _KINDS_WITH[ignored[0]]))
+            raise InputError(f"{self.kind} has no {' or '.join(ignored)} to choose; leave it out, or take kind {kinds}")
         if self.norm not in NORMS[self.kind]:
             raise InputError(f"{self.kind} has no norm {self.norm!r}; take {' or '.join(map(repr, NORMS[self.kind]))}")
         return self
@@ -90,6 +105,8 @@ class NetworkConfig(Config):
 
 
 _WORDS: dict[str, tuple[str, str]] = {
+    "small": ("stem", "small"),
+    "imagenet": ("stem", "imagenet"),
     "instance": ("norm", "instance"),
     "batch": ("norm", "batch"),
     "layer": ("norm", "layer"),
@@ -111,10 +128,12 @@ class Network(nn.Module, ABC):
     Attributes:
         input_shape: (c, h, w) it was built for.
         num_classes: K.
+        num_blocks: maps that `maps` can show.
     """
 
     input_shape: tuple[int, int, int]
     num_classes: int
+    num_blocks: int
 
     @abstractmethod
     def features(self, inputs: Float[Tensor, "items c h w"]) -> Float[Tensor, "items features"]:
@@ -123,6 +142,27 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def forward(self, inputs: Float[Tensor, "items c h w"]) -> Float[Tensor, "items classes"]:
         """Logits."""
+
+    @abstractmethod
+    def block_maps(self, inputs: Float[Tensor, "items c h w"]) -> Iterator[Tensor]:
+        """The map after every block, before its pooling, first to last; each is computed when it is asked for."""
+
+    def maps(self, inputs: Float[Tensor, "items c h w"], layer: int) -> Float[Tensor, "items channels height width"]:
+        """The map after one block, before its pooling; what comes later is not computed.
+
+        Args:
+            inputs: network inputs.
+            layer: counted from 0, or from the end: -1 is the last.
+
+        Raises:
+            InputError: there is no such block.
+        """
+        if not -self.num_blocks <= layer < self.num_blocks:
+            raise InputError(
+                f"layer {layer} was asked for; this network's {self.num_blocks} are 0 to {self.num_blocks - 1}, "
+                f"or from the end -1 to {-self.num_blocks}"
+            )
+        return next(islice(self.block_maps(inputs), layer % self.num_blocks, None))
 
 
 def depth_for(resolution: int) -> int:
@@ -155,8 +195,8 @@ def num_parameters(network: nn.Module) -> int:
 def network_from_text(text: str) -> NetworkConfig:
     """A configuration from the command line's short form: kind[:[dDEPTH][wWIDTH][-WORD]...].
 
-    The words are norms (instance, batch, layer, group, nonorm), poolings (average, max, nopool) and activations
-    (relu, leaky_relu, sigmoid, gelu).
+    The words are stems (small, imagenet), norms (instance, batch, layer, group, nonorm), poolings (average, max,
+    nopool) and activations (relu, leaky_relu, sigmoid, gelu).
 
     Raises:
         InputError: an unknown kind or word, or a setting given twice.
@@ -229,24 +269,40 @@ def build_network(
         >>> num_parameters(build_network(NetworkConfig(), (3, 32, 32), 10))
         320010
     """
+    network = network_shell(config, input_shape, num_classes)
+    network.to_empty(device="cpu")
+    initialise_parameters(network, generator or derived_generator(0, "network"))
+    return network
+
+
+def network_shell(config: NetworkConfig, input_shape: tuple[int, int, int], num_classes: int) -> Network:
+    """A network of names and shapes without values, on the meta device: values can be checked before memory is taken.
+
+    Args:
+        config: the architecture.
+        input_shape: (c, h, w).
+        num_classes: K, at least 2.
+
+    Raises:
+        InputError: an architecture that does not fit the input.
+    """
     from attar.networks.alexnet import AlexNet
     from attar.networks.convnet import ConvNet
+    from attar.networks.mobilenet import MobileNetV2
     from attar.networks.resnet import ResNet18
     from attar.networks.vgg import Vgg11
 
-    families: dict[str, type[ConvNet | ResNet18 | Vgg11 | AlexNet]] = {
+    families: dict[str, type[ConvNet | ResNet18 | Vgg11 | AlexNet | MobileNetV2]] = {
         "convnet": ConvNet,
         "resnet18": ResNet18,
         "vgg11": Vgg11,
         "alexnet": AlexNet,
+        "mobilenet_v2": MobileNetV2,
     }
     if num_classes < 2 or min(input_shape) < 1:
         raise InputError(f"a network for {num_classes} classes of {input_shape} inputs; at least 2 classes are needed")
     with torch.device("meta"):  # no value is computed twice, and the global generator is left alone
-        network: Network = families[config.kind](config, input_shape, num_classes)
-    network.to_empty(device="cpu")
-    initialise_parameters(network, generator or derived_generator(0, "network"))
-    return network
+        return families[config.kind](config, input_shape, num_classes)
 
 
 def norm_layer(norm: Norm, channels: int, size: tuple[int, int]) -> nn.Module:

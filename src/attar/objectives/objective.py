@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -48,6 +48,27 @@ class Experts(Protocol):
 
     def parameters(self, expert: int, epoch: int) -> Tensor:
         """float32 [P], on the CPU: the network's parameters, each flattened, in the order of `named_parameters()`."""
+
+
+@runtime_checkable
+class ObserverLike(Protocol):
+    """A network trained on the real items, as an objective sees it: differentiable with respect to images, and frozen.
+
+    Attributes:
+        preprocess: images to its network inputs.
+    """
+
+    @property
+    def preprocess(self) -> Codec: ...
+
+    def logits(self, images: Tensor) -> Tensor:
+        """[B, K], of images [B, C, H, W] in [0, 1]."""
+
+    def maps(self, images: Tensor, layer: int) -> Tensor:
+        """[B, c, h, w], what block `layer` gives before its pooling; negative numbers count from the end."""
+
+    def batch_statistics(self) -> Sequence[nn.BatchNorm2d]:
+        """Its batch norms, the first layer's first."""
 
 
 class RealItems:
@@ -125,6 +146,11 @@ class Context:
         num_steps: how many steps will be taken.
         augmentation: for network inputs or codes, or None.
         experts: where the objective's `needs_experts` says so, else None.
+        observer: where the objective's `needs_observer` says so, else None.
+        originals: where the objective's `needs_originals` says so, else None: the real images [B, C, H, W] in [0, 1]
+            behind the items of these indices (int64 [B], on the CPU).
+        images_of: items in matching space to images in [0, 1], differentiable: the `decode` of the codec whose space it
+            is (a mosaic's is its `preprocess`). None where items are the observer's inputs.
     """
 
     item_shape: tuple[int, int, int]
@@ -133,6 +159,18 @@ class Context:
     num_steps: int = 1
     augmentation: Augmentation | None = None
     experts: Experts | None = None
+    observer: ObserverLike | None = None
+    originals: Callable[[Tensor], Tensor] | None = None
+    images_of: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def matched_images(self) -> Callable[[Tensor], Tensor]:
+        """`images_of`, or what it stands for where there is none."""
+        if self.images_of is not None:
+            return self.images_of
+        if self.observer is None:
+            raise ValueError("without an observer the context must say how items become images")
+        return self.observer.preprocess.decode
 
 
 class Objective(nn.Module, ABC):
@@ -144,6 +182,8 @@ class Objective(nn.Module, ABC):
     Attributes:
         kind: its name in the registry and in manifests.
         needs_experts: whether it reads trajectories of networks trained on the real items.
+        needs_observer: whether it looks at images through a network trained on the real items.
+        needs_originals: whether it reads the real image behind each item.
         learned_names: what `learned` will give.
     """
 
@@ -151,6 +191,8 @@ class Objective(nn.Module, ABC):
     learned_names: ClassVar[tuple[str, ...]] = ()
     space: ClassVar[Literal["code", "pixel"]] = "code"
     needs_experts: ClassVar[bool] = False
+    needs_observer: ClassVar[bool] = False
+    needs_originals: ClassVar[bool] = False
 
     @abstractmethod
     def accumulate(self, synthetic: Synthetic, real: RealItems, generator: torch.Generator) -> dict[str, float]:

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from attar.codecs.codec import Codec
+from attar.codecs.pixels import Pixels
 from attar.config import Config
+from attar.errors import InputError
 from attar.parameterizations.parameterization import Parameterization
 from attar.shapes import Float, Int64
 
@@ -48,7 +50,7 @@ class Codes(Parameterization):
     def __init__(
         self,
         codec: Codec,
-        codes: Float[Tensor, "items c h w"],
+        codes: Float[Tensor, "stored c h w"],
         labels: Int64[Tensor, " items"],
         storage: Storage = "float32",
         soft_labels: Float[Tensor, "items classes"] | None = None,
@@ -74,6 +76,18 @@ class Codes(Parameterization):
     ) -> Float[Tensor, "batch C H W"]:
         return self.codec.decode(self.codes[items])
 
+    @torch.no_grad()
+    def cut_to_valid_range(self) -> None:
+        """Every code becomes the nearest one that decodes to [0, 1].
+
+            code <- min(max(code, encode(0)), encode(1)),   channel by channel
+
+        Raises:
+            InputError: as of `valid_range`.
+        """
+        low, high = self.valid_range()
+        self.codes.copy_(torch.minimum(torch.maximum(self.codes, low), high))
+
     def payload(self) -> dict[str, Tensor]:
         tensors = store_codes(self.codes.detach().cpu(), self.storage)
         tensors["labels"] = self.labels.cpu().to(torch.int32)
@@ -85,6 +99,21 @@ class Codes(Parameterization):
     def spec(self) -> dict[str, Any]:
         spec = {"kind": self.kind, "storage": self.storage}
         return spec if self.soft_labels is None else spec | {"label_storage": self.label_storage}
+
+    def valid_range(self) -> tuple[Float[Tensor, "1 c h w"], Float[Tensor, "1 c h w"]]:
+        """Codes of a black and of a white image: between them lies what decodes to [0, 1].
+
+        Raises:
+            InputError: a codec that mixes pixels, whose valid codes are no range of each value.
+        """
+        codec = self.codec
+        if not isinstance(codec, Pixels) or not codec.cheap:
+            raise InputError(
+                "valid_range cuts each value by itself, and a code of this codec has no such range, because it mixes "
+                "pixels; set optimizer.valid_range=false, or take codec pixels without whitening"
+            )
+        black = torch.zeros(1, *codec.image_shape, dtype=self.codes.dtype, device=self.codes.device)
+        return codec.encode(black), codec.encode(black + 1)
 
     @classmethod
     def restore(cls, codec: Codec, payload: dict[str, Tensor], spec: dict[str, Any]) -> Codes:

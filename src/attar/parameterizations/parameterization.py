@@ -37,6 +37,11 @@ class Parameterization(nn.Module, ABC):
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def num_canvases(self) -> int:
+        """How many images are stored; more than one item may lie in each."""
+        return len(self)
+
     @abstractmethod
     def forward(
         self, items: Int64[Tensor, " batch"], generator: torch.Generator | None = None
@@ -53,6 +58,12 @@ class Parameterization(nn.Module, ABC):
         self, items: Int64[Tensor, " batch"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "batch C H W"]:
         """The items as images, nominally in [0, 1] and not clamped; without gradient."""
+
+    def canvases(
+        self, indices: Int64[Tensor, " batch"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "batch C H W"]:
+        """Stored images, of which `indices` counts `num_canvases`, as `images` gives items: by default the items."""
+        return self.images(indices, generator)
 
     @abstractmethod
     def payload(self) -> dict[str, Tensor]:

@@ -14,7 +14,9 @@ from attar.container import DTYPE_NAMES
 from attar.errors import InputError, unknown
 from attar.files import canonical_json
 from attar.parameterizations.codes import Codes, CodesSpec
+from attar.parameterizations.mosaic import Mosaic, MosaicSpec
 from attar.parameterizations.parameterization import Parameterization
+from attar.parameterizations.tiling import Grid
 
 LARGEST_SCALE = 1e30
 Table = dict[str, tuple[str, tuple[int, ...]]]
@@ -27,12 +29,12 @@ class Kind:
     Args:
         config: what its spec must be.
         table: (config, number of items, code shape, number of classes) to the payload's dtypes and shapes.
-        restore: (codec, payload, spec) to the parameterization.
+        restore: (codec, payload, spec, codec that makes network inputs) to the parameterization.
     """
 
     config: type[Config]
     table: Callable[[Any, int, tuple[int, int, int], int], Table]
-    restore: Callable[[Codec, dict[str, Tensor], dict[str, Any]], Parameterization]
+    restore: Callable[[Codec, dict[str, Tensor], dict[str, Any], Codec | None], Parameterization]
 
 
 DTYPE_OF = {"float32": "F32", "float16": "F16", "int8": "I8"}
@@ -48,8 +50,18 @@ def codes_table(config: CodesSpec, num_items: int, code_shape: tuple[int, int, i
     return table
 
 
+def mosaic_table(config: MosaicSpec, num_items: int, code_shape: tuple[int, int, int], num_classes: int) -> Table:
+    """As of codes, with one code for each canvas. Raises InputError where the items do not fill the canvases."""
+    num_tiles = Grid(config.grid).num_tiles
+    if num_items % num_tiles:
+        raise InputError(f"{num_items} items do not fill canvases of {num_tiles} tiles; the file is damaged")
+    table = codes_table(config, num_items, code_shape, num_classes)
+    return table | {"codes": (DTYPE_OF[config.storage], (num_items // num_tiles, *code_shape))}
+
+
 REGISTRY = {
-    "codes": Kind(CodesSpec, codes_table, Codes.restore),
+    "codes": Kind(CodesSpec, codes_table, lambda codec, payload, spec, _: Codes.restore(codec, payload, spec)),
+    "mosaic": Kind(MosaicSpec, mosaic_table, Mosaic.restore),
 }
 
 
@@ -57,6 +69,12 @@ def payload_table(spec: dict[str, Any], num_items: int, code_shape: tuple[int, i
     """Names, dtypes and shapes of the payload of `num_items` items. Raises InputError for a spec that is none."""
     kind, config = _parse(spec)
     return kind.table(config, num_items, code_shape, num_classes)
+
+
+def canvas_grid(spec: dict[str, Any], num_items: int) -> tuple[int, int]:
+    """How many canvases hold these items, and how many tiles lie along each of a canvas's sides."""
+    side = getattr(_parse(spec)[1], "grid", 1)
+    return num_items // (side * side), side
 
 
 def check_payload(
@@ -89,14 +107,22 @@ def check_payload(
         raise InputError(f"payload tensor 'scale' has values that are not between 0 and {LARGEST_SCALE:.0e}")
 
 
-def restore_parameterization(codec: Codec, payload: dict[str, Tensor], spec: dict[str, Any]) -> Parameterization:
+def restore_parameterization(
+    codec: Codec, payload: dict[str, Tensor], spec: dict[str, Any], preprocess: Codec | None = None
+) -> Parameterization:
     """Rebuild what `Parameterization.payload` and `.spec` gave.
+
+    Args:
+        codec: of the codes.
+        payload: names to tensors.
+        spec: the parameterization's own.
+        preprocess: images to network inputs; a mosaic needs it.
 
     Raises:
         InputError: an unknown kind, or a payload that does not fit the spec and the codec.
     """
     check_payload(payload, spec, codec.code_shape)
-    return _parse(spec)[0].restore(codec, payload, spec)
+    return _parse(spec)[0].restore(codec, payload, spec, preprocess)
 
 
 def _columns(payload: dict[str, Tensor]) -> int:

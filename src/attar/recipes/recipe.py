@@ -3,38 +3,78 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from attar.codecs.registry import CodecConfig
 from attar.config import Config
-from attar.initialization import Initialization
+from attar.errors import InputError
+from attar.initialization import Choice, KeySamplesConfig
 from attar.labels import HardLabels, SoftLabels
+from attar.labels.regions import RegionLabels
 from attar.networks.network import NetworkConfig
 from attar.objectives.none import NoObjectiveConfig
-from attar.objectives.registry import ObjectiveConfig, has_experts
+from attar.objectives.registry import ObjectiveConfig, has_experts, has_observer, has_originals
+from attar.observers.config import ObserverConfig
 from attar.parameterizations.codes import CodesConfig
+from attar.parameterizations.mosaic import MosaicConfig
+
+USUAL_BETAS = (0.9, 0.999)
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerConfig(Config):
-    """Stochastic gradient descent on the synthetic items.
+    """How the synthetic items are updated; soft labels and an objective's own numbers are updated by SGD always.
 
     Args:
+        kind: "sgd", "adam", or "adamw", whose weight decay is not scaled by the gradient's moments.
         learning_rate: the rate, or the rate per item.
         learning_rate_unit: "per-item" multiplies by the items per class (LatentDD Eq. 10), "absolute" does not.
-        momentum: in [0, 1).
+        momentum: of sgd, in [0, 1); 0 for the others, which have betas.
+        betas: decays of adam's and adamw's averages of the gradient and of its square, in [0, 1); None for sgd.
+        weight_decay: towards zero in the items' own space.
         schedule: "constant", or "cosine": the rate falls to zero along half a cosine over the recipe's steps.
         average: decay per step of the exponential average of the items that becomes the result (FTD); 0 takes the
             items as they are after the last step.
+        valid_range: after each update the items are cut to what decodes to [0, 1]; possible with codec `pixels`.
+
+    Raises:
+        InputError: a setting that the kind would ignore.
     """
 
-    kind: Literal["sgd"] = "sgd"
+    added_later = frozenset({"betas", "weight_decay", "valid_range"})
+
+    kind: Literal["sgd", "adam", "adamw"] = "sgd"
     learning_rate: float = Field(gt=0, le=1e30)
     learning_rate_unit: Literal["absolute", "per-item"] = "absolute"
     momentum: float = Field(default=0.5, ge=0, lt=1)
+    betas: tuple[Decay, Decay] | None = None
+    weight_decay: float = Field(default=0.0, ge=0, le=1e30)
     schedule: Literal["constant", "cosine"] = "constant"
     average: float = Field(default=0.0, ge=0, lt=1)
+    valid_range: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_for_kind(cls, settings: Any) -> Any:
+        if not isinstance(settings, dict):
+            return settings
+        if settings.get("kind") in ("adam", "adamw"):
+            usual = {"momentum": 0.0, "betas": USUAL_BETAS}
+            settings = usual | {name: value for name, value in settings.items() if (name, value) != ("betas", None)}
+        if isinstance(settings.get("betas"), list):  # as JSON has it
+            settings = {**settings, "betas": tuple(settings["betas"])}
+        return settings
+
+    @model_validator(mode="after")
+    def _refuse_settings_without_effect(self) -> OptimizerConfig:
+        if self.kind == "sgd" and self.betas is not None:
+            raise InputError("sgd has no betas; set optimizer.betas=null, or take optimizer.kind=adam")
+        if self.kind != "sgd" and self.momentum:
+            raise InputError(f"{self.kind} has betas and no momentum; set optimizer.momentum=0")
+        return self
 
     def rate(self, items_per_class: int, progress: float = 0.0) -> float:
         """The learning rate for so many items of each class, when `progress` of the steps (0 to 1) are done."""
@@ -69,6 +109,7 @@ class Recipe(Config):
         parameterization: what is stored.
         objective: what is matched, or none.
         labels: what items are said to be.
+        observer: the network trained on the real data that key samples, region labels and some objectives need.
         optimizer: how items are updated; None without an objective.
         steps: outer iterations; 0 without an objective.
         evaluation_network: the network that the paper's scores are for.
@@ -78,13 +119,16 @@ class Recipe(Config):
         expected: published figures.
     """
 
+    added_later = frozenset({"observer"})
+
     name: str
     title: str
     codec: CodecConfig
-    initialization: Initialization = "random"
-    parameterization: CodesConfig = CodesConfig()
+    initialization: Choice = "random"
+    parameterization: CodesConfig | MosaicConfig = Field(default=CodesConfig(), discriminator="kind")
     objective: ObjectiveConfig = NoObjectiveConfig()
-    labels: HardLabels | SoftLabels = Field(default=HardLabels(), discriminator="kind")
+    labels: HardLabels | SoftLabels | RegionLabels = Field(default=HardLabels(), discriminator="kind")
+    observer: ObserverConfig | None = None
     optimizer: OptimizerConfig | None = None
     steps: int = Field(default=0, ge=0)
     evaluation_network: NetworkConfig = NetworkConfig()
@@ -93,21 +137,62 @@ class Recipe(Config):
     citations: tuple[str, ...] = ()
     expected: tuple[Expected, ...] = ()
 
+    @property
+    def observed(self) -> tuple[str, ...]:
+        """The settings that need an observer."""
+        needs = {
+            "initialization": isinstance(self.initialization, KeySamplesConfig),
+            "objective": has_observer(self.objective),
+            "labels": isinstance(self.labels, RegionLabels),
+        }
+        return tuple(name for name, needed in needs.items() if needed)
+
+    def without_flip(self) -> Recipe:
+        """The same, mirroring nothing that an observer is trained on or looks at."""
+        parts = {name: getattr(self, name) for name in ("observer", "objective", "labels")}
+        changed = {name: part.without_flip() for name, part in parts.items() if hasattr(part, "without_flip")}
+        return self.model_copy(update=changed)
+
     @model_validator(mode="after")
     def _composition(self) -> Recipe:
+        self._check_observer()
+        self._check_labels()
         if isinstance(self.objective, NoObjectiveConfig):
-            if isinstance(self.labels, SoftLabels):
-                raise ValueError("without an objective labels are not learned; set labels.kind to hard")
             if self.steps or self.optimizer:
                 raise ValueError("without an objective nothing is trained; set steps to 0 and optimizer to null")
             return self
         if self.steps == 0 or self.optimizer is None:
             raise ValueError(f"objective {self.objective.kind!r} needs an optimizer and steps of at least 1")
-        if isinstance(self.labels, SoftLabels) and self.labels.initial == "expert" and not has_experts(self.objective):
+        if has_originals(self.objective) and not isinstance(self.parameterization, MosaicConfig):
+            raise ValueError(
+                f"objective {self.objective.kind!r} restores what squeezing lost; set parameterization.kind=mosaic"
+            )
+        if has_originals(self.objective) and self.initialization == "noise":
+            raise ValueError(f"objective {self.objective.kind!r} needs real images to start from, not noise")
+        self._check_augmentation()
+        return self
+
+    def _check_observer(self) -> None:
+        if self.observed and self.observer is None:
+            raise ValueError(f"{' and '.join(self.observed)} ask an observer, and there is none; set observer={{}}")
+        if self.observer is not None and not self.observed:
+            raise ValueError("nothing asks the observer; set observer=null")
+
+    def _check_labels(self) -> None:
+        if not isinstance(self.labels, SoftLabels):
+            return
+        if isinstance(self.objective, NoObjectiveConfig):
+            raise ValueError("without an objective labels are not learned; set labels.kind to hard")
+        if isinstance(self.parameterization, MosaicConfig):
+            raise ValueError("the labels of tiles are not learned; set labels.kind to hard or regions")
+        if self.labels.initial == "expert" and not has_experts(self.objective):
             raise ValueError("labels.initial=expert needs an objective with experts; set it to class")
-        if self.objective.augmentation is not None and self.codec.kind not in ("pixels", "pca", "dct"):
+
+    def _check_augmentation(self) -> None:
+        in_codes = not isinstance(self.parameterization, MosaicConfig) and not has_observer(self.objective)
+        augmentation = None if isinstance(self.objective, NoObjectiveConfig) else self.objective.augmentation
+        if augmentation is not None and in_codes and self.codec.kind not in ("pixels", "pca", "dct"):
             raise ValueError(
                 f"the codes of {self.codec.kind!r} do not follow augmentation (DSA); "
                 "set objective.augmentation=null, or use codec pixels, pca or dct"
             )
-        return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from attar.errors import unknown
-from attar.recipes import coresets, dc, dm, idc, latentdd, mtt
+from attar.recipes import coresets, dc, dm, idc, latentdd, lic, mtt, rded, sre2l
 from attar.recipes.recipe import Recipe
 
 
@@ -40,6 +40,11 @@ REGISTRY: dict[str, Callable[[], Recipe]] = {
     **_table(mtt.tesla, mtt.TESLA),
     **_table(mtt.ftd, mtt.FTD),
     **_table(mtt.datm, mtt.DATM),
+    "lic": lic.lic,
+    **_table(lic.lic_published, lic.LIC),
+    **_table(rded.rded, rded.RDED),
+    **_table(sre2l.sre2l, sre2l.SRE2L),
+    "random-regions": lic.random_regions,
     "random": coresets.random,
     "herding": coresets.herding,
     "k-centre": coresets.k_centre,

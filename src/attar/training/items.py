@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -38,7 +38,12 @@ class Inputs(Protocol):
 
 @runtime_checkable
 class TrainingItems(Protocol):
-    """What networks are trained on: the same labels in every epoch, the inputs perhaps drawn afresh."""
+    """What networks are trained on; the inputs may be drawn afresh for every epoch, and the labels with them.
+
+    Two more attributes are read where there are any:
+        augmented: True where labels belong to the inputs exactly as they are; nothing is augmented or mixed on top.
+        gives_logits: True where soft labels are logits, of which training makes what its settings say.
+    """
 
     @property
     def num_items(self) -> int:
@@ -48,7 +53,7 @@ class TrainingItems(Protocol):
         """(network inputs float [M, c, h, w], labels) of one epoch, on the training device.
 
         Inputs are a tensor, or make each batch when it is asked for. Labels are int64 [M], or soft: probabilities
-        float [M, K].
+        float [M, K], or logits where the items say so.
 
         Args:
             epoch: counted from 0.
@@ -83,29 +88,40 @@ class Batch:
 
     Args:
         inputs: float [B, c, h, w].
-        labels: int64 [B], or probabilities float [B, K].
+        labels: int64 [B], or probabilities float [B, K], or logits.
         other_labels: of the same kind, of the rectangle that CutMix pasted in; None without CutMix.
         weight: [B], the share of `labels`; None without CutMix.
+        temperature: T, at which soft labels have been taken already.
+        logits: whether soft labels are logits, to be met as they are.
     """
 
     inputs: Tensor
     labels: Tensor
     other_labels: Tensor | None = None
     weight: Tensor | None = None
+    temperature: float = 1.0
+    logits: bool = False
 
 
 def item_losses(logits: Float[Tensor, "items classes"], batch: Batch) -> Float[Tensor, " items"]:
-    """Cross-entropy of every item: weight * loss(labels) + (1 - weight) * loss(other labels).
+    """Loss of every item: weight * loss(labels) + (1 - weight) * loss(other labels).
 
-        loss(p) = - sum_k p_k log q_k,    q = softmax(logits),    p the soft label, or 1 at the hard label's class
+        hard labels             - log q_label,                q = softmax(z)
+        soft, probabilities     - sum_k p_k log q_k,          q = softmax(z / T),   p = softmax(label's logits / T)
+        soft, logits            mean_k (z_k - label_k)^2
 
-    Source: TESLA and DATM train with soft labels so; Yun et al. 2019 (CutMix), equation 1, which mixes labels: for
-        probabilities too, mixing the losses is the loss of the mixed label.
+    Cross-entropy differs from the Kullback-Leibler divergence by the labels' entropy, which has no gradient. There is
+    no factor T^2: gradients shrink as 1 / T^2 against those of hard labels, which AdamW does not notice and SGD does.
+
+    Source: TESLA and DATM train with soft labels so; Shen & Xing 2022 (FKD) and LIC equation 9 on regions, SRe2L and
+        RDED at T = 20 without T^2; CIM's code, which followed LIC, for logits; Yun et al. 2019 (CutMix), equation 1,
+        which mixes labels: for probabilities too, mixing the losses is the loss of the mixed label.
+    Deviation: Hinton et al. 2015 multiply by T^2.
     """
-    losses = _cross_entropy(logits, batch.labels)
+    losses = _losses(logits, batch.labels, batch)
     if batch.other_labels is None or batch.weight is None:
         return losses
-    return batch.weight * losses + (1 - batch.weight) * _cross_entropy(logits, batch.other_labels)
+    return batch.weight * losses + (1 - batch.weight) * _losses(logits, batch.other_labels, batch)
 
 
 def concatenated(batches: Sequence[Batch]) -> Batch:
@@ -113,7 +129,7 @@ def concatenated(batches: Sequence[Batch]) -> Batch:
     columns = zip(*((b.inputs, b.labels, b.other_labels, b.weight) for b in batches), strict=True)
     inputs, labels, others, weights = (None if column[0] is None else torch.cat(column) for column in columns)
     assert inputs is not None and labels is not None
-    return Batch(inputs, labels, others, weights)
+    return replace(batches[0], inputs=inputs, labels=labels, other_labels=others, weight=weights)
 
 
 def training_batches(
@@ -127,6 +143,8 @@ def training_batches(
 ) -> Iterator[Batch]:
     """Every step's batch for the network of one seed: a fresh permutation an epoch, then DSA, then CutMix.
 
+    Items that are `augmented` already get neither.
+
     Args:
         items: what to train on.
         training: batch size and augmentation.
@@ -138,23 +156,59 @@ def training_batches(
     """
     if augmentation is None and training.augmentation is not None:
         augmentation = Dsa(training.augmentation)
+    cutmix_probability = training.cutmix_probability
+    if getattr(items, "augmented", False):
+        augmentation, cutmix_probability = None, 0.0
     step = first_epoch * plan.steps_per_epoch
     for epoch in range(first_epoch, plan.num_epochs):
         inputs, labels = items.epoch(epoch, generator(seed, "items", epoch))
         if isinstance(inputs, Tensor):
             inputs = inputs.to(device, torch.float64 if inputs.dtype == torch.float64 else torch.float32)
-        labels = labels.to(device)
+        labels = soft_targets(labels.to(device), training, gives_logits(items))
         order = torch.randperm(len(labels), generator=generator(seed, "order", epoch)).to(device)
         for chosen in order.split(training.batch_size):
             if step == plan.num_steps:
                 return
-            batch, draw = Batch(inputs[chosen], labels[chosen]), generator(seed, "augmentation", step)
-            yield _augmented(batch, augmentation, training.cutmix_probability, draw)
+            batch, draw = _batch(inputs[chosen], labels[chosen], training), generator(seed, "augmentation", step)
+            yield _augmented(batch, augmentation, cutmix_probability, draw)
             step += 1
 
 
-def check_items(inputs: Inputs, labels: Tensor, num_items: int, num_classes: int) -> None:
-    """Raises what cannot be trained on: InputError where a user can mend it, ValueError where `items` is at fault."""
+def gives_logits(items: TrainingItems) -> bool:
+    """Whether soft labels of these items are logits."""
+    return bool(getattr(items, "gives_logits", False))
+
+
+def soft_targets(labels: Tensor, training: TrainingConfig, logits: bool) -> Tensor:
+    """What networks are to meet: hard labels as they are, soft ones as the training's loss and temperature have it.
+
+        p = softmax(logits / T);   probabilities become p^(1/T) over its sum, which is the same of their logarithms
+
+    Args:
+        labels: int64 [M], or float [M, K].
+        training: `soft_loss` and `temperature`.
+        logits: whether soft labels are logits.
+
+    Raises:
+        InputError: logits are to be met and the labels are probabilities.
+    """
+    if not labels.is_floating_point():
+        return labels
+    if training.soft_loss == "logits":
+        if not logits:
+            raise InputError("soft_loss 'logits' needs logits and the labels are probabilities; take 'cross-entropy'")
+        return labels
+    if logits:
+        return (labels / training.temperature).softmax(1)
+    return labels if training.temperature == 1 else (labels.log() / training.temperature).softmax(1)
+
+
+def check_items(inputs: Inputs, labels: Tensor, num_items: int, num_classes: int, logits: bool = False) -> None:
+    """Raises what cannot be trained on: InputError where a user can mend it, ValueError where `items` is at fault.
+
+    Args:
+        logits: whether soft labels are logits, which may be any finite numbers, instead of probabilities.
+    """
     if not num_items:
         raise InputError("there are no items to train on; give at least one")
     soft = labels.is_floating_point() and labels.ndim == 2
@@ -163,7 +217,7 @@ def check_items(inputs: Inputs, labels: Tensor, num_items: int, num_classes: int
         found = f"{labels.dtype} {tuple(labels.shape)}"
         raise ValueError(f"{num_items} items are {inputs.dtype} {tuple(inputs.shape)}, labels {found}")
     if soft:
-        _check_probabilities(labels, num_classes)
+        _check_soft(labels, num_classes, logits)
         return
     lowest, highest = int(labels.min()), int(labels.max())
     if lowest < 0 or highest >= num_classes:
@@ -172,9 +226,13 @@ def check_items(inputs: Inputs, labels: Tensor, num_items: int, num_classes: int
         )
 
 
-def _check_probabilities(labels: Tensor, num_classes: int) -> None:
+def _check_soft(labels: Tensor, num_classes: int, logits: bool) -> None:
     if labels.shape[1] != num_classes:
         raise InputError(f"soft labels have {labels.shape[1]} columns; give one for each of {num_classes} classes")
+    if logits:
+        if not bool(labels.isfinite().all()):
+            raise InputError("soft labels are logits that are not finite; label the items again")
+        return
     least, away = float(labels.min()), float((labels.sum(1) - 1).abs().max())
     if not (least >= 0 and away <= SUM_TOLERANCE):
         raise InputError(
@@ -183,9 +241,18 @@ def _check_probabilities(labels: Tensor, num_classes: int) -> None:
         )
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    soft = labels.is_floating_point()
-    return F.cross_entropy(logits, labels.to(logits.dtype) if soft else labels, reduction="none")
+def _batch(inputs: Tensor, labels: Tensor, training: TrainingConfig) -> Batch:
+    logits = training.soft_loss == "logits" and labels.is_floating_point()
+    return Batch(inputs, labels, temperature=training.temperature, logits=logits)
+
+
+def _losses(logits: Tensor, labels: Tensor, batch: Batch) -> Tensor:
+    if not labels.is_floating_point():
+        return F.cross_entropy(logits, labels, reduction="none")
+    if batch.logits:
+        return (logits - labels.to(logits.dtype)).square().mean(1)
+    softened = logits if batch.temperature == 1 else logits / batch.temperature
+    return F.cross_entropy(softened, labels.to(logits.dtype), reduction="none")
 
 
 def _augmented(
@@ -198,5 +265,7 @@ def _augmented(
         drawn = augmentation.draw(count, shape, generator, siamese=not augmentation.per_item)
         inputs = augmentation.apply(inputs, drawn)
     if not cutmix_probability:
-        return Batch(inputs, labels)
-    return Batch(*apply_cutmix(inputs, labels, draw_cutmix(count, shape, generator, cutmix_probability)))
+        return replace(batch, inputs=inputs)
+    drawn_boxes = draw_cutmix(count, shape, generator, cutmix_probability)
+    inputs, labels, others, weight = apply_cutmix(inputs, labels, drawn_boxes)
+    return replace(batch, inputs=inputs, labels=labels, other_labels=others, weight=weight)

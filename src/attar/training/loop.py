@@ -19,7 +19,15 @@ from attar.networks.network import Network, NetworkConfig, build_network, initia
 from attar.progress import Progress, Silent
 from attar.randomness import generator
 from attar.training.acceleration import Acceleration, forward_flops, forward_function, resolve_acceleration
-from attar.training.items import Batch, FixedItems, TrainingItems, check_items, item_losses, training_batches
+from attar.training.items import (
+    Batch,
+    FixedItems,
+    TrainingItems,
+    check_items,
+    gives_logits,
+    item_losses,
+    training_batches,
+)
 from attar.training.settings import Plan, TrainingConfig, learning_rate_at, make_optimizer, num_decays
 from attar.training.sharpness import flatten_gradients
 from attar.training.snapshots import Snapshot
@@ -72,7 +80,7 @@ def train_networks(
 
     Raises:
         InputError: no items or seeds, labels outside 0..K-1, or stacking networks with batch norm.
-        ValueError: a start of other seeds, or where a snapshot is not all of the state: batch norm, AdamW.
+        ValueError: a start of other seeds, or of another network or optimiser.
         NonFiniteLossError: a loss became infinite or not a number; the step is named.
 
     Example:
@@ -86,7 +94,7 @@ def train_networks(
     hooks = _Hooks(augmentation, watch, start)
     trainer = _trainer(network_config, items, num_classes, training, seeds, device, progress, hooks)
     if start is not None:
-        _check_start(start, trainer.network, training, seeds)
+        _check_start(start, seeds)
     if mode == "stacked" and not is_stackable(trainer.network):
         raise InputError("networks with batch norm cannot be stacked; take mode 'looped' or norm 'instance'")
     if mode == "auto":
@@ -139,18 +147,16 @@ def _trainer(
     hooks: _Hooks,
 ) -> _Trainer:
     inputs, labels = items.epoch(0, generator(seeds[0], "items", 0))
-    check_items(inputs, labels, items.num_items, num_classes)
+    check_items(inputs, labels, items.num_items, num_classes, gives_logits(items))
     channels, height, width = inputs.shape[1:]
     network = build_network(network_config, (channels, height, width), num_classes)
     network.to(device, torch.float64 if inputs.dtype == torch.float64 else torch.float32)
     return _Trainer(network, items, training, device, progress, hooks)
 
 
-def _check_start(start: Snapshot, network: Network, training: TrainingConfig, seeds: Sequence[int]) -> None:
+def _check_start(start: Snapshot, seeds: Sequence[int]) -> None:
     if start.seeds != tuple(seeds):
         raise ValueError(f"a snapshot of seeds {start.seeds} cannot start seeds {tuple(seeds)}")
-    if not is_stackable(network) or training.optimizer != "sgd":
-        raise ValueError("a snapshot lacks running statistics and AdamW's averages; start anew")
 
 
 @dataclass(frozen=True)
@@ -261,7 +267,7 @@ class _Trainer:
                 self._show(0, parameters, seeds, optimizer, loss_watch)
             return 0
         own = start if len(seeds) == len(start.seeds) else start.row(start.seeds.index(seeds[0]))
-        own.restore(parameters, optimizer)
+        own.restore(parameters, optimizer, list(self.network.buffers()))
         loss_watch.skip(min(start.epoch * self.plan.steps_per_epoch, self.plan.num_steps))
         return start.epoch
 
@@ -275,7 +281,7 @@ class _Trainer:
     ) -> None:
         assert self.hooks.watch is not None
         losses = loss_watch.epoch_means() if epoch else None
-        self.hooks.watch(Snapshot.take(seeds, epoch, parameters, optimizer, losses))
+        self.hooks.watch(Snapshot.take(seeds, epoch, parameters, optimizer, losses, list(self.network.buffers())))
 
 
 class _LossWatch:

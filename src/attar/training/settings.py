@@ -38,11 +38,16 @@ class TrainingConfig(Config):
         min_steps: more epochs are run until there are at least so many steps; None: no bound.
         max_steps: fewer epochs are run, if need be the last one in part, so that there are at most so many; None: no
             bound.
+        soft_loss: on soft labels, "cross-entropy" or "logits", the mean squared difference of logits from items that
+            give logits; hard labels always have cross-entropy.
+        temperature: T of cross-entropy on soft labels; see `item_losses`.
 
     Source: DC's evaluation: SGD .01, momentum .9, weight decay 5e-4, batch 256, milestone 1/2, reset_momentum.
     Deviation: DC's loop runs E + 1 epochs and slows down after epoch E//2 + 1 counted from 0; here E epochs, the first
         half of them fast. `epochs=E + 1, milestones=((E // 2 + 2) / (E + 1),)` is exactly DC's.
     """
+
+    added_later = frozenset({"soft_loss", "temperature"})
 
     epochs: int = Field(default=300, ge=1)
     batch_size: int = Field(default=256, ge=1)
@@ -60,6 +65,8 @@ class TrainingConfig(Config):
     precision: Precision = "auto"
     min_steps: int | None = Field(default=None, ge=1)
     max_steps: int | None = Field(default=None, ge=1)
+    soft_loss: Literal["cross-entropy", "logits"] = "cross-entropy"
+    temperature: float = Field(default=1.0, gt=0, le=1000)
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrainingConfig:
@@ -67,7 +74,16 @@ class TrainingConfig(Config):
             raise InputError(f"milestones are {self.milestones}; give ascending fractions between 0 and 1")
         if self.min_steps and self.max_steps and self.min_steps > self.max_steps:
             raise InputError(f"min_steps {self.min_steps} is above max_steps {self.max_steps}; swap them")
+        if self.soft_loss == "logits" and self.temperature != 1:
+            raise InputError(
+                f"temperature {self.temperature} has no effect on soft_loss 'logits'; leave it out, or take "
+                "'cross-entropy'"
+            )
         return self
+
+    def without_flip(self) -> TrainingConfig:
+        """The same without mirrored images."""
+        return self.model_copy(update={"augmentation": self.augmentation and self.augmentation.without_flip()})
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,14 +13,19 @@ from attar.shapes import Float
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that the rest of a training with SGD depends on, apart from its settings and items; copies, on the CPU.
+    """All that the rest of a training depends on, apart from its settings and items; copies, on the CPU.
 
     Args:
         seeds: of the networks.
         epoch: epochs done.
         parameters: every network's, flattened one after another in the order of `named_parameters()`.
-        momentum: SGD's buffers in the same order; None without momentum and before the first step.
+        momentum: SGD's buffers, or AdamW's averages of the gradients, in the same order; None for SGD without momentum
+            and before the first step.
         losses: of every network, the mean over the steps of the epoch just done; None before the first.
+        squares: AdamW's averages of the squared gradients, in the same order; None for SGD.
+        num_updates: steps that are in AdamW's averages; 0 for SGD.
+        buffers: running statistics of batch norm and their counts, flattened in the order of `named_buffers()`, in
+            float64, which holds all of them exactly; None without buffers.
     """
 
     seeds: tuple[int, ...]
@@ -28,6 +33,9 @@ class Snapshot:
     parameters: Float[Tensor, "networks parameters"]
     momentum: Float[Tensor, "networks parameters"] | None = None
     losses: Float[Tensor, " networks"] | None = None
+    squares: Float[Tensor, "networks parameters"] | None = None
+    num_updates: int = 0
+    buffers: Float[Tensor, "networks buffers"] | None = None
 
     @classmethod
     def take(
@@ -37,28 +45,77 @@ class Snapshot:
         parameters: Sequence[Tensor],
         optimizer: torch.optim.Optimizer,
         losses: Tensor | None,
+        buffers: Sequence[Tensor] = (),
     ) -> Snapshot:
         """The present state of one network's parameters, or of stacked ones [networks, ...] with several seeds."""
-        buffers = [optimizer.state.get(parameter, {}).get("momentum_buffer") for parameter in parameters]
-        known = [buffer for buffer in buffers if buffer is not None]
         count = len(seeds)
-        momentum = _flat(known, count) if len(known) == len(parameters) else None
-        return cls(tuple(seeds), epoch, _flat(parameters, count), momentum, losses)
+        states = [optimizer.state.get(parameter, {}) for parameter in parameters]
+        kept = {
+            "momentum": _known(states, "momentum_buffer", count),
+            "squares": _known(states, "exp_avg_sq", count),
+            "buffers": _flat([buffer.double() for buffer in buffers], count) if len(buffers) else None,
+        }
+        if kept["squares"] is not None:
+            kept["momentum"] = _known(states, "exp_avg", count)
+        num_updates = 0 if kept["squares"] is None else int(states[0]["step"])
+        return cls(tuple(seeds), epoch, _flat(parameters, count), losses=losses, num_updates=num_updates, **kept)
 
     def row(self, index: int) -> Snapshot:
         """The snapshot of one network alone."""
         one = slice(index, index + 1)
-        momentum = None if self.momentum is None else self.momentum[one]
-        return Snapshot(self.seeds[one], self.epoch, self.parameters[one], momentum)
+        momentum, squares, buffers = (
+            None if values is None else values[one] for values in (self.momentum, self.squares, self.buffers)
+        )
+        return replace(
+            self,
+            seeds=self.seeds[one],
+            parameters=self.parameters[one],
+            momentum=momentum,
+            losses=None,
+            squares=squares,
+            buffers=buffers,
+        )
 
-    def restore(self, parameters: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> None:
-        """Makes parameters and optimiser, in place, what they were."""
-        with torch.no_grad():
-            for parameter, value in zip(parameters, _split(self.parameters, parameters), strict=True):
-                parameter.copy_(value)
+    def restore(
+        self, parameters: Sequence[Tensor], optimizer: torch.optim.Optimizer, buffers: Sequence[Tensor] = ()
+    ) -> None:
+        """Makes parameters, optimiser and buffers, in place, what they were.
+
+        Raises:
+            ValueError: a snapshot without the buffers, or of another optimiser.
+        """
+        adaptive = isinstance(optimizer, torch.optim.AdamW)
+        if (self.buffers is None) != (not len(buffers)) or (adaptive and self.momentum is not None) != (
+            self.squares is not None
+        ):
+            raise ValueError("a snapshot of another network or optimiser cannot be gone on from; start anew")
+        _copy(self.parameters, parameters)
+        if self.buffers is not None:
+            _copy(self.buffers, buffers)
         if self.momentum is not None:
-            for parameter, value in zip(parameters, _split(self.momentum, parameters), strict=True):
-                optimizer.state[parameter]["momentum_buffer"] = value.to(parameter.device, copy=True)
+            first = "exp_avg" if adaptive else "momentum_buffer"
+            _set_state(optimizer, first, self.momentum, parameters)
+        if self.squares is not None:
+            _set_state(optimizer, "exp_avg_sq", self.squares, parameters)
+            for parameter in parameters:
+                optimizer.state[parameter]["step"] = torch.tensor(float(self.num_updates))
+
+
+def _known(states: Sequence[dict[str, Tensor]], name: str, count: int) -> Tensor | None:
+    """One value of every parameter's state, flattened; None where a parameter has none."""
+    known = [state[name] for state in states if state.get(name) is not None]
+    return _flat(known, count) if len(known) == len(states) else None
+
+
+@torch.no_grad()
+def _copy(flat: Tensor, tensors: Sequence[Tensor]) -> None:
+    for tensor, value in zip(tensors, _split(flat, tensors), strict=True):
+        tensor.copy_(value)
+
+
+def _set_state(optimizer: torch.optim.Optimizer, name: str, flat: Tensor, parameters: Sequence[Tensor]) -> None:
+    for parameter, value in zip(parameters, _split(flat, parameters), strict=True):
+        optimizer.state[parameter][name] = value.to(parameter.device, copy=True)
 
 
 def _flat(tensors: Sequence[Tensor], count: int) -> Tensor:

@@ -1,0 +1,54 @@
+"""Other items under a set's region labels: what the labels alone are worth, and what was gained before them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from attar.codecs.codec import Codec
+from attar.manifest import RegionSpec
+from attar.observers import Observer, cached_observer
+from attar.parameterizations.parameterization import Parameterization
+from attar.streaming import RegionItems, labelled_regions
+
+if TYPE_CHECKING:
+    from attar.distilled import DistilledSet
+
+
+def regions_of(distilled: DistilledSet) -> RegionSpec | None:
+    """The set's region labels, those of its first shard; None where it has none."""
+    return distilled.manifest.shards[0].regions
+
+
+def known_observer(distilled: DistilledSet) -> Observer | str:
+    """The observer of the set's region labels from the cache, or why it is not at hand."""
+    regions = regions_of(distilled)
+    assert regions is not None
+    if regions.observer is None:
+        return "the set does not say whose its labels are, so that other images cannot be labelled alike"
+    found = cached_observer(regions.observer.identity)
+    if found is None:
+        return (
+            f"the observer of the set's labels, {regions.observer.network} {regions.observer.identity[:12]}..., is not "
+            "in the cache; attar observer makes it from the same data and settings"
+        )
+    return found
+
+
+def labelled_alike(
+    items: Parameterization, regions: RegionSpec, preprocess: Codec, observer: Observer, device: torch.device
+) -> RegionItems:
+    """Items under labels of the same kind, asked of the observer while networks are trained.
+
+    Regions are cropped as the set's are, but for tiles where the items have none. Labels are the observer's own; a set
+    that stores them rounded, or in part, has them a little worse.
+    """
+    has_tiles = int(items.spec().get("grid", 1)) > 1
+    kept = regions.labels.tile_probability if has_tiles else 0.0
+    changes = {"storage": "online", "tile_probability": kept, "label_bytes": None}
+    config = regions.labels.model_copy(update=changes)
+    online = regions.model_copy(update={"labels": config, "tensors": {}})
+    moved = preprocess.to(device)
+    parts = labelled_regions([items.to(device)], [online], [{}], moved, device)
+    return RegionItems(parts, moved, len(observer.classes), device, observer.to(device))

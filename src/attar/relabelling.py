@@ -1,0 +1,90 @@
+"""An observer's logits for regions of what is stored: FKD's labels, as LIC, RDED and SRe2L use them."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+from torch import nn
+
+from attar.distilled import DistilledSet
+from attar.errors import InputError
+from attar.labels.region_logits import fitted, label_regions
+from attar.labels.regions import Labeller, ObserverFacts, RegionLabels
+from attar.manifest import RegionSpec, describe_tensors
+from attar.progress import Progress
+
+
+def with_regions(
+    distilled: DistilledSet,
+    observer: Labeller,
+    config: RegionLabels,
+    *,
+    seed: int | None = None,
+    device: torch.device | str = "cpu",
+    batch_size: int = 256,
+    progress: Progress | None = None,
+) -> DistilledSet:
+    """The same set with region labels in the place of those that it has.
+
+    Labels are given to what the file stores, quantised where it is, and to every region of every epoch exactly as
+    training will see it.
+
+    Args:
+        distilled: a set of fixed items; those of a mosaic are labelled canvas by canvas.
+        observer: anything with `logits(images)`; moved to `device` where it is a module. With storage "online" it must
+            say its `identity` and `num_bytes`.
+        config: which regions, how stored; `epochs` is lowered to what its `label_bytes` allow.
+        seed: of the regions; None takes the set's.
+        device: where to work.
+        batch_size: regions at once.
+        progress: told every batch.
+
+    Raises:
+        InputError: stochastic items, soft labels, a limit below one epoch's labels, an observer of other classes, or
+            one that cannot be named.
+
+    Source: LIC section 2.3 and algorithm 1, stage 3; Shen & Xing 2022 (FKD).
+    """
+    _check(distilled, config)
+    if tuple(getattr(observer, "classes", distilled.classes)) != distilled.classes:
+        raise InputError("the observer has other classes than the set, or another order; give one trained on its data")
+    device, seed = torch.device(device), distilled.manifest.seed if seed is None else seed
+    facts = ObserverFacts.of(observer)
+    if config.storage == "online" and facts is None:
+        raise InputError("storage 'online' needs an observer with identity and num_bytes; take another storage")
+    parts = distilled.parameterizations()
+    config = fitted(config, [part.num_canvases for part in parts], distilled.num_classes)
+    if isinstance(observer, nn.Module):
+        observer.to(device)
+    preprocess = deepcopy(distilled.preprocess).to(device)
+    labelled = []
+    for part in parts:
+        home = part.labels.device
+        tensors = label_regions(
+            observer,
+            part.to(device).canvases,
+            part.num_canvases,
+            config,
+            image_shape=part.codec.image_shape,
+            num_classes=distilled.num_classes,
+            preprocess=preprocess,
+            grid=int(part.spec().get("grid", 1)),
+            seed=seed,
+            device=device,
+            batch_size=batch_size,
+            progress=progress,
+        )
+        spec = RegionSpec(labels=config, seed=seed, observer=facts, tensors=describe_tensors(tensors))
+        labelled.append((spec, tensors))
+        part.to(home)
+    return distilled.with_regions(labelled)
+
+
+def _check(distilled: DistilledSet, config: RegionLabels) -> None:
+    if distilled.stochastic:
+        raise InputError("items that are drawn anew each epoch have no regions to label; ask for fixed items")
+    if any(shard.has_soft_labels for shard in distilled.manifest.shards):
+        raise InputError("the set has soft labels; distil it with hard labels, and label its regions then")
+    if config.tile_probability and all(part.spec().get("grid", 1) == 1 for part in distilled.parameterizations()):
+        raise InputError("tile_probability has no effect on items that are no mosaics; set it to 0, or take a mosaic")

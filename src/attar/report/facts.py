@@ -1,0 +1,38 @@
+"""What `attar info` tells people of a set."""
+
+from __future__ import annotations
+
+import json
+
+from attar.distilled import DistilledSet
+
+LABELS = {
+    "hard": "hard",
+    "soft": "soft: a probability for every class",
+    "regions": "regions: an observer's logits for another region of each stored image in every epoch",
+}
+
+
+def facts(distilled: DistilledSet) -> list[tuple[str, str]]:
+    """Names and texts, in the order in which people ask."""
+    manifest = distilled.manifest
+    began = manifest.initialization
+    codecs = dict.fromkeys(f"{shard.codec.spec.get('kind')} {shard.codec.code_shape}" for shard in manifest.shards)
+    counts = sorted({*distilled.num_per_class})
+    scores = [json.dumps(score, sort_keys=True) for score in manifest.scores] or ["none"]
+    return [
+        ("set", distilled.name),
+        ("classes", f"{distilled.num_classes}: {', '.join(distilled.classes)}"),
+        ("items", f"{len(distilled)}, {' to '.join(str(count) for count in {counts[0]: 0, counts[-1]: 0})} per class"),
+        ("labels", LABELS[manifest.labels_kind]),
+        *(("learned", f"{name} {value:.6g}") for name, value in sorted(distilled.learned.items())),
+        ("images", " x ".join(str(side) for side in distilled.image_shape) + " (channels x height x width)"),
+        ("codec", ", ".join(codecs)),
+        *(("size", line) for line in distilled.storage.lines()),
+        ("data", f"{manifest.data.name}, {manifest.data.num_items} images, sha256 {manifest.data.fingerprint[:12]}..."),
+        ("start", f"{began.kind}; real images may be recognised: {'yes' if began.real_pixels_inside else 'no'}"),
+        ("privacy", manifest.privacy),
+        ("seed", f"{manifest.seed} on {manifest.device}, attar {manifest.attar_version}"),
+        *(("score", score) for score in scores),
+        ("cites", ", ".join(manifest.citations) or "nothing"),
+    ]

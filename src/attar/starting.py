@@ -1,0 +1,172 @@
+"""Where a run starts: the codec for these images, how many items fit the budget, and the first items themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attar.codecs.codec import Codec
+from attar.codecs.pixels import Pixels, PixelsConfig
+from attar.codecs.registry import fit_codec
+from attar.data.image_set import ImageSet
+from attar.errors import InputError
+from attar.initialization import KeySamplesConfig, Sources, initial_indices, key_samples
+from attar.labels import class_major_labels
+from attar.objectives.none import NoObjectiveConfig
+from attar.objectives.objective import RealItems
+from attar.observers import Observer
+from attar.parameterizations.codes import Codes
+from attar.parameterizations.mosaic import Mosaic, MosaicConfig
+from attar.parameterizations.tiling import Grid, squeeze
+from attar.progress import Progress
+from attar.randomness import generator
+from attar.real import codes_to_hold, real_items
+from attar.recipes import Recipe
+
+BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """The spaces of a run, all of the same images.
+
+    Args:
+        codec: images <-> what is stored.
+        preprocess: images -> network inputs; the codec itself where it is one of pixels.
+        matching: images <-> what an objective sees: the codec, or for a mosaic, whose tiles become full images only
+            once they are decoded and enlarged, `preprocess`.
+    """
+
+    codec: Codec
+    preprocess: Codec
+    matching: Codec
+
+    @classmethod
+    def of(cls, recipe: Recipe, train: ImageSet) -> Spaces:
+        """Fitted to the training images. Raises InputError where the recipe is for another image size."""
+        sides = train.image_shape[1:]
+        if recipe.image_size is not None and sides != (recipe.image_size, recipe.image_size):
+            raise InputError(
+                f"recipe {recipe.name!r} is for {recipe.image_size}-pixel images and these are {sides[0]} x {sides[1]}"
+                f"; give --image-size {recipe.image_size} --resize crop, or use recipe latent-dm"
+            )
+        codec = fit_codec(recipe.codec, train)
+        preprocess = codec if isinstance(codec, Pixels) else fit_codec(PixelsConfig(), train)
+        return cls(codec, preprocess, preprocess if isinstance(recipe.parameterization, MosaicConfig) else codec)
+
+    def to(self, device: torch.device) -> Spaces:
+        """On a device; one codec in two roles stays one."""
+        return Spaces(self.codec.to(device), self.preprocess.to(device), self.matching.to(device))
+
+
+@dataclass(frozen=True)
+class Start:
+    """A run's first items.
+
+    Args:
+        synthetic: on the device.
+        sources: the real image, or the part of one, behind each item; None where items start from noise.
+        real: what the items are matched with; None where nothing is.
+    """
+
+    synthetic: Codes
+    sources: Sources | None
+    real: RealItems | None
+
+
+def start(
+    recipe: Recipe,
+    spaces: Spaces,
+    train: ImageSet,
+    count: int,
+    seed: int,
+    device: torch.device,
+    observer: Observer | None,
+    progress: Progress,
+) -> Start:
+    """The first items, `count` codes for each class.
+
+    Everything is encoded once, unless encoding is cheap and float32 codes would be larger than the uint8 images.
+
+    Args:
+        observer: that ranks images, where the recipe starts from key samples.
+
+    Raises:
+        InputError: a class with too few images.
+    """
+    matched = not isinstance(recipe.objective, NoObjectiveConfig)
+    held = None
+    if matched or recipe.initialization in ("herding", "k-centre"):
+        held = codes_to_hold(spaces.matching, train, device, progress)
+    if recipe.initialization == "noise":
+        sources, synthetic = None, _noise(recipe, spaces, train.num_classes, count, seed)
+    else:
+        sources = _sources(recipe, spaces, train, count, seed, device, held, observer, progress)
+        synthetic = _from_sources(recipe, spaces, sources, held)
+    synthetic.to(device)
+    return Start(synthetic, sources, real_items(spaces.matching, train, held, device) if matched else None)
+
+
+def tiles_per_code(recipe: Recipe) -> int:
+    """Items behind one code: N for a mosaic, else 1."""
+    made = recipe.parameterization
+    return Grid(made.grid).num_tiles if isinstance(made, MosaicConfig) else 1
+
+
+def _sources(
+    recipe: Recipe,
+    spaces: Spaces,
+    train: ImageSet,
+    count: int,
+    seed: int,
+    device: torch.device,
+    held: Tensor | None,
+    observer: Observer | None,
+    progress: Progress,
+) -> Sources:
+    wanted = count * tiles_per_code(recipe)
+    draw = generator(seed, "initialization")
+    if isinstance(recipe.initialization, KeySamplesConfig):
+        assert observer is not None
+        return key_samples(recipe.initialization, observer, train, wanted, draw, device, progress)
+
+    def items_of(indices: Tensor) -> Tensor:
+        if held is not None:
+            return held[indices].float()
+        return encoded(spaces.matching, Sources.of_indices(train, indices, device), Grid(1))
+
+    indices = initial_indices(recipe.initialization, items_of, train.class_indices, wanted, draw, train.classes)
+    return Sources.of_indices(train, indices, device)
+
+
+def _noise(recipe: Recipe, spaces: Spaces, num_classes: int, count: int, seed: int) -> Codes:
+    codes = torch.randn(num_classes * count, *spaces.codec.code_shape, generator=generator(seed, "initialization"))
+    return _parameterized(recipe, spaces, codes, class_major_labels(num_classes, count * tiles_per_code(recipe)))
+
+
+def _from_sources(recipe: Recipe, spaces: Spaces, sources: Sources, held: Tensor | None) -> Codes:
+    made = recipe.parameterization
+    if isinstance(made, MosaicConfig):
+        codes = encoded(spaces.codec, sources, Grid(made.grid))
+    elif held is not None and sources.boxes is None:
+        codes = held[sources.indices].float()
+    else:
+        codes = encoded(spaces.codec, sources, Grid(1))
+    return _parameterized(recipe, spaces, codes, sources.labels)
+
+
+def _parameterized(recipe: Recipe, spaces: Spaces, codes: Tensor, labels: Tensor) -> Codes:
+    made = recipe.parameterization
+    if isinstance(made, MosaicConfig):
+        return Mosaic(spaces.codec, codes, labels, made.storage, preprocess=spaces.preprocess, grid=made.grid)
+    return Codes(spaces.codec, codes, labels, made.storage)
+
+
+@torch.no_grad()
+def encoded(codec: Codec, sources: Sources, grid: Grid) -> Tensor:
+    """Codes float32 [M, c, h, w] of the sources squeezed into canvases, on the CPU; M of them from M N sources."""
+    frozen = codec.to(sources.device)
+    blocks = torch.arange(len(sources)).split(max(1, BLOCK // grid.num_tiles) * grid.num_tiles)
+    return torch.cat([frozen.encode(squeeze(sources.images(items), grid)).cpu() for items in blocks])
