@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from attar.budget import num_bytes
 from attar.errors import InputError
 from attar.footprint import free_bytes, saved_bytes_per_item, size_text
 from attar.networks.network import Network, build_network, num_parameters
-from attar.objectives.alignment import AlignmentConfig
+from attar.objectives.alignment import AlignmentConfig, layer_number
 from attar.objectives.features import FeaturesConfig
 from attar.objectives.gradients import GradientsConfig
 from attar.objectives.inversion import InversionConfig
@@ -108,14 +109,32 @@ def _parts(
     parameters = VALUE_BYTES * num_parameters(network)
     per_item = saved_bytes_per_item(network, context.item_shape)
     items = sum(value.numel() for value in synthetic.parameters() if value.requires_grad)
-    averaged = recipe.optimizer is not None and recipe.optimizer.average > 0
-    return {
+    parts = {
         "real items": real.num_bytes,
-        "synthetic items": VALUE_BYTES * items * (4 if averaged else 3),
+        "synthetic items": VALUE_BYTES * items * _copies_of_items(recipe),
         "networks": parameters * _network_copies(config, context.num_classes),
         "libraries": WORKSPACE_BYTES,
         "activations": int(per_item * _items_at_once(config, len(synthetic), context.num_classes)),
     }
+    if isinstance(config, AlignmentConfig) and config.augmentation is None:
+        parts["originals' features"] = _kept_features(config, network, len(synthetic))
+    return parts
+
+
+def _copies_of_items(recipe: Recipe) -> int:
+    """Values, gradient, and what the optimiser and the average keep beside them."""
+    optimizer = recipe.optimizer
+    assert optimizer is not None
+    return (3 if optimizer.kind == "sgd" else 4) + (optimizer.average > 0)
+
+
+def _kept_features(config: AlignmentConfig, network: Network, num_items: int) -> int:
+    """Bytes of all originals' features, or none where they are more than may be kept."""
+    shell = deepcopy(network).to("meta")
+    image = torch.empty(1, *network.input_shape, device="meta")
+    found = shell(image) if config.layer == "logits" else shell.maps(image, layer_number(config.layer))
+    needed = VALUE_BYTES * found.numel() * num_items
+    return needed if needed <= config.kept_bytes else 0
 
 
 def _with_kept_graphs(plan: MemoryPlan, network: Network, context: Context, num_items: int) -> MemoryPlan:

@@ -42,6 +42,11 @@ class AlignmentConfig(Config):
         return self.model_copy(update={"augmentation": self.augmentation and self.augmentation.without_flip()})
 
 
+def layer_number(layer: int | str) -> int:
+    """The block that a layer's name stands for."""
+    return layer if isinstance(layer, int) else LAYERS[layer]
+
+
 def feature_distance(
     kind: Literal["squared", "absolute"], one: Float[Tensor, "items features"], two: Float[Tensor, "items features"]
 ) -> Float[Tensor, " items"]:
@@ -145,4 +150,4 @@ class Alignment(Objective):
         layer = self.config.layer
         if layer == "logits":
             return self.observer.logits(images)
-        return self.observer.maps(images, layer if isinstance(layer, int) else LAYERS[layer]).flatten(1)
+        return self.observer.maps(images, layer_number(layer)).flatten(1)

@@ -33,6 +33,8 @@ REGISTRY: dict[str, Callable[[], Recipe]] = {
     "dm-ipc100": dm.dm_ipc100,
     **_table(dc.dc, dc.DC),
     **_table(dc.dsa, dc.DSA),
+    "idc": idc.idc,
+    "idc-imagenet10": idc.idc_imagenet10,
     "idc-matching": idc.idc_matching,
     "idc-matching-imagenet10": idc.idc_matching_imagenet10,
     **_table(mtt.mtt, mtt.MTT),
