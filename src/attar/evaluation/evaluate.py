@@ -78,8 +78,8 @@ def evaluate(
     progress = progress or Silent()
     chosen = protocol_named(protocol)
     kinds = baseline_kinds(baselines)
-    numbers = _seeds(chosen.seeds if seeds is None else seeds)
-    configs = _networks(chosen.networks if networks is None else networks)
+    numbers = seed_numbers(chosen.seeds if seeds is None else seeds)
+    configs = network_configs(chosen.networks if networks is None else networks)
     where = resolve_device(device)
     small = DistilledSet.load(distilled) if isinstance(distilled, str | Path) else distilled
     splits = load_splits(data, progress)
@@ -87,7 +87,7 @@ def evaluate(
     used = resolve_flip(chosen, flip, splits.name)
     _, height, width = small.image_shape
     job = Measurement(
-        used, numbers, [_resolved(config, min(height, width)) for config in configs], where, cache, progress
+        used, numbers, [with_depth(config, min(height, width)) for config in configs], where, cache, progress
     )
     rows = job.run(_candidates(small, splits.train, kinds, learned_rate(small, used)), small, splits.test)
     called = name or (set_name(distilled) if isinstance(distilled, str | Path) else small.name)
@@ -156,7 +156,7 @@ def learned_rate(distilled: DistilledSet, chosen: Protocol) -> float | None:
     return rate
 
 
-def _seeds(wanted: int | Sequence[int]) -> tuple[int, ...]:
+def seed_numbers(wanted: int | Sequence[int]) -> tuple[int, ...]:
     numbers = tuple(range(wanted)) if isinstance(wanted, int) else tuple(wanted)
     if not numbers:
         raise InputError(f"{wanted} seeds were asked for; at least 1 is needed, 3 or more are better")
@@ -165,7 +165,7 @@ def _seeds(wanted: int | Sequence[int]) -> tuple[int, ...]:
     return numbers
 
 
-def _networks(wanted: Sequence[str | NetworkConfig] | str | NetworkConfig) -> list[NetworkConfig]:
+def network_configs(wanted: Sequence[str | NetworkConfig] | str | NetworkConfig) -> list[NetworkConfig]:
     listed = [wanted] if isinstance(wanted, str | NetworkConfig) else list(wanted)
     configs = [network_from_text(each) if isinstance(each, str) else each for each in listed]
     if not configs:
@@ -173,7 +173,7 @@ def _networks(wanted: Sequence[str | NetworkConfig] | str | NetworkConfig) -> li
     return list(dict.fromkeys(configs))
 
 
-def _resolved(config: NetworkConfig, resolution: int) -> NetworkConfig:
+def with_depth(config: NetworkConfig, resolution: int) -> NetworkConfig:
     """With its depth said: a record must not depend on a rule that may change."""
     if config.kind != "convnet" or config.depth is not None:
         return config
@@ -246,7 +246,7 @@ def _card(
         train_fingerprint=splits.train.fingerprint,
         num_test=len(splits.test),
         seeds=job.seeds,
-        device=_device_name(job.device),
+        device=device_name(job.device),
         versions={"attar": __version__, "torch": torch.__version__},
         rows=tuple(rows),
         differences=tuple(_differences(rows)),
@@ -304,7 +304,7 @@ def _label_and_rate_notes(used: Protocol, distilled: DistilledSet) -> list[str]:
     return notes
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)} (cuda)"
     threads = torch.get_num_threads()

@@ -6,16 +6,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from pydantic import Field, ValidationError
 from torch import Tensor
 
 from attar import __version__
+from attar.codecs.codec import Codec
 from attar.config import Config
 from attar.data.image_set import ImageSet
-from attar.distilled import DistilledSet
 from attar.evaluation.baselines import Candidate
 from attar.evaluation.protocol import Protocol
 from attar.evaluation.scorecard import DISTILLED, Row
@@ -60,7 +60,7 @@ class Measurement:
     cache: bool
     progress: Progress
 
-    def run(self, candidates: Sequence[Candidate], distilled: DistilledSet, test: ImageSet) -> list[Row]:
+    def run(self, candidates: Sequence[Candidate], trained_for: Task, test: ImageSet) -> list[Row]:
         """All rows, network by network."""
         present = [candidate for candidate in candidates if candidate.absent is None]
         # A learned rate changes no number of steps.
@@ -68,26 +68,26 @@ class Measurement:
         self.progress.start("evaluating", sum(per_seed) * len(self.seeds) * len(self.networks))
         try:
             return [
-                self._row(candidate, network, distilled, test) for network in self.networks for candidate in candidates
+                self._row(candidate, network, trained_for, test) for network in self.networks for candidate in candidates
             ]
         finally:
             self.progress.finish()
 
-    def _row(self, candidate: Candidate, network: NetworkConfig, distilled: DistilledSet, test: ImageSet) -> Row:
+    def _row(self, candidate: Candidate, network: NetworkConfig, trained_for: Task, test: ImageSet) -> Row:
         row = Row.model_construct(
             name=candidate.name, network=network, num_items=candidate.num_items, note=candidate.note,
             paper_bytes=candidate.paper_bytes, num_bytes=candidate.num_bytes, absent=candidate.absent,
         )  # fmt: skip
         if candidate.absent is not None:
             return Row.model_validate(row.model_dump())
-        keys = {seed: self._key(candidate, network, seed, distilled, test) for seed in self.seeds}
+        keys = {seed: self._key(candidate, network, seed, trained_for, test) for seed in self.seeds}
         scores = {seed: score for seed, key in keys.items() if (score := self._read(key, test))}
         cached = len(scores)
         steps = Plan.of(self.protocol.training, candidate.num_items).num_steps
         self.progress.advance(steps * cached)
         for group in self._groups(candidate, [seed for seed in self.seeds if seed not in scores]):
             items = candidate.items(group[0], self.device)
-            found = self._measure(items, network, self._training(candidate), group, distilled, test)
+            found = self._measure(items, network, self._training(candidate), group, trained_for, test)
             for seed, score in found.items():
                 scores[seed] = score
                 if self.cache:
@@ -105,20 +105,20 @@ class Measurement:
         network: NetworkConfig,
         training: TrainingConfig,
         seeds: list[int],
-        distilled: DistilledSet,
+        trained_for: Task,
         test: ImageSet,
     ) -> dict[int, Score]:
         start = time.perf_counter()
         trained = train_networks(
             network,
             items,
-            distilled.num_classes,
+            trained_for.num_classes,
             training,
             seeds,
             device=self.device,
             progress=Within(self.progress),
         )
-        preprocess = distilled.preprocess.to(self.device)
+        preprocess = trained_for.preprocess.to(self.device)
 
         def inputs_of(images: Tensor) -> Tensor:
             return preprocess.encode(images.float() / 255)
@@ -131,13 +131,13 @@ class Measurement:
         }
 
     def _key(
-        self, candidate: Candidate, network: NetworkConfig, seed: int, distilled: DistilledSet, test: ImageSet
+        self, candidate: Candidate, network: NetworkConfig, seed: int, trained_for: Task, test: ImageSet
     ) -> str:
         return content_key(
             "score",
             FORMAT,
             candidate.content(seed),
-            distilled.preprocess.identity(),
+            trained_for.preprocess.identity(),
             test.fingerprint,
             self._training(candidate).key_tree(),
             network.key_tree(),
