@@ -31,7 +31,6 @@ SMALL: dict[str, Any] = {
     "observer.training.learning_rate": 0.1,
     "labels.epochs": 4,
 }
-CONVNET: dict[str, Any] = {"image_size": None, "observer.network.kind": "convnet", "observer.network.stem": "small"}
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "lic": ("lic", {"steps": 6}),
     "rded": ("rded-cifar10-convnet", {"image_size": None}),
@@ -99,7 +98,7 @@ def test_compensation_brings_features_nearer() -> None:
                 losses.append(figures["loss"])
 
     run("lic", changes={"steps": 60, "objective.augmentation": None}, progress=Losses())
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_items_stay_in_the_valid_range() -> None:
@@ -150,7 +149,7 @@ def test_scores_show_what_the_labels_alone_are_worth() -> None:
     alike = named["random images, labelled alike"]
     assert alike.absent is None and alike.num_items == 10
     assert alike.num_bytes == 10 * 64 + made.storage.label_bytes
-    assert len(set(alike.accuracies)) == 2 or alike.accuracies[0] >= 0
+    assert alike.paper_bytes == 4 * (10 * 64 + made.storage.label_bytes // 2)
 
 
 def test_without_the_observer_rows_say_what_is_absent(own_cache: Path) -> None:
@@ -179,11 +178,7 @@ def test_an_online_observer_counts_as_label_storage_and_is_asked() -> None:
 COMPOSITIONS: dict[str, tuple[str, dict[str, Any], str]] = {
     "no observer": ("lic", {"observer": None}, "ask an observer, and there is none"),
     "an idle observer": ("dm", {"observer": {}}, "nothing asks the observer"),
-    "alignment of what was not squeezed": (
-        "lic",
-        {"parameterization.kind": "codes"},
-        "set parameterization.kind=mosaic",
-    ),
+    "alignment of whole images": ("lic", {"parameterization": {"kind": "codes"}}, "set parameterization.kind=mosaic"),
     "alignment from noise": ("lic", {"initialization": "noise"}, "needs real images to start from"),
     "learned labels of tiles": ("idc", {"labels": {"kind": "soft", "initial": "class"}}, "the labels of tiles"),
 }
@@ -192,8 +187,6 @@ COMPOSITIONS: dict[str, tuple[str, dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", COMPOSITIONS)
 def test_compositions_that_cannot_be_are_refused(case: str) -> None:
     name, changes, message = COMPOSITIONS[case]
-    if name == "lic" and "parameterization.kind" in changes:
-        changes = {"parameterization": {"kind": "codes"}}
     with pytest.raises(InputError, match=message):
         override(recipe(name), changes)
 
