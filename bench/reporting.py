@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import platform
+import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -49,3 +52,26 @@ def run_benches(benches: Mapping[str, Bench], description: str | None, repeats: 
 def on_device(bench: Callable[[torch.device, int], dict[str, Any]]) -> Bench:
     """A bench of device and repeats as one of options."""
     return lambda options: bench(torch.device(options.device), options.repeats)
+
+
+def peak_of(step: Callable[[], Any], device: torch.device) -> int:
+    """Bytes that a step takes at its peak above what was there before: on CUDA of what is allocated, else resident.
+
+    On a CPU the process should be a fresh one in which a smaller step has been taken.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        step()
+        return torch.cuda.max_memory_allocated(device) - before
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).malloc_trim(0)  # what the warm-up freed must not hide what the step takes
+    before = _status_bytes("VmRSS")
+    step()
+    return max(0, _status_bytes("VmHWM") - before)  # in small cases the warm-up's peak may be the higher one
+
+
+def _status_bytes(name: str) -> int:
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return 1024 * int(found[1])

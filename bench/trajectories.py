@@ -8,7 +8,6 @@ its own for every case. Experts are made up; neither time nor memory depends on 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import re
@@ -24,6 +23,7 @@ from attar.process import prepare_process
 prepare_process()
 
 import torch
+from bench.reporting import peak_of
 from bench.run import Run, cifar_shaped, median_seconds
 
 from attar.codecs.augmenting import siamese_augmentation
@@ -98,17 +98,7 @@ def outer_step(case: Case, device: torch.device) -> Run:
 def peak_bytes(case: Case, device: torch.device) -> int:
     """What one outer step takes at its peak, measured in this process, which should be a fresh one."""
     outer_step(Case(case.space, "adjoint", 1, case.width), device)()
-    step = outer_step(case, device)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        step()
-        return torch.cuda.max_memory_allocated(device) - before
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).malloc_trim(0)  # what the warm-up freed must not hide what the step takes
-    before = _status_bytes("VmRSS")
-    step()
-    return max(0, _status_bytes("VmHWM") - before)  # in small cases the warm-up's peak may be the higher one
+    return peak_of(outer_step(case, device), device)
 
 
 def peak_bytes_elsewhere(case: Case, options: argparse.Namespace) -> int:
@@ -174,12 +164,6 @@ def main() -> None:
     if options.json:
         options.json.write_text(json.dumps(report, indent=1))
         print(f"written to {options.json}")
-
-
-def _status_bytes(name: str) -> int:
-    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return 1024 * int(found[1])
 
 
 def _free_bytes(device: torch.device) -> int:

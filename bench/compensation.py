@@ -1,0 +1,142 @@
+"""LIC's compensation against SRe2L's recovery: LIC's Table 3, 100 images of 64 x 64 at a time.
+
+`python bench/compensation.py [--json OUT] [--only ...] [--small]`. One step of each is timed, items and update
+included; runs alternate, medians are printed, and are multiplied by the recipes' steps (200, and 4000: the official
+command for Tiny-ImageNet). LIC's 100 canvases hold 400 tiles, which go through the observer 100 at a time: they are
+independent, and any chunk gives the same result. Peak memory is above what was there before the step, on CPUs in a
+process of its own for every case. Weights are random: times do not depend on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from attar.process import prepare_process
+
+prepare_process()
+
+import torch
+from bench.reporting import peak_of, run_benches
+from bench.run import Run, median_seconds
+
+from attar.codecs.pixels import PixelsConfig
+from attar.codecs.registry import fit_codec
+from attar.data.image_set import ImageSet
+from attar.initialization import Sources
+from attar.labels import class_major_labels
+from attar.networks.network import NetworkConfig, build_network, network_from_text
+from attar.objectives.alignment import AlignmentConfig
+from attar.objectives.inversion import InversionConfig
+from attar.objectives.objective import Context, RealItems
+from attar.objectives.registry import build_objective
+from attar.observers import Observer
+from attar.parameterizations.codes import Codes
+from attar.parameterizations.mosaic import Mosaic
+from attar.randomness import generator
+from attar.recipes import Recipe, recipe
+from attar.updates import Updates
+
+NETWORKS = {"Conv-4": "convnet:d4-batch", "ResNet-18": "resnet18:batch", "MobileNet-V2": "mobilenet_v2"}
+RECIPES = {"LIC": "lic-tiny-convnet", "SRe2L": "sre2l-tiny-convnet"}
+CHUNK = 100
+
+
+def network_of(name: str, small: bool) -> NetworkConfig:
+    """The architecture, or a ConvNet of width 8."""
+    return network_from_text("convnet:d2w8-batch" if small else NETWORKS[name])
+
+
+def step_of(method: str, name: str, count: int, chunk: int, device: torch.device, small: bool) -> Run:
+    """One step with its update, of `count` stored images."""
+    side = 16 if small else 64
+    images = torch.randint(0, 256, (4 * count, 3, side, side), generator=generator(0, "images"), dtype=torch.uint8)
+    labels = torch.arange(4 * count) % 10
+    train = ImageSet(images, labels, tuple(f"class {index}" for index in range(10)))
+    codec = fit_codec(PixelsConfig(), train).to(device)
+    config = network_of(name, small)
+    network = build_network(config, (3, side, side), 10).to(device).eval()
+    observer = Observer(network, config, codec, train.classes).to(device)
+    made = settings(method, chunk)
+    items = torch.randn(count, 3, side, side, generator=generator(0, "items"))
+    synthetic = (
+        Mosaic(codec, items, class_major_labels(10, 4 * count // 10), preprocess=codec).to(device)
+        if method == "LIC"
+        else Codes(codec, items, class_major_labels(10, count // 10)).to(device)
+    )
+    sources = Sources.of_indices(train, torch.arange(4 * count), device)
+    real = RealItems(labels, 10, images=train, codec=codec, device=device)
+    context = Context(
+        real.shape, 10, device, made.steps, observer=observer, originals=sources.images, images_of=codec.decode
+    )
+    assert isinstance(made.objective, AlignmentConfig | InversionConfig)
+    objective = build_objective(made.objective, context)
+    updates = Updates(made, synthetic, objective, count // 10)
+    counter = iter(range(10**9))
+
+    def step() -> None:
+        updates.clear()
+        objective.accumulate(synthetic, real, generator(0, "step", next(counter)))
+        updates.take(0.5)
+
+    return step
+
+
+def settings(method: str, chunk: int) -> Recipe:
+    """The recipe, LIC's in chunks of so many tiles."""
+    made = recipe(RECIPES[method])
+    if method == "SRe2L":
+        return made
+    return made.model_copy(update={"objective": made.objective.model_copy(update={"chunk_items": chunk})})
+
+
+def peak_bytes(method: str, name: str, device: torch.device, small: bool) -> int:
+    """Of one step, after a step with 10 images."""
+    step_of(method, name, 10, 10, device, small)()
+    return peak_of(step_of(method, name, 20 if small else 100, CHUNK, device, small), device)
+
+
+def peak_elsewhere(method: str, name: str, options: argparse.Namespace) -> int:
+    """`peak_bytes` in a fresh process."""
+    case = json.dumps([method, name, options.device, options.small, options.threads])
+    command = [sys.executable, str(Path(__file__).resolve()), "--case", case]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def bench_network(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Both methods with one architecture."""
+    device, count = torch.device(options.device), 20 if options.small else 100
+    runs = {method: step_of(method, name, count, CHUNK, device, options.small) for method in RECIPES}
+    seconds = median_seconds(runs, options.repeats, device)
+    steps = {method: recipe(RECIPES[method]).steps for method in RECIPES}
+    whole = {method: steps[method] * seconds[method] for method in RECIPES}
+    peak = {method: peak_elsewhere(method, name, options) / 1e6 for method in RECIPES}
+    return {
+        "seconds a step": seconds,
+        "seconds": whole,
+        "SRe2L against LIC": whole["SRe2L"] / whole["LIC"],
+        "SRe2L of 1000 steps against LIC": 1000 * seconds["SRe2L"] / whole["LIC"],
+        "peak MB": peak,
+        "memory, LIC against SRe2L": peak["LIC"] / max(1e-6, peak["SRe2L"]),
+    }
+
+
+def main() -> None:
+    """Run the benches that are asked for, or measure one case's memory."""
+    if len(sys.argv) == 3 and sys.argv[1] == "--case":
+        method, name, device, small, threads = json.loads(sys.argv[2])
+        torch.set_num_threads(threads)
+        print(peak_bytes(method, name, torch.device(device), small))
+        return
+    benches = {name: (lambda options, name=name: bench_network(name, options)) for name in NETWORKS}
+    run_benches(benches, __doc__, repeats=3, small="seconds instead of minutes: 20 images of 16 x 16, width 8")
+
+
+if __name__ == "__main__":
+    main()
