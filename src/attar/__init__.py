@@ -12,6 +12,7 @@ from attar.errors import InputError
 
 if TYPE_CHECKING:
     from attar import recipes as recipes
+    from attar.applications.continual import continual as continual
     from attar.citations import cite as cite
     from attar.data.sources import load_images as load_images
     from attar.distill import distill as distill
@@ -29,6 +30,7 @@ _PLACES = {
     "DistilledSet": "attar.distilled",
     "cite": "attar.citations",
     "compare": "attar.evaluation.compare",
+    "continual": "attar.applications.continual",
     "distill": "attar.distill",
     "doctor": "attar.doctor",
     "evaluate": "attar.evaluation.evaluate",
@@ -43,6 +45,7 @@ __all__ = [
     "__version__",
     "cite",
     "compare",
+    "continual",
     "distill",
     "doctor",
     "evaluate",

@@ -25,6 +25,7 @@ from attar.options import (
     File,
     Flip,
     ImageSize,
+    JsonOut,
     Networks,
     NoCache,
     Overwrite,
@@ -35,9 +36,11 @@ from attar.options import (
     Settings,
     Test,
     assignments,
+    listed,
     loading_arguments,
-    names,
+    memory_budget,
 )
+from attar.printing import print_pairs, say, show_table, unindented, write_and_say
 from attar.process import prepare_process
 
 if TYPE_CHECKING:
@@ -141,7 +144,7 @@ def distill_verb(
             progress=progress,
             **loading,
         )
-    _say(f"{out}: {len(result)} items of {len(result.classes)} classes in {out.stat().st_size} bytes")
+    say(f"{out}: {len(result)} items of {len(result.classes)} classes in {out.stat().st_size} bytes")
 
 
 @_verb("experts", stopped="stopped; the same command continues after the last whole epoch")
@@ -171,7 +174,7 @@ def experts_verb(
         buffer = make_experts(
             data, recipe, count=count, device=device, settings=settings, codec=codec, progress=progress, **loading
         )
-    _say(summary(buffer))
+    say(summary(buffer))
 
 
 @_verb("observer", stopped="stopped; the same command continues after the last whole epoch")
@@ -199,7 +202,7 @@ def observer_verb(
         made = make_observer(
             data, network=network, weights=weights, device=device, settings=settings, progress=progress, **loading
         )
-    _say(summary(made))
+    say(summary(made))
 
 
 @_verb("evaluate", stopped="stopped; the same command continues: networks already trained are kept in the cache")
@@ -210,7 +213,7 @@ def evaluate_verb(
     networks: Networks = None,
     seeds: Seeds = None,
     no_baselines: Annotated[bool, typer.Option("--no-baselines", help="Only the distilled set itself.")] = False,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Write the scorecard as JSON; - for stdout.")] = None,
+    json_out: JsonOut = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
     flip: Flip = None,
     device: Device = "auto",
@@ -236,7 +239,7 @@ def evaluate_verb(
             distilled,
             splits,
             protocol,
-            networks=None if networks is None else names(networks),
+            networks=listed(networks),
             seeds=seeds,
             baselines=not no_baselines,
             flip=flip,
@@ -246,11 +249,11 @@ def evaluate_verb(
             name=set_name(file),
         )
     if json_out == Path("-"):
-        _say(card.to_json())
+        say(card.to_json())
         return
-    _print(card.as_markdown() if markdown else card.as_table())
+    show_table(card.as_markdown() if markdown else card.as_table())
     if json_out is not None:
-        _write(json_out, card.to_json())
+        write_and_say(json_out, card.to_json())
 
 
 @_verb("compare", stopped="stopped; the same command continues: networks already trained are kept in the cache")
@@ -283,7 +286,7 @@ def compare_verb(
             sets,
             _real_images(sets[0], data, test, classes, resize, progress),
             protocol,
-            networks=None if networks is None else names(networks),
+            networks=listed(networks),
             seeds=seeds,
             flip=flip,
             device=device,
@@ -291,12 +294,59 @@ def compare_verb(
             progress=progress,
             names=[set_name(file) for file in files],
         )
-    _print(comparison.as_table())
+    show_table(comparison.as_table())
     if out is not None and out.suffix == ".png":
         comparison.plot(out, overwrite=overwrite)
-        _say(str(out))
+        say(str(out))
     elif out is not None:
-        _write(out, comparison.to_json() if out.suffix == ".json" else comparison.as_markdown())
+        write_and_say(out, comparison.to_json() if out.suffix == ".json" else comparison.as_markdown())
+
+
+@_verb("continual", stopped="stopped; the same command continues: finished steps are kept in the cache")
+def continual_verb(
+    data: Data,
+    recipe: Annotated[str, typer.Option(help="What each step's images are distilled with.")] = "lic",
+    steps: Annotated[int, typer.Option(min=1, help="Groups that the classes are learned in, one after another.")] = 5,
+    budget: Annotated[str | None, typer.Option(help="Of each class: 10ipc (the default) or 120lpc.")] = None,
+    memory_bytes: Annotated[str | None, typer.Option(help="Instead: the most for all classes, e.g. 500kB.")] = None,
+    protocol: Protocol = "quick",
+    networks: Networks = None,
+    seeds: Seeds = None,
+    order_seed: Annotated[int | None, typer.Option(help="Shuffle the classes by this seed.")] = None,
+    json_out: JsonOut = None,
+    out: Annotated[Path | None, typer.Option(help="Write a plot, a .png: accuracy over classes seen.")] = None,
+    set_: Settings = None,
+    device: Device = "auto",
+    no_cache: NoCache = False,
+    test: Test = None,
+    classes: Classes = None,
+    image_size: ImageSize = None,
+    resize: Resize = "refuse",
+    channels: Channels = "keep",
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Learn classes group by group from a distilled memory, beside random images of the same bytes."""
+    for path in (json_out, out):
+        _refuse_output(path, overwrite)
+    settings, size = assignments(set_ or []), memory_budget(budget, memory_bytes, out)
+    loading = loading_arguments(test, classes, image_size, resize, channels)
+    import attar
+
+    with _progress(quiet) as progress:
+        card = attar.continual(
+            data, recipe, steps=steps, budget=size, protocol=protocol, networks=listed(networks), seeds=seeds,
+            order_seed=order_seed, device=device, settings=settings, cache=not no_cache, progress=progress, **loading,
+        )  # fmt: skip
+    plotted = None if out is None else card.plot(out, overwrite=overwrite)
+    if json_out == Path("-"):
+        say(card.to_json())
+        return
+    show_table(card.as_table())
+    if plotted is not None:
+        say(str(plotted))
+    if json_out is not None:
+        write_and_say(json_out, card.to_json())
 
 
 @_verb("show")
@@ -316,7 +366,7 @@ def show_verb(
     distilled = attar.load(file)
     real = None if data is None else _real_images(distilled, data, None, None, resize, Silent()).train
     attar.show(distilled, out, overwrite=overwrite, per_class=per_class, real=real)
-    _say(str(out))
+    say(str(out))
 
 
 @_verb("info")
@@ -332,11 +382,11 @@ def info_verb(
 
     distilled = attar.load(file)
     if as_json:
-        _say(json.dumps(distilled.describe(), indent=2, ensure_ascii=False))
+        say(json.dumps(distilled.describe(), indent=2, ensure_ascii=False))
     else:
         from attar.report.facts import facts
 
-        _print_pairs(facts(distilled))
+        print_pairs(facts(distilled))
 
 
 @_verb("export")
@@ -350,7 +400,7 @@ def export_verb(
     import attar
 
     attar.export(attar.load(file), to, out, overwrite=overwrite)
-    _say(str(out))
+    say(str(out))
 
 
 @_verb("recipes")
@@ -364,14 +414,14 @@ def recipes_verb(
     if name is not None:
         shown = recipe(name)
         if not as_json:
-            _say(f"{_unindented(REGISTRY[name].__doc__)}\n")
-        _say(shown.model_dump_json(indent=2))
+            say(f"{unindented(REGISTRY[name].__doc__)}\n")
+        say(shown.model_dump_json(indent=2))
         return
     known = [recipe(each) for each in REGISTRY]
     if as_json:
-        _say(json.dumps([json.loads(each.model_dump_json()) for each in known], indent=2))
+        say(json.dumps([json.loads(each.model_dump_json()) for each in known], indent=2))
         return
-    _print_pairs([(each.name, each.title) for each in known])
+    print_pairs([(each.name, each.title) for each in known])
 
 
 @_verb("cite")
@@ -382,7 +432,7 @@ def cite_verb(
     import attar
 
     entries = attar.cite(what)
-    _say(entries if entries else f"% {what} rests on no publication")
+    say(entries if entries else f"% {what} rests on no publication")
 
 
 @_verb("doctor")
@@ -396,7 +446,7 @@ def doctor_verb(
     import attar
 
     checks = attar.doctor(self_check=not no_self_check)
-    _print_pairs([(f"{check.name} [{check.status}]", check.text) for check in checks])
+    print_pairs([(f"{check.name} [{check.status}]", check.text) for check in checks])
     if any(check.status == "fault" for check in checks):
         raise typer.Exit(1)
 
@@ -444,33 +494,3 @@ def _refuse_output(path: Path | None, overwrite: bool) -> None:
 
     if path is not None and path != Path("-"):
         refuse_existing(path, overwrite)
-
-
-def _write(path: Path, text: str) -> None:
-    from attar.files import write_text
-
-    write_text(path, text)
-    _say(str(path))
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-
-
-def _print(renderable: Any) -> None:
-    """To stdout, as wide as the terminal, or wide enough for any table where there is none."""
-    from rich.console import Console
-
-    Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(renderable, markup=False)
-
-
-def _print_pairs(pairs: list[tuple[str, str]]) -> None:
-    width = max(len(name) for name, _ in pairs)
-    for name, text in pairs:
-        _say(f"{name:<{width}}  {text}")
-
-
-def _unindented(docstring: str | None) -> str:
-    import inspect
-
-    return inspect.cleandoc(docstring or "")

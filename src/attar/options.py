@@ -36,6 +36,7 @@ Flip = Annotated[
     bool | None, typer.Option("--flip/--no-flip", help="Mirror training images; else as the protocol, never digits.")
 ]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Train again what an earlier evaluation already trained.")]
+JsonOut = Annotated[Path | None, typer.Option("--json", help="Write the card as JSON; - for stdout.")]
 Codec = Annotated[str | None, typer.Option(help="Another codec: pixels, zca, pca:f4c4, autoencoder:FOLDER.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe's setting; repeatable.")
@@ -74,6 +75,30 @@ def loading_arguments(
 def names(text: str) -> list[str]:
     """["a", "b"] from "a, b"."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def listed(text: str | None) -> list[str] | None:
+    """`names`, or None for None."""
+    return None if text is None else names(text)
+
+
+def memory_budget(budget: str | None, memory_bytes: str | None, out: Path | None) -> str:
+    """The budget of a replay memory, of each class or of all; and `out` must be a picture. Raises InputError."""
+    from attar.budget import Budget, num_bytes
+
+    if out is not None and out.suffix.lower() != ".png":
+        raise InputError(f"--out {out} ends in {out.suffix or 'nothing'}; write a .png, and --json for everything")
+    if memory_bytes is None:
+        size = budget or "10ipc"
+        if Budget.parse(size).unit == "bytes":
+            raise InputError(
+                f"--budget {size} is of each class here; give e.g. 10ipc, or --memory-bytes {size} for all"
+            )
+        return size
+    if budget is not None:
+        raise InputError("--budget and --memory-bytes are both given; give one of them")
+    num_bytes(memory_bytes, "memory bytes")
+    return memory_bytes
 
 
 def side(text: str) -> int | tuple[int, int]:

@@ -89,7 +89,7 @@ def evaluate(
     job = Measurement(
         used, numbers, [with_depth(config, min(height, width)) for config in configs], where, cache, progress
     )
-    rows = job.run(_candidates(small, splits.train, kinds, learned_rate(small, used)), small, splits.test)
+    rows = job.run(_candidates(small, splits.train, kinds, learned_rate(small, used)), small.preprocess, splits.test)
     called = name or (set_name(distilled) if isinstance(distilled, str | Path) else small.name)
     notes = _notes(chosen, used, small, splits, numbers)
     return _card(called, small, splits, job, rows, notes)
@@ -157,6 +157,7 @@ def learned_rate(distilled: DistilledSet, chosen: Protocol) -> float | None:
 
 
 def seed_numbers(wanted: int | Sequence[int]) -> tuple[int, ...]:
+    """The seeds that a number of them, or a list, means. Raises InputError for none, or one that is listed twice."""
     numbers = tuple(range(wanted)) if isinstance(wanted, int) else tuple(wanted)
     if not numbers:
         raise InputError(f"{wanted} seeds were asked for; at least 1 is needed, 3 or more are better")
@@ -166,6 +167,7 @@ def seed_numbers(wanted: int | Sequence[int]) -> tuple[int, ...]:
 
 
 def network_configs(wanted: Sequence[str | NetworkConfig] | str | NetworkConfig) -> list[NetworkConfig]:
+    """The architectures named, each once. Raises InputError for none, or an unknown one."""
     listed = [wanted] if isinstance(wanted, str | NetworkConfig) else list(wanted)
     configs = [network_from_text(each) if isinstance(each, str) else each for each in listed]
     if not configs:
@@ -305,6 +307,7 @@ def _label_and_rate_notes(used: Protocol, distilled: DistilledSet) -> list[str]:
 
 
 def device_name(device: torch.device) -> str:
+    """What a card says of the device that networks were trained on."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)} (cuda)"
     threads = torch.get_num_threads()

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from pydantic import Field, ValidationError
@@ -60,34 +60,40 @@ class Measurement:
     cache: bool
     progress: Progress
 
-    def run(self, candidates: Sequence[Candidate], trained_for: Task, test: ImageSet) -> list[Row]:
-        """All rows, network by network."""
+    def run(self, candidates: Sequence[Candidate], preprocess: Codec, test: ImageSet) -> list[Row]:
+        """All rows, network by network.
+
+        Args:
+            candidates: the rows.
+            preprocess: images to network inputs.
+            test: of the classes that the candidates are labelled with.
+        """
         present = [candidate for candidate in candidates if candidate.absent is None]
         # A learned rate changes no number of steps.
         per_seed = [Plan.of(self.protocol.training, candidate.num_items).num_steps for candidate in present]
         self.progress.start("evaluating", sum(per_seed) * len(self.seeds) * len(self.networks))
         try:
             return [
-                self._row(candidate, network, trained_for, test) for network in self.networks for candidate in candidates
+                self._row(candidate, network, preprocess, test) for network in self.networks for candidate in candidates
             ]
         finally:
             self.progress.finish()
 
-    def _row(self, candidate: Candidate, network: NetworkConfig, trained_for: Task, test: ImageSet) -> Row:
+    def _row(self, candidate: Candidate, network: NetworkConfig, preprocess: Codec, test: ImageSet) -> Row:
         row = Row.model_construct(
             name=candidate.name, network=network, num_items=candidate.num_items, note=candidate.note,
             paper_bytes=candidate.paper_bytes, num_bytes=candidate.num_bytes, absent=candidate.absent,
         )  # fmt: skip
         if candidate.absent is not None:
             return Row.model_validate(row.model_dump())
-        keys = {seed: self._key(candidate, network, seed, trained_for, test) for seed in self.seeds}
+        keys = {seed: self._key(candidate, network, seed, preprocess, test) for seed in self.seeds}
         scores = {seed: score for seed, key in keys.items() if (score := self._read(key, test))}
         cached = len(scores)
         steps = Plan.of(self.protocol.training, candidate.num_items).num_steps
         self.progress.advance(steps * cached)
         for group in self._groups(candidate, [seed for seed in self.seeds if seed not in scores]):
             items = candidate.items(group[0], self.device)
-            found = self._measure(items, network, self._training(candidate), group, trained_for, test)
+            found = self._measure(items, network, self._training(candidate), group, preprocess, test)
             for seed, score in found.items():
                 scores[seed] = score
                 if self.cache:
@@ -105,23 +111,23 @@ class Measurement:
         network: NetworkConfig,
         training: TrainingConfig,
         seeds: list[int],
-        trained_for: Task,
+        preprocess: Codec,
         test: ImageSet,
     ) -> dict[int, Score]:
         start = time.perf_counter()
         trained = train_networks(
             network,
             items,
-            trained_for.num_classes,
+            test.num_classes,
             training,
             seeds,
             device=self.device,
             progress=Within(self.progress),
         )
-        preprocess = trained_for.preprocess.to(self.device)
+        encoder = preprocess.to(self.device)
 
         def inputs_of(images: Tensor) -> Tensor:
-            return preprocess.encode(images.float() / 255)
+            return encoder.encode(images.float() / 255)
 
         results = test_networks(trained, inputs_of, test, precision=training.precision)
         seconds = (time.perf_counter() - start) / len(seeds)
@@ -130,14 +136,12 @@ class Measurement:
             for seed, result in zip(seeds, results, strict=True)
         }
 
-    def _key(
-        self, candidate: Candidate, network: NetworkConfig, seed: int, trained_for: Task, test: ImageSet
-    ) -> str:
+    def _key(self, candidate: Candidate, network: NetworkConfig, seed: int, preprocess: Codec, test: ImageSet) -> str:
         return content_key(
             "score",
             FORMAT,
             candidate.content(seed),
-            trained_for.preprocess.identity(),
+            preprocess.identity(),
             test.fingerprint,
             self._training(candidate).key_tree(),
             network.key_tree(),

@@ -1,4 +1,4 @@
-"""Plots: the loss of a run, accuracy against bytes."""
+"""Plots: the loss of a run, accuracy against bytes, accuracy against classes seen."""
 
 from __future__ import annotations
 
@@ -43,6 +43,22 @@ class Point:
     joined: bool = False
 
 
+@dataclass(frozen=True)
+class Curve:
+    """Measured accuracies over a growing number of classes.
+
+    Args:
+        series: its entry of the legend.
+        num_classes: ascending.
+        means, stds: percent, one for each; std None for a single seed.
+    """
+
+    series: str
+    num_classes: tuple[int, ...]
+    means: tuple[float, ...]
+    stds: tuple[float | None, ...]
+
+
 def plot_accuracy(
     points: Sequence[Point],
     out: Path | str,
@@ -74,6 +90,43 @@ def plot_accuracy(
     _accuracy_axis(axes, points, chance)
     axes.set_title(title, loc="left", fontsize=10, wrap=True)
     figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=3)
+    return _save(figure, path)
+
+
+def plot_classes(curves: Sequence[Curve], out: Path | str, *, title: str, overwrite: bool = False) -> Path:
+    """Write a PNG of accuracy against classes seen, with bars of one standard deviation over seeds, and chance.
+
+    Args:
+        curves: at least one.
+        title: above the plot.
+
+    Raises:
+        InputError: nothing to draw, or an existing `out`.
+    """
+    path = _png(out, overwrite)
+    if not curves:
+        raise InputError("there is no score to plot; every row is absent")
+    figure, axes = _figure()
+    for number, curve in enumerate(curves):
+        axes.errorbar(
+            curve.num_classes,
+            curve.means,
+            yerr=[math.nan if std is None else std for std in curve.stds],
+            color=COLOURS[number % len(COLOURS)],
+            marker=MARKERS[number % len(MARKERS)],
+            markersize=6,
+            capsize=3,
+            linewidth=1.4,
+            linestyle=":" if number else "-",
+            label=curve.series,
+        )
+    seen = sorted({count for curve in curves for count in curve.num_classes})
+    axes.plot(seen, [100 / count for count in seen], color="#888888", linestyle="--", linewidth=1, label="chance")
+    axes.set_xticks(seen)
+    axes.set_xlabel("classes seen, all of them tested")
+    axes.set_ylabel("accuracy (%), mean ± std over seeds")
+    axes.set_title(title, loc="left", fontsize=10, wrap=True)
+    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=4)
     return _save(figure, path)
 
 

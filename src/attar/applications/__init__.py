@@ -1,0 +1,1 @@
+"""What distilled sets are used for."""
