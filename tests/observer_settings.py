@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 from attar.config import override
 from attar.data.image_set import ImageSet
 from attar.observers import ObserverConfig
+from attar.observers.cache import folder
+from attar.progress import Silent
 from small_sets import digit_images, first_items
 
 
@@ -25,3 +29,28 @@ def short(**changes: Any) -> ObserverConfig:
         **{key.replace("__", "."): value for key, value in changes.items()},
     }
     return override(ObserverConfig(), settings)
+
+
+def contents() -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder().glob("[!.]*")) if path.name != "claims.lock"}
+
+
+class Watcher(Silent):
+    """Counts steps, keeps notes, and may interrupt at a step."""
+
+    def __init__(self, interrupt_at: int = -1) -> None:
+        self.steps, self.resumed, self.interrupt_at = 0, 0, interrupt_at
+        self.total = 0
+        self.notes: list[str] = []
+
+    def start(self, description: str, total: int) -> None:
+        self.total = total
+
+    def advance(self, count: int = 1, **figures: float) -> None:
+        self.resumed += 0 if figures else count
+        self.steps += count
+        if self.steps == self.interrupt_at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)

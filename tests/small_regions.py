@@ -76,3 +76,7 @@ def settings(**changes: Any) -> RegionLabels:
 
 def canvases_of(count: int, height: int = 7, width: int = 9) -> Tensor:
     return torch.rand(count, 2, height, width, generator=generator(3, "canvases"), dtype=torch.float64)
+
+
+def logits_of(count: int, num_classes: int, spread: float = 3.0) -> Tensor:
+    return spread * torch.randn(count, num_classes, generator=generator(1, "logits"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -17,37 +16,10 @@ from attar.networks import network_from_text
 from attar.observers import observer_for
 from attar.observers.cache import folder
 from attar.observers.normalisation import pixels_normalised
-from attar.progress import Silent
 from attar.randomness import generator
 from attar.training import FixedItems, TrainingConfig, train_networks
 from attar.training.snapshots import Snapshot
-from observer_settings import few_digits, short
-
-
-class Watcher(Silent):
-    """Counts steps, keeps notes, and may interrupt at a step."""
-
-    def __init__(self, interrupt_at: int = -1) -> None:
-        self.steps, self.resumed, self.interrupt_at = 0, 0, interrupt_at
-        self.total = 0
-        self.notes: list[str] = []
-
-    def start(self, description: str, total: int) -> None:
-        self.total = total
-
-    def advance(self, count: int = 1, **figures: float) -> None:
-        self.resumed += 0 if figures else count
-        self.steps += count
-        if self.steps == self.interrupt_at:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
-def contents() -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder().glob("[!.]*")) if path.name != "claims.lock"}
-
+from observer_settings import Watcher, contents, few_digits, short
 
 OPTIMIZERS = ("sgd", "adamw")
 

@@ -27,7 +27,7 @@ from attar.observers.command import make_observer, observer_config, summary
 from attar.observers.normalisation import Normalisation, pixels_normalised
 from attar.randomness import generator
 from attar.training import TrainingConfig
-from observer_settings import few_digits, short
+from observer_settings import Watcher, contents, few_digits, short
 from small_sets import CLASSES, digit_images
 
 NETWORK = network_from_text("convnet:w16-batch")

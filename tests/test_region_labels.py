@@ -23,9 +23,8 @@ from attar.labels.region_logits import (
 )
 from attar.labels.regions import RegionLabels, apply_regions, draw_regions
 from attar.parameterizations.tiling import Grid, expand, tile_boxes
-from attar.randomness import generator
 from reference.regions import box, regions
-from small_regions import DSA, canvases_of, settings
+from small_regions import DSA, canvases_of, logits_of, settings
 from small_sets import digit_images
 
 # Which regions
@@ -127,10 +126,6 @@ def test_settings_that_cannot_work_are_refused() -> None:
 
 
 # Storage
-
-
-def logits_of(count: int, num_classes: int, spread: float = 3.0) -> Tensor:
-    return spread * torch.randn(count, num_classes, generator=generator(1, "logits"))
 
 
 def stored(logits: Tensor, config: RegionLabels) -> dict[str, Tensor]:
