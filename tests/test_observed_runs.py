@@ -198,6 +198,15 @@ def test_a_weak_observer_stops_the_run_before_anything_is_written(tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_labels_that_do_not_fit_are_refused_before_any_work(tmp_path: Path) -> None:
+    watch = Watch()
+    with pytest.raises(InputError, match="the labels of one epoch take 200"):
+        run("lic", tmp_path / "x.attar.safetensors", label_bytes="100B", progress=watch)
+    with pytest.raises(InputError, match="top_k is 10 and there are 10 classes"):
+        run("lic", tmp_path / "x.attar.safetensors", {"labels.storage": "top-k", "labels.top_k": 10}, progress=watch)
+    assert list(tmp_path.iterdir()) == [] and not any("observer" in task for task in watch.tasks)
+
+
 def test_digits_and_letters_are_never_mirrored() -> None:
     plain = recipe("lic").without_flip()
     assert isinstance(plain.labels, RegionLabels) and plain.labels.flip == 0

@@ -27,6 +27,7 @@ from attar.experts import train_experts
 from attar.files import refuse_existing
 from attar.footprint import is_out_of_memory
 from attar.labels import RegionLabels, SoftLabels, class_logits, network_logits
+from attar.labels.region_logits import fitted
 from attar.labels.regions import ObserverFacts
 from attar.manifest import check_classes
 from attar.memory import plan_memory
@@ -125,6 +126,8 @@ def distill(
         progress.note("images are not mirrored: the data's name says digits or characters")
     spaces = Spaces.of(task.recipe, train)
     count = num_codes_per_class(task, spaces, train, name, progress)
+    if isinstance(task.recipe.labels, RegionLabels):
+        fitted(task.recipe.labels, count * train.num_classes, train.num_classes)  # refused now, not after all the work
     observer = observer_of(task, train, progress)
     begun = start(task.recipe, spaces, train, count, task.seed, task.device, observer, progress)
     synthetic, state = begun.synthetic, None
