@@ -10,7 +10,9 @@ from attar.codecs.pixels import PixelsConfig
 from attar.codecs.registry import fit_codec
 from attar.data.image_set import ImageSet
 from attar.networks.network import NetworkConfig, Norm, build_network
+from attar.observers.swift import SwiftObserver
 from attar.randomness import generator
+from attar.training.acceleration import Precision
 from small_sets import digit_images
 
 
@@ -49,6 +51,9 @@ class SmallObserver(nn.Module):
         for block in blocks[:last]:
             inputs = block(inputs)
         return blocks[last][:3](inputs)
+
+    def swift(self, num_images: int, precision: Precision) -> SwiftObserver:
+        return SwiftObserver(self.network, self.preprocess, "bfloat16" if precision == "bfloat16" else "float32")
 
     def batch_statistics(self) -> list[nn.BatchNorm2d]:
         return [layer for layer in self.network.modules() if isinstance(layer, nn.BatchNorm2d)]

@@ -16,6 +16,7 @@ import typer
 from attar.errors import InputError
 from attar.exit_status import ReaderGone, Stopped, exit_status
 from attar.options import (
+    Baselines,
     Channels,
     Classes,
     Codec,
@@ -36,6 +37,7 @@ from attar.options import (
     Settings,
     Test,
     assignments,
+    chosen_baselines,
     listed,
     loading_arguments,
     memory_budget,
@@ -212,6 +214,7 @@ def evaluate_verb(
     protocol: Protocol = "quick",
     networks: Networks = None,
     seeds: Seeds = None,
+    baselines: Baselines = None,
     no_baselines: Annotated[bool, typer.Option("--no-baselines", help="Only the distilled set itself.")] = False,
     json_out: JsonOut = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
@@ -229,6 +232,7 @@ def evaluate_verb(
     Baselines of the same bytes stand beside it: random real images, a coreset, the undistilled start.
     """
     _refuse_output(json_out, overwrite)
+    rows = chosen_baselines(baselines, no_baselines)
     import attar
     from attar.evaluation.evaluate import set_name
 
@@ -241,7 +245,7 @@ def evaluate_verb(
             protocol,
             networks=listed(networks),
             seeds=seeds,
-            baselines=not no_baselines,
+            baselines=rows,
             flip=flip,
             device=device,
             cache=not no_cache,

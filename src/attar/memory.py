@@ -11,7 +11,7 @@ from attar.budget import num_bytes
 from attar.errors import InputError
 from attar.footprint import free_bytes, saved_bytes_per_item, size_text
 from attar.networks.network import Network, build_network, num_parameters
-from attar.objectives.alignment import AlignmentConfig, layer_number
+from attar.objectives.alignment import AlignmentConfig, layer_number, recurring_views
 from attar.objectives.features import FeaturesConfig
 from attar.objectives.gradients import GradientsConfig
 from attar.objectives.inversion import InversionConfig
@@ -116,7 +116,7 @@ def _parts(
         "libraries": WORKSPACE_BYTES,
         "activations": int(per_item * _items_at_once(config, len(synthetic), context.num_classes)),
     }
-    if isinstance(config, AlignmentConfig) and config.augmentation is None:
+    if isinstance(config, AlignmentConfig):
         parts["originals' features"] = _kept_features(config, network, len(synthetic))
     return parts
 
@@ -129,11 +129,11 @@ def _copies_of_items(recipe: Recipe) -> int:
 
 
 def _kept_features(config: AlignmentConfig, network: Network, num_items: int) -> int:
-    """Bytes of all originals' features, or none where they are more than may be kept."""
+    """Bytes of all originals' features that recur, or none where they are more than may be kept."""
     shell = deepcopy(network).to("meta")
     image = torch.empty(1, *network.input_shape, device="meta")
     found = shell(image) if config.layer == "logits" else shell.maps(image, layer_number(config.layer))
-    needed = VALUE_BYTES * found.numel() * num_items
+    needed = VALUE_BYTES * found.numel() * num_items * recurring_views(config.augmentation)
     return needed if needed <= config.kept_bytes else 0
 
 
@@ -152,7 +152,9 @@ def _with_kept_graphs(plan: MemoryPlan, network: Network, context: Context, num_
 
 def _network_copies(config: MatchingConfig, num_classes: int) -> int:
     """Vectors of the network's size that exist at once."""
-    if isinstance(config, FeaturesConfig | AlignmentConfig | InversionConfig):
+    if isinstance(config, AlignmentConfig):
+        return 2  # the observer, and the swift one
+    if isinstance(config, FeaturesConfig | InversionConfig):
         return 1
     if isinstance(config, GradientsConfig):
         return 4 + 3 * num_classes  # parameters, momentum, gradient; for each class real, synthetic and direction

@@ -32,6 +32,9 @@ Networks = Annotated[
     str | None, typer.Option(help="Architectures, e.g. convnet,resnet18 or convnet:d3w64-batch; else the protocol's.")
 ]
 Seeds = Annotated[int | None, typer.Option(min=1, help="Networks trained for each row; else the protocol's number.")]
+Baselines = Annotated[
+    str | None, typer.Option(help="Only these rows beside it, e.g. random,same-labels; else the usual ones.")
+]
 Flip = Annotated[
     bool | None, typer.Option("--flip/--no-flip", help="Mirror training images; else as the protocol, never digits.")
 ]
@@ -80,6 +83,13 @@ def names(text: str) -> list[str]:
 def listed(text: str | None) -> list[str] | None:
     """`names`, or None for None."""
     return None if text is None else names(text)
+
+
+def chosen_baselines(text: str | None, none: bool) -> bool | list[str]:
+    """Whether baselines are wanted, or which. Raises InputError."""
+    if text is not None and none:
+        raise InputError("--baselines and --no-baselines are both given; give one of them")
+    return not none if text is None else names(text)
 
 
 def memory_budget(budget: str | None, memory_bytes: str | None, out: Path | None) -> str:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from attar.config import Config
 from attar.data.augmentation import Dsa, DsaConfig, DsaParameters
-from attar.objectives.objective import Context, Objective, RealItems, Synthetic
+from attar.objectives.objective import Context, MapsOfImages, Objective, RealItems, Synthetic
 from attar.shapes import Float, Int64
+from attar.training.acceleration import Precision
 
 LAYERS = {"deep": -1, "shallow": 0}
 
@@ -26,9 +27,12 @@ class AlignmentConfig(Config):
         distance: "squared" (LIC) or "absolute" (its official code) differences.
         augmentation: the transformations g, of the observer's inputs; None compares the images as they are.
         chunk_items: the most items that go through the observer at once.
-        kept_bytes: without augmentation the originals' features are the same in every step; the most that may be kept
-            of them, on the device. Where all of them would take more, none is kept.
+        kept_bytes: originals' features that return unchanged are kept, up to so many bytes on the device: those of
+            unchanged images and of mirrored ones. Where all of them would take more, none is kept.
+        precision: of the observer; "auto" takes bfloat16 where the device computes in it and there is enough to do.
     """
+
+    added_later = frozenset({"precision"})
 
     kind: Literal["alignment"] = "alignment"
     layer: int | Literal["deep", "shallow", "logits"] = "deep"
@@ -36,6 +40,7 @@ class AlignmentConfig(Config):
     augmentation: DsaConfig | None = DsaConfig(strategy="crop_cutout_flip")
     chunk_items: int = Field(default=256, ge=1)
     kept_bytes: int = Field(default=1 << 30, ge=0)
+    precision: Precision = "auto"
 
     def without_flip(self) -> AlignmentConfig:
         """The same without mirrored images."""
@@ -55,6 +60,17 @@ def feature_distance(
     return (gap.square() if kind == "squared" else gap.abs()).mean(1)
 
 
+def recurring_views(augmentation: DsaConfig | None) -> int:
+    """How many of the images' views return unchanged, so that what the observer makes of them can be kept.
+
+    Unchanged images, where nothing is done to them; else unchanged and mirrored ones, where a flip comes by itself.
+    """
+    if augmentation is None:
+        return 1
+    alone = augmentation.mode == "single" or augmentation.operations == ("flip",)
+    return 2 if alone and "flip" in augmentation.operations else 0
+
+
 class Alignment(Objective):
     """LIC's compensation: the gradient that restores, in a squeezed image, the features of what it was made from.
 
@@ -65,8 +81,9 @@ class Alignment(Objective):
     whatever its neighbours are and however many items share a pass.
 
     A step costs a pass forward for each original, without graph, and a pass forward and one back to the inputs for each
-    item: three times a forward pass in all, and twice where the originals' features can be kept. Nothing is derived
-    with respect to the observer's weights.
+    item: three times a forward pass in all, and twice where the originals' features were kept: in a third of the steps
+    of "crop_cutout_flip", whose flips are two views only. Nothing is derived with respect to the observer's weights.
+    The observer is a swift one, see `SwiftObserver`.
 
     Args:
         config: settings; `context.augmentation` is not used, because g transforms what the observer is fed with.
@@ -91,8 +108,10 @@ class Alignment(Objective):
         self.device = torch.device(context.device)
         self.dsa = None if config.augmentation is None else Dsa(config.augmentation)
         self.chunk_items = config.chunk_items
-        self._keeps = self.dsa is None
-        self._kept: dict[int, Tensor] = {}
+        self._num_steps = context.num_steps
+        self._eye: MapsOfImages | None = None
+        self._keeps = recurring_views(config.augmentation) > 0
+        self._kept: dict[tuple[bool, int], Tensor] = {}
 
     def accumulate(self, synthetic: Synthetic, real: RealItems, generator: torch.Generator) -> dict[str, float]:
         drawn = None
@@ -100,6 +119,7 @@ class Alignment(Objective):
             drawn = self.dsa.draw(1, self.observer.preprocess.image_shape, generator, siamese=True)
         losses = []
         count = len(synthetic.labels)
+        self._eye = self._eye or self.observer.swift(count * self._num_steps, self.config.precision)
         for items in torch.arange(count).split(self.chunk_items):
             wanted = self._originals_features(items, count, drawn)
             images = self.images_of(synthetic(items.to(self.device), generator))
@@ -127,13 +147,15 @@ class Alignment(Objective):
 
     @torch.no_grad()
     def _originals_features(self, items: Int64[Tensor, " batch"], count: int, drawn: DsaParameters | None) -> Tensor:
-        first = int(items[0])
-        if first in self._kept:
-            return self._kept[first]
+        mirrored = _mirrored(drawn)
+        place = (bool(mirrored), int(items[0]))
+        if mirrored is not None and place in self._kept:
+            return self._kept[place]
         found = self._features(self.originals(items).to(self.device), drawn)
-        self._keeps = self._keeps and found[0].nbytes * count <= self.config.kept_bytes
-        if self._keeps:
-            self._kept[first] = found
+        needed = found[0].nbytes * count * recurring_views(self.config.augmentation)
+        self._keeps = self._keeps and needed <= self.config.kept_bytes
+        if self._keeps and mirrored is not None:
+            self._kept[place] = found
         return found
 
     def _inject(self, images: Tensor, wanted: Tensor, drawn: DsaParameters | None) -> Tensor:
@@ -148,6 +170,14 @@ class Alignment(Objective):
             preprocess = self.observer.preprocess
             images = preprocess.decode(self.dsa.apply(preprocess.encode(images), drawn))
         layer = self.config.layer
+        assert self._eye is not None
         if layer == "logits":
-            return self.observer.logits(images)
-        return self.observer.maps(images, layer_number(layer)).flatten(1)
+            return self._eye.logits(images)
+        return self._eye.maps(images, layer_number(layer)).flatten(1)
+
+
+def _mirrored(drawn: DsaParameters | None) -> bool | None:
+    """Whether the images are seen mirrored, or as they are; None where something else is done to them."""
+    if drawn is None:
+        return False
+    return bool(drawn.values["flipped"]) if drawn.operations == ("flip",) else None

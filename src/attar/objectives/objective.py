@@ -14,6 +14,7 @@ from attar.codecs.codec import Codec
 from attar.data.augmentation import Augmentation
 from attar.data.image_set import ImageSet
 from attar.shapes import Float, Int64
+from attar.training.acceleration import Precision
 
 
 @runtime_checkable
@@ -69,6 +70,20 @@ class ObserverLike(Protocol):
 
     def batch_statistics(self) -> Sequence[nn.BatchNorm2d]:
         """Its batch norms, the first layer's first."""
+
+    def swift(self, num_images: int, precision: Precision) -> MapsOfImages:
+        """One that answers the same up to rounding, made fast for so many images."""
+
+
+class MapsOfImages(Protocol):
+    """What an objective asks of an observer whose statistics do not matter."""
+
+    @property
+    def preprocess(self) -> Codec: ...
+
+    def logits(self, images: Tensor) -> Tensor: ...
+
+    def maps(self, images: Tensor, layer: int) -> Tensor: ...
 
 
 class RealItems:

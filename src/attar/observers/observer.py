@@ -10,7 +10,12 @@ from torch import Tensor, nn
 from attar.codecs.codec import Codec
 from attar.files import canonical_json
 from attar.networks.network import Network, NetworkConfig
+from attar.observers.swift import SwiftObserver, memory_format
 from attar.shapes import Float
+from attar.training.acceleration import Precision, forward_flops, resolve_acceleration
+
+PASSES = 3
+"""Forward passes that an image costs where it is seen twice, and once backwards."""
 
 
 class Observer(nn.Module):
@@ -40,6 +45,7 @@ class Observer(nn.Module):
     ) -> None:
         super().__init__()
         self.network = network.requires_grad_(False)
+        self.network.to(memory_format=memory_format(network))  # type: ignore[call-overload]
         self.config = config
         self.preprocess = preprocess
         self.classes = tuple(classes)
@@ -57,11 +63,22 @@ class Observer(nn.Module):
 
     def logits(self, images: Float[Tensor, "items C H W"]) -> Float[Tensor, "items classes"]:
         """What it takes images in [0, 1] for, before the softmax."""
-        return self.network(self.preprocess.encode(images))
+        return self.network(self._inputs(images))
 
     def maps(self, images: Float[Tensor, "items C H W"], layer: int) -> Float[Tensor, "items c h w"]:
         """The feature map after a block, before its pooling; see `Network.maps`."""
-        return self.network.maps(self.preprocess.encode(images), layer)
+        return self.network.maps(self._inputs(images), layer)
+
+    def swift(self, num_images: int, precision: Precision = "auto") -> SwiftObserver:
+        """The same observer made fast, for alignment with so many images in all.
+
+        Args:
+            num_images: images of a step times steps, by which "auto" chooses the precision.
+            precision: "auto", "float32" or "bfloat16".
+        """
+        flops = float(PASSES * num_images * forward_flops(self.network, self.network.input_shape))
+        chosen = resolve_acceleration(precision, next(self.network.parameters()).device, flops).precision
+        return SwiftObserver(self.network, self.preprocess, chosen)
 
     def batch_statistics(self) -> list[nn.BatchNorm2d]:
         """Its batch-norm layers, in the order of the state dict; empty where it has none."""
@@ -79,6 +96,9 @@ class Observer(nn.Module):
     def num_bytes(self) -> int:
         """Of its weights in float32."""
         return sum(4 * value.numel() for value in self.network.state_dict().values() if value.is_floating_point())
+
+    def _inputs(self, images: Tensor) -> Tensor:
+        return self.preprocess.encode(images).contiguous(memory_format=memory_format(self.network))
 
     def _identity(self) -> str:
         about = [self.config.name, self.network.input_shape, self.network.num_classes, self.preprocess.identity()]
