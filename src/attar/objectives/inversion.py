@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from attar.config import Config
 from attar.data.augmentation import DsaConfig
 from attar.errors import InputError
+from attar.objectives.moments import channel_moments
 from attar.objectives.objective import Context, Objective, RealItems, Synthetic
 from attar.randomness import generator as make_generator
 from attar.shapes import Float, Int64
@@ -140,7 +141,7 @@ class Moments:
     def of(cls, inputs: Float[Tensor, "items c h w"]) -> Moments:
         """Differentiable with respect to the inputs."""
         count = inputs.numel() // inputs.shape[1]
-        variance, mean = torch.var_mean(inputs, (0, 2, 3), correction=0)
+        mean, variance = channel_moments(inputs)
         return cls(count, mean, variance * count)
 
     @property
