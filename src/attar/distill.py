@@ -27,6 +27,7 @@ from attar.experts import train_experts
 from attar.files import refuse_existing
 from attar.footprint import is_out_of_memory
 from attar.labels import RegionLabels, SoftLabels, class_logits, network_logits
+from attar.labels.keeping import forget_kept
 from attar.labels.region_logits import fitted
 from attar.labels.regions import ObserverFacts
 from attar.manifest import check_classes
@@ -44,7 +45,7 @@ from attar.randomness import generator
 from attar.recipes import Recipe
 from attar.recipes import recipe as recipe_named
 from attar.relabelling import with_regions
-from attar.run_state import RunState, stop_requested
+from attar.run_state import RunState, run_folder, stop_requested
 from attar.starting import Spaces, Start, start, tiles_per_code
 from attar.updates import Updates
 
@@ -142,11 +143,16 @@ def distill(
         learned=learned,
         **_facts(task, spaces.codec, train, name),
     )
+    labels_folder = None if path is None else run_folder(path) / "labels"
     if isinstance(task.recipe.labels, RegionLabels):
         assert observer is not None
-        result = with_regions(result, observer, task.recipe.labels, device=task.device, progress=progress)
+        result = with_regions(
+            result, observer, task.recipe.labels, device=task.device, progress=progress, folder=labels_folder
+        )
     if path is not None:
         result.save(path, overwrite=overwrite)
+    if labels_folder is not None:
+        forget_kept(labels_folder)
     if state is not None:
         state.finish()
     return result

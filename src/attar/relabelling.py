@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from copy import deepcopy
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from attar.distilled import DistilledSet
 from attar.errors import InputError
+from attar.files import content_key
+from attar.labels.keeping import KeptEpochs
 from attar.labels.region_logits import fitted, label_regions
 from attar.labels.regions import Labeller, ObserverFacts, RegionLabels
 from attar.manifest import RegionSpec, describe_tensors
@@ -24,6 +28,7 @@ def with_regions(
     device: torch.device | str = "cpu",
     batch_size: int = 256,
     progress: Progress | None = None,
+    folder: Path | None = None,
 ) -> DistilledSet:
     """The same set with region labels in the place of those that it has.
 
@@ -39,6 +44,7 @@ def with_regions(
         device: where to work.
         batch_size: regions at once.
         progress: told every batch.
+        folder: where a stopped run leaves the labels that it has, for the next one; see `forget_kept`.
 
     Raises:
         InputError: stochastic items, soft labels, a limit below one epoch's labels, an observer of other classes, or
@@ -59,8 +65,11 @@ def with_regions(
         observer.to(device)
     preprocess = deepcopy(distilled.preprocess).to(device)
     labelled = []
-    for part in parts:
+    for index, part in enumerate(parts):
         home = part.labels.device
+        kept = None
+        if folder is not None and facts is not None:
+            kept = KeptEpochs(folder / str(index), labels_key(distilled, index, config, facts, seed, device))
         tensors = label_regions(
             observer,
             part.to(device).canvases,
@@ -74,11 +83,25 @@ def with_regions(
             device=device,
             batch_size=batch_size,
             progress=progress,
+            kept=kept,
         )
         spec = RegionSpec(labels=config, seed=seed, observer=facts, tensors=describe_tensors(tensors))
         labelled.append((spec, tensors))
         part.to(home)
     return distilled.with_regions(labelled)
+
+
+def labels_key(
+    distilled: DistilledSet, shard: int, config: RegionLabels, facts: ObserverFacts, seed: int, device: torch.device
+) -> str:
+    """Of everything that a shard's labels depend on; how many epochs there are changes none of them."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(distilled.payloads()[shard].items()):
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    settings = config.model_copy(update={"epochs": 1}).model_dump(mode="json")
+    about = distilled.manifest.shards[shard].facts() | {"regions": None}
+    preprocess = distilled.preprocess.identity()
+    return content_key("labels", digest.hexdigest(), about, settings, facts.identity, seed, preprocess, device.type)
 
 
 def _check(distilled: DistilledSet, config: RegionLabels) -> None:

@@ -18,6 +18,12 @@ from attar.errors import InputError
 from attar.files import atomic_path, canonical_json, write_text
 
 
+def run_folder(out: Path) -> Path:
+    """`NAME.run` beside `NAME.attar.safetensors`."""
+    stem = out.name.removesuffix(".safetensors").removesuffix(".attar")
+    return out.with_name(f"{stem}.run")
+
+
 class RunState:
     """The folder `NAME.run` beside the file `NAME.attar.safetensors` that a run will write.
 
@@ -30,8 +36,7 @@ class RunState:
     """
 
     def __init__(self, out: Path, configuration: dict[str, Any]) -> None:
-        stem = out.name.removesuffix(".safetensors").removesuffix(".attar")
-        self.folder = out.with_name(f"{stem}.run")
+        self.folder = run_folder(out)
         self.configuration = configuration
         self._metrics: list[str] = []
         self._claims: Claims | None = None

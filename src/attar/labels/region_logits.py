@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from attar.codecs.codec import Codec
 from attar.container import DTYPE_NAMES, DTYPES
 from attar.errors import InputError
+from attar.labels.keeping import KeptEpochs, Labels
 from attar.labels.regions import Canvases, KeptCanvases, Labeller, RegionLabels, Regions
 from attar.progress import Progress, Silent
 from attar.shapes import Float
@@ -163,6 +165,7 @@ def label_regions(
     device: torch.device | str = "cpu",
     batch_size: int = 256,
     progress: Progress | None = None,
+    kept: KeptEpochs | None = None,
 ) -> dict[str, Tensor]:
     """The observer's logits of every region of every epoch, as they are stored: names to [E, M, ...] on the CPU.
 
@@ -179,6 +182,7 @@ def label_regions(
         device: where to work.
         batch_size: regions at once.
         progress: told every batch.
+        kept: where epochs are kept while they are made; those that are there already are not made again.
 
     Raises:
         InputError: logits that are not finite, or of another number of classes.
@@ -192,14 +196,30 @@ def label_regions(
         return {}
     canvases = KeptCanvases(canvases_of, num_canvases, image_shape, device)
     regions = Regions(canvases, num_canvases, image_shape, config, preprocess, grid, seed, device)
-    progress.start("labelling regions", config.epochs * num_canvases)
-    for epoch in range(config.epochs):
-        logits = regions.logits(observer, epoch, batch_size, progress.advance)
-        check_columns(logits, num_classes)
-        for name, tensor in store_logits(logits, config).items():
+    found = _fitting(kept.read() if kept is not None else [], stored)
+    for epoch, labels in enumerate(found):
+        for name, tensor in labels.items():
             stored[name][epoch] = tensor
+    progress.start("labelling regions", config.epochs * num_canvases)
+    progress.advance(len(found) * num_canvases)
+    with nullcontext() if kept is None else kept.whole():
+        for epoch in range(len(found), config.epochs):
+            logits = regions.logits(observer, epoch, batch_size, progress.advance)
+            check_columns(logits, num_classes)
+            labels = store_logits(logits, config)
+            for name, tensor in labels.items():
+                stored[name][epoch] = tensor
+            if kept is not None:
+                kept.add(labels)
     progress.finish()
     return stored
+
+
+def _fitting(found: list[Labels], stored: Labels) -> list[Labels]:
+    """The kept epochs, none where they are of another shape or type than those to be stored."""
+    wanted = {name: (tensor.dtype, tensor.shape[1:]) for name, tensor in stored.items()}
+    fits = all({name: (t.dtype, t.shape) for name, t in labels.items()} == wanted for labels in found)
+    return found[: len(next(iter(stored.values())))] if fits else []
 
 
 def check_columns(logits: Tensor, num_classes: int) -> None:
