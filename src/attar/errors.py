@@ -17,8 +17,12 @@ class NonFiniteLossError(ArithmeticError):
     """A loss became infinite or not a number. The run stopped and its last good state is saved."""
 
 
+MOST_NAMES = 20
+"""Names that a line lists; of more, it lists the nearest."""
+
+
 def unknown(what: str, received: str, allowed: Iterable[str]) -> InputError:
-    """An InputError for a name that does not exist, with the nearest that does.
+    """An InputError for a name that does not exist, with the nearest that does; of many names, with the near ones.
 
     Example:
         >>> str(unknown("codec", "pcaa", ["pca", "dct"]))
@@ -27,4 +31,7 @@ def unknown(what: str, received: str, allowed: Iterable[str]) -> InputError:
     names = sorted(allowed)
     nearest = difflib.get_close_matches(received, names, n=1, cutoff=0.5)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
-    return InputError(f"unknown {what} {received!r}{hint} There are: {', '.join(names)}")
+    if len(names) <= MOST_NAMES:
+        return InputError(f"unknown {what} {received!r}{hint} There are: {', '.join(names)}")
+    near = difflib.get_close_matches(received, names, n=5, cutoff=0.4) or names[:5]
+    return InputError(f"unknown {what} {received!r}{hint} Near are: {', '.join(near)}; there are {len(names)}")
