@@ -14,8 +14,10 @@ from attar.container import DTYPE_NAMES
 from attar.errors import InputError, unknown
 from attar.files import canonical_json
 from attar.parameterizations.codes import Codes, CodesSpec
+from attar.parameterizations.decoders import decoder_table
 from attar.parameterizations.mosaic import Mosaic, MosaicSpec
 from attar.parameterizations.parameterization import Parameterization
+from attar.parameterizations.priors import DECODER, Priors, PriorsSpec
 from attar.parameterizations.tiling import Grid
 
 LARGEST_SCALE = 1e30
@@ -59,9 +61,22 @@ def mosaic_table(config: MosaicSpec, num_items: int, code_shape: tuple[int, int,
     return table | {"codes": (DTYPE_OF[config.storage], (num_items // num_tiles, *code_shape))}
 
 
+def priors_table(config: PriorsSpec, num_items: int, code_shape: tuple[int, int, int], num_classes: int) -> Table:
+    """Means, log-variances where the items are sampled, labels and the decoder; nothing is allocated."""
+    shape = (num_items, config.decoder.num_latents)
+    table: Table = {"mean": (DTYPE_OF[config.storage], shape), "labels": ("I32", (num_items,))}
+    if config.distribution == "gaussian":
+        table["log_variance"] = table["mean"]
+    if config.label_storage is not None:
+        table["soft_labels"] = (DTYPE_OF[config.label_storage], (num_items, num_classes))
+    weights = decoder_table(config.decoder, code_shape, config.storage)
+    return table | {DECODER + name: entry for name, entry in weights.items()}
+
+
 REGISTRY = {
     "codes": Kind(CodesSpec, codes_table, lambda codec, payload, spec, _: Codes.restore(codec, payload, spec)),
     "mosaic": Kind(MosaicSpec, mosaic_table, Mosaic.restore),
+    "priors": Kind(PriorsSpec, priors_table, lambda codec, payload, spec, _: Priors.restore(codec, payload, spec)),
 }
 
 
