@@ -24,11 +24,13 @@ from attar.initialization import Sources
 from attar.labels import class_logits, class_major_labels
 from attar.networks.network import NetworkConfig, build_network
 from attar.objectives.alignment import AlignmentConfig
+from attar.objectives.discrepancy import DiscrepancyConfig
 from attar.objectives.features import FeaturesConfig
 from attar.objectives.gradients import GradientsConfig
 from attar.objectives.inversion import InversionConfig
 from attar.objectives.objective import Context, Experts, RealItems
 from attar.objectives.registry import MatchingConfig, build_objective, has_experts, has_observer, has_originals
+from attar.objectives.sums import SumConfig
 from attar.objectives.trajectories import ExpertsConfig, TrajectoriesConfig
 from attar.parameterizations.codes import Codes
 from attar.parameterizations.mosaic import Mosaic
@@ -88,6 +90,13 @@ TRAJECTORIES: dict[str, Any] = {
     "student_rate_learning_rate": 1e-4,
 }
 
+DISCREPANCY: dict[str, Any] = {
+    "network": TRAJECTORIES["network"],
+    "experts": TRAJECTORIES["experts"],
+    "estimator": "biased",
+    "real_batch_size": 4,
+}
+
 OBJECTIVES: dict[str, MatchingConfig] = {
     "features": FeaturesConfig(network=SMALL, real_batch_size=4),
     "features-dsa": FeaturesConfig(network=SMALL, real_batch_size=4, augmentation=DsaConfig()),
@@ -108,6 +117,17 @@ OBJECTIVES: dict[str, MatchingConfig] = {
     "alignment": AlignmentConfig(chunk_items=17),
     "alignment-logits": AlignmentConfig(layer="logits", distance="absolute", augmentation=None),
     "inversion": InversionConfig(group_size=11, chunk_items=7),
+    "discrepancy": DiscrepancyConfig(**DISCREPANCY, chunk_items=17),
+    "discrepancy-dsa": DiscrepancyConfig(
+        **DISCREPANCY, scale="none", layer=0, feature_epoch="random", augmentation=DsaConfig()
+    ),
+    "sum": SumConfig(
+        parts=(
+            TrajectoriesConfig(**TRAJECTORIES),
+            DiscrepancyConfig(**DISCREPANCY, augmentation=DsaConfig()),
+        ),
+        weights=(1.0, 0.1),
+    ),
 }
 
 
@@ -186,7 +206,7 @@ def test_a_composition(codec: str, kind: str, objective: str, train: ImageSet) -
     assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
 
 
-@pytest.mark.parametrize("objective", ["gradients-cosine", "gradients-mse", "trajectories", "trajectories-dsa"])
+@pytest.mark.parametrize("objective", ["gradients-cosine", "gradients-mse", "trajectories", "trajectories-dsa", "sum"])
 def test_gradients_reach_soft_labels(objective: str, train: ImageSet) -> None:
     """Every item's logits are learned; adding the same to all logits of an item changes no label, so no loss."""
     codec = fit_codec(CODECS["pca"], train)  # type: ignore[arg-type]

@@ -57,18 +57,28 @@ def override(config: ConfigType, assignments: dict[str, Any]) -> ConfigType:
         branch = tree
         *parents, leaf = key.split(".")
         for part in parents:
-            if not isinstance(branch.get(part), dict):
+            branch = _below(branch, part)
+            if branch is None:
                 raise unknown("setting", key, _dotted_keys(tree))
-            branch = branch[part]
         if leaf not in branch and ".".join(parents) not in of_new_kind:
             raise unknown("setting", key, _dotted_keys(tree))
         branch[leaf] = value
     return parse_config(type(config), json.dumps(tree), "--set")
 
 
+def _below(branch: dict[str, Any], name: str) -> dict[str, Any] | None:
+    """What a name leads to; a number leads into a list."""
+    found = branch.get(name)
+    if isinstance(found, list) and all(isinstance(each, dict) for each in found):
+        found = {str(index): each for index, each in enumerate(found)}
+    return found if isinstance(found, dict) else None
+
+
 def _dotted_keys(tree: dict[str, Any], prefix: str = "") -> list[str]:
     keys: list[str] = []
     for key, value in tree.items():
+        if isinstance(value, list) and any(isinstance(each, dict) for each in value):
+            value = {str(index): each for index, each in enumerate(value)}
         keys += _dotted_keys(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
     return keys
 

@@ -35,8 +35,7 @@ from attar.memory import plan_memory
 from attar.networks.network import build_network
 from attar.objectives.none import NoObjectiveConfig
 from attar.objectives.objective import Context, Experts, Objective, RealItems
-from attar.objectives.registry import build_objective, learned_names
-from attar.objectives.trajectories import TrajectoriesConfig
+from attar.objectives.registry import build_objective, expert_part, learned_names
 from attar.observers import Observer, observer_for
 from attar.parameterizations.codes import Codes
 from attar.parameterizations.mosaic import MosaicConfig
@@ -285,8 +284,8 @@ def num_codes_per_class(task: Task, spaces: Spaces, train: ImageSet, name: str, 
 
 def train_for(task: Task, spaces: Spaces, train: ImageSet, real: RealItems, progress: Progress) -> Experts | None:
     """The recipe's experts, trained as far as they are missing; None where the objective reads none."""
-    objective = task.recipe.objective
-    if not isinstance(objective, TrajectoriesConfig):
+    objective = expert_part(task.recipe.objective)
+    if objective is None:
         return None
     spaces = spaces.to(task.device)
     augmentation = siamese_augmentation(objective.augmentation, spaces.matching, spaces.preprocess)
@@ -295,12 +294,12 @@ def train_for(task: Task, spaces: Spaces, train: ImageSet, real: RealItems, prog
 
 def with_soft_labels(recipe: Recipe, synthetic: Codes, num_classes: int, experts: Experts | None) -> Codes:
     """The items with their first soft labels, where the recipe has some: a trained expert's, or the class."""
-    labels, objective = recipe.labels, recipe.objective
+    labels, objective = recipe.labels, expert_part(recipe.objective)
     if not isinstance(labels, SoftLabels):
         return synthetic
     logits = class_logits(synthetic.labels, num_classes, labels.initial_logit)
     if labels.initial == "expert":
-        assert experts is not None and isinstance(objective, TrajectoriesConfig)
+        assert experts is not None and objective is not None
         items = synthetic.codes.detach()
         network = build_network(objective.network, synthetic.codec.code_shape, num_classes).to(items.device)
         logits = network_logits(network, experts.parameters(0, experts.num_epochs).to(items.device), items)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -12,12 +13,14 @@ from attar.errors import InputError
 from attar.footprint import free_bytes, saved_bytes_per_item, size_text
 from attar.networks.network import Network, build_network, num_parameters
 from attar.objectives.alignment import AlignmentConfig, layer_number, recurring_views
+from attar.objectives.discrepancy import KERNEL_VALUES, DiscrepancyConfig
 from attar.objectives.features import FeaturesConfig
 from attar.objectives.gradients import GradientsConfig
 from attar.objectives.inversion import InversionConfig
 from attar.objectives.none import NoObjectiveConfig
 from attar.objectives.objective import Context, RealItems
-from attar.objectives.registry import MatchingConfig
+from attar.objectives.registry import MatchingConfig, parts_of
+from attar.objectives.sums import PartConfig, SumConfig
 from attar.objectives.trajectories import TrajectoriesConfig
 from attar.observers import Observer
 from attar.parameterizations.parameterization import Parameterization
@@ -33,6 +36,12 @@ WORKSPACE_BYTES = 64 << 20
 """What libraries take for themselves once they compute."""
 
 VALUE_BYTES = 4
+
+KERNEL_COPIES = 5
+"""Tensors of one value a pair of items that a mixture of kernels takes, beside one for each bandwidth: measured."""
+
+ADDED_UP = ("networks", "originals' features")
+"""What every part of a sum keeps for itself; of the rest, what the largest part takes exists at a time."""
 
 
 @dataclass(frozen=True)
@@ -80,17 +89,32 @@ def plan_memory(
     config = recipe.objective
     assert not isinstance(config, NoObjectiveConfig)
     limit = num_bytes(memory, "memory") if memory else int(SHARE * free_bytes(torch.device(context.device)))
-    network = _network(config, context)
+    networks = [_network(part, context) for part in parts_of(config)]
     while True:
-        plan = MemoryPlan(config, _parts(recipe, config, network, context, synthetic, real), limit)
+        found = zip(parts_of(config), networks, strict=True)
+        parts = [_parts(recipe, part, network, context, synthetic, real) for part, network in found]
+        plan = MemoryPlan(config, _together(parts), limit)
         if plan.num_bytes <= limit:
-            return _with_kept_graphs(plan, network, context, len(synthetic))
+            return _with_kept_graphs(plan, networks, context, len(synthetic))
         if config.chunk_items == 1:
             raise InputError(_does_not_fit(plan, config))
-        config = config.model_copy(update={"chunk_items": config.chunk_items // 2})
+        config = _halved(config)
 
 
-def _network(config: MatchingConfig, context: Context) -> Network:
+def _halved(config: MatchingConfig) -> MatchingConfig:
+    """In chunks of half the size, every part of a sum."""
+    parts = [part.model_copy(update={"chunk_items": max(1, part.chunk_items // 2)}) for part in parts_of(config)]
+    return config.with_parts(parts) if isinstance(config, SumConfig) else parts[0]
+
+
+def _together(parts: list[dict[str, int]]) -> dict[str, int]:
+    """Bytes by purpose of a sum, whose parts work one after another."""
+    names = list(dict.fromkeys(name for part in parts for name in part))
+    counts = {name: [part.get(name, 0) for part in parts] for name in names}
+    return {name: sum(each) if name in ADDED_UP else max(each) for name, each in counts.items()}
+
+
+def _network(config: PartConfig, context: Context) -> Network:
     """The network that items go through: the observer's, or one like those that are trained."""
     if isinstance(config, AlignmentConfig | InversionConfig):
         assert isinstance(context.observer, Observer)
@@ -100,7 +124,7 @@ def _network(config: MatchingConfig, context: Context) -> Network:
 
 def _parts(
     recipe: Recipe,
-    config: MatchingConfig,
+    config: PartConfig,
     network: Network,
     context: Context,
     synthetic: Parameterization,
@@ -118,6 +142,8 @@ def _parts(
     }
     if isinstance(config, AlignmentConfig):
         parts["originals' features"] = _kept_features(config, network, len(synthetic))
+    if isinstance(config, DiscrepancyConfig):
+        parts["features"] = _compared_features(config, network, context, len(synthetic))
     return parts
 
 
@@ -137,23 +163,39 @@ def _kept_features(config: AlignmentConfig, network: Network, num_items: int) ->
     return needed if needed <= config.kept_bytes else 0
 
 
-def _with_kept_graphs(plan: MemoryPlan, network: Network, context: Context, num_items: int) -> MemoryPlan:
+def _compared_features(config: DiscrepancyConfig, network: Network, context: Context, num_items: int) -> int:
+    """Bytes of all items' features, of the rendered items, each with its gradient, and of the kernels in hand."""
+    shell = deepcopy(network).to("meta")
+    image = torch.empty(1, *network.input_shape, device="meta")
+    found = shell.features(image) if config.layer == "final" else shell.maps(image, config.layer)
+    num_real, num_rendered = config.real_batch_size * context.num_classes, config.samples * num_items
+    features = found.numel() * (num_real + 3 * num_rendered)
+    pairs = (config.real_batch_size + math.ceil(num_rendered / context.num_classes)) ** 2
+    kernels = max(pairs, min(KERNEL_VALUES, pairs * context.num_classes))
+    copies = KERNEL_COPIES + len(config.bandwidths)
+    return VALUE_BYTES * (features + 3 * image.numel() * num_rendered + copies * kernels)
+
+
+def _with_kept_graphs(plan: MemoryPlan, networks: list[Network], context: Context, num_items: int) -> MemoryPlan:
     """The plan with as many of a student's graphs kept as half of what is left holds, where the recipe names none."""
-    config = plan.config
-    if not isinstance(config, TrajectoriesConfig) or config.gradient == "unrolled":
-        return plan
-    batch = min(num_items, config.student_batch_size or num_items)
-    each = int(SECOND_ORDER * batch * saved_bytes_per_item(network, context.item_shape))
-    fitting = int((plan.limit - plan.num_bytes) // 2 // max(1, each))
-    kept = min(config.student_steps, fitting if config.kept_steps is None else config.kept_steps)
-    changed = config.model_copy(update={"kept_steps": kept})
-    return MemoryPlan(changed, {**plan.parts, "kept graphs": kept * each}, plan.limit)
+    parts = list(parts_of(plan.config))
+    for index, (config, network) in enumerate(zip(parts, networks, strict=True)):
+        if not isinstance(config, TrajectoriesConfig) or config.gradient == "unrolled":
+            continue
+        batch = min(num_items, config.student_batch_size or num_items)
+        each = int(SECOND_ORDER * batch * saved_bytes_per_item(network, context.item_shape))
+        fitting = int((plan.limit - plan.num_bytes) // 2 // max(1, each))
+        kept = min(config.student_steps, fitting if config.kept_steps is None else config.kept_steps)
+        parts[index] = config.model_copy(update={"kept_steps": kept})
+        whole = plan.config.with_parts(parts) if isinstance(plan.config, SumConfig) else parts[index]
+        return MemoryPlan(whole, {**plan.parts, "kept graphs": kept * each}, plan.limit)
+    return plan
 
 
-def _network_copies(config: MatchingConfig, num_classes: int) -> int:
+def _network_copies(config: PartConfig, num_classes: int) -> int:
     """Vectors of the network's size that exist at once."""
-    if isinstance(config, AlignmentConfig):
-        return 2  # the observer, and the swift one
+    if isinstance(config, AlignmentConfig | DiscrepancyConfig):
+        return 2  # the observer, and the swift one; an expert's parameters, read and in the network
     if isinstance(config, FeaturesConfig | InversionConfig):
         return 1
     if isinstance(config, GradientsConfig):
@@ -161,8 +203,10 @@ def _network_copies(config: MatchingConfig, num_classes: int) -> int:
     return 6 + config.student_steps * (1 if config.gradient != "unrolled" else 2)
 
 
-def _items_at_once(config: MatchingConfig, num_items: int, num_classes: int) -> float:
+def _items_at_once(config: PartConfig, num_items: int, num_classes: int) -> float:
     """Items whose activations exist at once, in units of one backward pass."""
+    if isinstance(config, DiscrepancyConfig):
+        return min(config.chunk_items, max(config.samples * num_items, config.real_batch_size * num_classes))
     if isinstance(config, FeaturesConfig):
         return max(config.chunk_items, num_items / num_classes)
     if isinstance(config, AlignmentConfig | InversionConfig):
@@ -178,7 +222,7 @@ def _items_at_once(config: MatchingConfig, num_items: int, num_classes: int) -> 
 
 def _does_not_fit(plan: MemoryPlan, config: MatchingConfig) -> str:
     mend = "take a smaller network or --memory"
-    if isinstance(config, TrajectoriesConfig) and config.gradient == "unrolled":
+    if any(isinstance(part, TrajectoriesConfig) and part.gradient == "unrolled" for part in parts_of(config)):
         mend = "take objective.gradient=adjoint, which gives the same result in constant activation memory"
     return (
         f"the run needs about {size_text(plan.num_bytes)} even one item at a time, and {size_text(plan.limit)} may be "

@@ -8,7 +8,7 @@ from typing import Any
 from attar.distill import resolve_task, train_for, training_images
 from attar.errors import InputError
 from attar.experts.buffer import ExpertBuffer
-from attar.objectives.trajectories import TrajectoriesConfig
+from attar.objectives.registry import has_experts
 from attar.progress import Progress, Silent
 from attar.real import codes_to_hold, real_items
 from attar.recipes import REGISTRY
@@ -81,4 +81,4 @@ def _one_of_each_method() -> list[str]:
 
 
 def _has_experts(name: str) -> bool:
-    return isinstance(recipe_named(name).objective, TrajectoriesConfig)
+    return has_experts(recipe_named(name).objective)

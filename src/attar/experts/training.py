@@ -19,6 +19,7 @@ from attar.experts.growing import GrowingGroup, begun_group_size, remove_old_sta
 from attar.experts.items import RealTrainingItems
 from attar.footprint import free_bytes, saved_bytes_per_item
 from attar.networks.network import Network, build_network, num_parameters
+from attar.objectives.discrepancy import DiscrepancyConfig
 from attar.objectives.objective import RealItems
 from attar.objectives.trajectories import TrajectoriesConfig
 from attar.progress import Progress, Silent, Within
@@ -43,7 +44,7 @@ WAIT_SECONDS = 1.0
 
 
 def train_experts(
-    config: TrajectoriesConfig,
+    config: TrajectoriesConfig | DiscrepancyConfig,
     augmentation: Augmentation | None,
     real: RealItems,
     train: ImageSet,
@@ -92,7 +93,7 @@ def train_experts(
     return buffer
 
 
-def training_of(config: TrajectoriesConfig) -> TrainingConfig:
+def training_of(config: TrajectoriesConfig | DiscrepancyConfig) -> TrainingConfig:
     """How the training loop is to train an expert; precision is still "auto"."""
     experts = config.experts
     return TrainingConfig(
@@ -116,7 +117,7 @@ def expert_seed(seed: int, expert: int) -> int:
 class _Work:
     """What all experts of a buffer have in common."""
 
-    config: TrajectoriesConfig
+    config: TrajectoriesConfig | DiscrepancyConfig
     training: TrainingConfig
     real: RealItems
     augmentation: Augmentation | None
@@ -126,7 +127,7 @@ class _Work:
     @classmethod
     def of(
         cls,
-        config: TrajectoriesConfig,
+        config: TrajectoriesConfig | DiscrepancyConfig,
         augmentation: Augmentation | None,
         real: RealItems,
         source: tuple[str, str],
@@ -270,7 +271,7 @@ class _Work:
 
 
 def _group_size(
-    config: TrajectoriesConfig,
+    config: TrajectoriesConfig | DiscrepancyConfig,
     training: TrainingConfig,
     network: Network,
     real: RealItems,

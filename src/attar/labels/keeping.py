@@ -92,7 +92,7 @@ class KeptEpochs:
 
 
 def forget_kept(folder: Path) -> None:
-    """Delete what all shards' `KeptEpochs` left in a folder's folders, and those that are empty then, its own parent too."""
+    """Delete what all `KeptEpochs` left below a folder; then it and its parent, where they are empty."""
     for path in folder.glob("*/labels-*.safetensors"):
         path.unlink(missing_ok=True)
     for place in (*folder.glob("*"), folder, folder.parent):

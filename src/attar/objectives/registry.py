@@ -6,15 +6,17 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from attar.objectives.alignment import Alignment, AlignmentConfig
-from attar.objectives.features import Features, FeaturesConfig
-from attar.objectives.gradients import Gradients, GradientsConfig
-from attar.objectives.inversion import Inversion, InversionConfig
+from attar.objectives.alignment import Alignment
+from attar.objectives.discrepancy import Discrepancy, DiscrepancyConfig
+from attar.objectives.features import Features
+from attar.objectives.gradients import Gradients
+from attar.objectives.inversion import Inversion
 from attar.objectives.none import NoObjectiveConfig
 from attar.objectives.objective import Context, Objective
+from attar.objectives.sums import PartConfig, Sum, SumConfig
 from attar.objectives.trajectories import Trajectories, TrajectoriesConfig
 
-MatchingConfig = FeaturesConfig | GradientsConfig | TrajectoriesConfig | AlignmentConfig | InversionConfig
+MatchingConfig = PartConfig | SumConfig
 
 ObjectiveConfig = Annotated[NoObjectiveConfig | MatchingConfig, Field(discriminator="kind")]
 
@@ -24,27 +26,43 @@ OBJECTIVES: dict[str, Any] = {
     "trajectories": Trajectories,
     "alignment": Alignment,
     "inversion": Inversion,
+    "discrepancy": Discrepancy,
+    "sum": Sum,
 }
+
+
+def parts_of(config: NoObjectiveConfig | MatchingConfig) -> tuple[PartConfig, ...]:
+    """The objectives that a config stands for: those of a sum, itself, or none."""
+    if isinstance(config, SumConfig):
+        return config.parts
+    return () if isinstance(config, NoObjectiveConfig) else (config,)
 
 
 def has_experts(config: NoObjectiveConfig | MatchingConfig) -> bool:
     """Whether the objective reads trajectories of experts."""
-    return not isinstance(config, NoObjectiveConfig) and OBJECTIVES[config.kind].needs_experts
+    return any(OBJECTIVES[part.kind].needs_experts for part in parts_of(config))
 
 
 def has_observer(config: NoObjectiveConfig | MatchingConfig) -> bool:
     """Whether the objective looks at images through an observer."""
-    return not isinstance(config, NoObjectiveConfig) and OBJECTIVES[config.kind].needs_observer
+    return any(OBJECTIVES[part.kind].needs_observer for part in parts_of(config))
 
 
 def has_originals(config: NoObjectiveConfig | MatchingConfig) -> bool:
     """Whether the objective reads the real image behind each item."""
-    return not isinstance(config, NoObjectiveConfig) and OBJECTIVES[config.kind].needs_originals
+    return any(OBJECTIVES[part.kind].needs_originals for part in parts_of(config))
+
+
+def expert_part(config: NoObjectiveConfig | MatchingConfig) -> TrajectoriesConfig | DiscrepancyConfig | None:
+    """The settings by which the objective's experts are trained; None where it reads none."""
+    if isinstance(config, SumConfig):
+        return config.expert_part
+    return config if isinstance(config, TrajectoriesConfig | DiscrepancyConfig) else None
 
 
 def learned_names(config: NoObjectiveConfig | MatchingConfig) -> tuple[str, ...]:
     """The numbers that `Objective.learned` will give."""
-    return () if isinstance(config, NoObjectiveConfig) else OBJECTIVES[config.kind].learned_names
+    return tuple(name for part in parts_of(config) for name in OBJECTIVES[part.kind].learned_names)
 
 
 def build_objective(config: NoObjectiveConfig | MatchingConfig, context: Context) -> Objective:
