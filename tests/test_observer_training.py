@@ -13,7 +13,7 @@ import torch
 
 from attar.errors import InputError, NonFiniteLossError
 from attar.networks import network_from_text
-from attar.observers import observer_for
+from attar.observers import ObserverConfig, observer_for
 from attar.observers.cache import folder
 from attar.observers.normalisation import pixels_normalised
 from attar.randomness import generator
@@ -152,6 +152,18 @@ def test_different_settings_are_different_files() -> None:
     assert len(contents()) == len({observer.identity for observer in observers}) == len(many)
     observer_for(short(least_accuracy=0.5), few_digits())
     assert len(contents()) == len(many), "the threshold is no part of an observer"
+
+
+def test_one_network_said_in_two_ways_is_one_observer() -> None:
+    """8-pixel inputs have depth 1 anyway."""
+
+    def of_depth(depth: int | None) -> ObserverConfig:
+        return short(network={"kind": "convnet", "width": 4, "norm": "batch", "depth": depth})
+
+    observers = [observer_for(of_depth(depth), few_digits()) for depth in (None, 1)]
+    assert len(contents()) == 1 and observers[0].identity == observers[1].identity
+    observer_for(of_depth(2), few_digits())
+    assert len(contents()) == 2
 
 
 def test_a_refused_observer_is_kept_and_costs_nothing_again() -> None:

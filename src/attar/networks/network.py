@@ -93,6 +93,11 @@ class NetworkConfig(Config):
             raise InputError(f"{self.kind} has no norm {self.norm!r}; take {' or '.join(map(repr, NORMS[self.kind]))}")
         return self
 
+    def shortest(self, input_shape: tuple[int, int, int]) -> NetworkConfig:
+        """The same network with a depth that these inputs have anyway left out, so that both are one."""
+        usual = self.kind == "convnet" and self.depth == depth_for(min(input_shape[1:]))
+        return self.model_copy(update={"depth": None}) if usual else self
+
     @property
     def name(self) -> str:
         """The short text that `network_from_text` reads, e.g. "convnet", "convnet:d3-batch"."""

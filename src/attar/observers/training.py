@@ -92,6 +92,7 @@ def observer_for(
         KeyboardInterrupt: on Ctrl-C, once the epoch in hand is kept.
     """
     device, progress = torch.device(device), progress or Silent()
+    config = config.model_copy(update={"network": config.network.shortest(train.image_shape)})
     observer = (
         _trained(config, train, device, progress) if config.weights is None else _loaded(config, train).to(device)
     )
