@@ -39,6 +39,7 @@ def show(
     per_class: int | None = None,
     scale: float | None = None,
     real: ImageSet | None = None,
+    epoch: int | None = None,
     title: str | None = None,
 ) -> Path:
     """Write a PNG contact sheet: rows are classes, columns are items; real images of the same classes at the right.
@@ -52,6 +53,7 @@ def show(
         per_class: at most so many items of each class, at least 1; None shows as many as a page is wide.
         scale: screen pixels for one pixel of an image: a whole number, or a fraction below 1; None chooses.
         real: real images to set beside them, the first ones of every class.
+        epoch: which sample of items that are distributions; None shows their means.
         title: None says data, recipe, items and bytes.
 
     Raises:
@@ -64,7 +66,7 @@ def show(
     count = min(per_class or _columns_for(distilled.image_shape, magnification, real), _most_items(distilled))
     _, height, width = (round(side * magnification) for side in distilled.image_shape)
     _refuse_large(width * count * (1 if real is None else 2), height * len(distilled.classes))
-    groups = [_distilled_rows(distilled, count, magnification)]
+    groups = [_distilled_rows(distilled, count, magnification, epoch)]
     if real is not None:
         groups.append(_real_rows(real, count, magnification))
     shown = (
@@ -242,12 +244,12 @@ def _most_items(distilled: DistilledSet) -> int:
     return max(1, int(torch.bincount(distilled.labels.cpu(), minlength=len(distilled.classes)).max()))
 
 
-def _distilled_rows(distilled: DistilledSet, count: int, scale: float) -> list[list[Image.Image]]:
+def _distilled_rows(distilled: DistilledSet, count: int, scale: float, epoch: int | None) -> list[list[Image.Image]]:
     labels = distilled.labels.cpu()
     rows = []
     for index in range(len(distilled.classes)):
         items = (labels == index).nonzero().flatten()[:count]
-        rows.append(_pictures(distilled.images(items), scale) if len(items) else [])
+        rows.append(_pictures(distilled.images(items, epoch), scale) if len(items) else [])
     return rows
 
 
