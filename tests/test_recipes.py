@@ -22,6 +22,8 @@ WITHOUT_FIGURES = {
     *(f"{method}-{data}" for method in ("dc", "dsa") for data in ("cifar100-ipc50", "tiny-ipc1", "tiny-ipc10")),
     *("dc-tiny-ipc50", "dsa-tiny-ipc50"),
     *("lic", "random-regions"),
+    *("d3", "d3-fixed", "d3-mtt", "d3-mmd", "d3-alternating"),
+    *("d3-cifar100-2lpc", "d3-cifar100-5lpc"),  # figures exist, but were not found in a source
 }
 
 
