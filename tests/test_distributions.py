@@ -164,6 +164,9 @@ def test_every_verb_takes_a_distribution(learned: Path, tmp_path: Path, capsys: 
     assert np.array_equal(sheets["sample"], sheets["again"])
     assert not np.array_equal(sheets["sample"], sheets["means"])
     assert not np.array_equal(sheets["sample"], sheets["other"])
+    distill("digits", "random", "1ipc", out=file(tmp_path, "items"))
+    assert main(["show", str(file(tmp_path, "items")), "--out", str(tmp_path / "x.png"), "--epoch", "1"]) == 2
+    assert "epoch has no effect" in capsys.readouterr().err
     assert main(["export", str(learned), "--to", "npz", "--out", str(tmp_path / "x.npz")]) == 0
     with np.load(tmp_path / "x.npz") as arrays:
         assert arrays["images"].shape == (100, 1, 8, 8) and arrays["soft_labels"].shape == (100, 10)

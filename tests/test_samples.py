@@ -93,7 +93,8 @@ def _literal_gradients(items: Priors, samples: int, steps: int, batch: int) -> t
     batches = []
     for step in range(steps):
         chosen = order[step * batch : (step + 1) * batch]
-        batches.append((rendered[(step % samples) * NUM_ITEMS + chosen], labels[chosen]))
+        number = step * batch // NUM_ITEMS  # of the pass through all items
+        batches.append((rendered[(number % samples) * NUM_ITEMS + chosen], labels[chosen]))
     experts = TwoPoints()
     shapes = [parameter.shape for parameter in experts.network.parameters()]
 
@@ -112,11 +113,11 @@ def _literal_gradients(items: Priors, samples: int, steps: int, batch: int) -> t
 @pytest.mark.parametrize("samples", [1, 2, 3])
 @pytest.mark.parametrize("chunk", [2, 100])
 def test_gradients_are_those_of_one_graph(training: bool, samples: int, chunk: int) -> None:
-    """Batches of 3 of 6 items; the norms take the statistics of all samples, or running ones."""
+    """Batches of 3 of 6 items, 5 steps; the norms take the statistics of all samples, or running ones."""
     items = _priors(training)
     literal = deepcopy(items)
-    loss, expected = _literal_gradients(literal, samples, 3, 3)
-    matching = _matching(_config(samples=samples, student_batch_size=3, chunk_items=chunk))
+    loss, expected = _literal_gradients(literal, samples, 5, 3)
+    matching = _matching(_config(samples=samples, student_steps=5, student_batch_size=3, chunk_items=chunk))
     figures = matching.accumulate(items, _real(), generator(3, "step"))
     assert figures["loss"] == pytest.approx(loss, rel=1e-12)
     for name, value in items.named_parameters():
@@ -140,10 +141,10 @@ def test_every_student_step_may_see_fresh_samples_and_all_are_rendered_at_once()
     items.__class__ = Watched
     _matching(_config(samples=3)).accumulate(items, _real(), generator(3, "step"))
     assert len(asked) == 1 and torch.equal(asked[0], torch.arange(NUM_ITEMS).repeat(3))
-    steps = draw_steps(SHAPE, 4, 7, 3, None, generator(0, "steps"), samples=3)
-    for number, step in enumerate(steps):
-        assert bool((step.items // 4 == number % 3).all())
-    plain = draw_steps(SHAPE, 4, 7, 3, None, generator(0, "steps"))
+    steps = draw_steps(SHAPE, 4, 9, 3, None, generator(0, "steps"), samples=3)
+    for number, step in enumerate(steps):  # two batches, of 3 and of 1, go through all four
+        assert bool((step.items // 4 == (number // 2) % 3).all())
+    plain = draw_steps(SHAPE, 4, 9, 3, None, generator(0, "steps"))
     assert all(torch.equal(one.items % 4, two.items) for one, two in zip(steps, plain, strict=True))
 
 
@@ -172,6 +173,8 @@ def test_settings_of_a_student_without_effect_are_refused(settings: dict[str, An
     with pytest.raises((InputError, ValidationError), match=fault):
         _config(**settings)
     assert _config(samples=2, augmentation=DsaConfig(), augmented="experts").samples == 2
+    with pytest.raises(InputError, match="3 samples are more than the 2 times that a student of 3 steps of 4 items"):
+        _matching(_config(samples=3, student_batch_size=4)).accumulate(_priors(), _real(), generator(3, "step"))
 
 
 DECODER_ADAM = {"kind": "adam", "learning_rate": 0.001}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -66,8 +67,9 @@ class TrajectoriesConfig(Config):
         trajectories_per_step: students whose losses are averaged in an outer step, one after another.
         augmentation: DSA of every student's batch, and of the experts'.
         augmented: "both", or the "experts" alone (D3: what students see differs by sampling).
-        samples: how often each item is drawn for an outer step, where the parameterization samples: step n of a student
-            sees sample n mod `samples` of its items; `student_steps` is a fresh one in every step (D3).
+        samples: how often each item is drawn for an outer step, where the parameterization samples: when a student goes
+            through the items for the p-th time, from 0, it sees the samples p mod `samples`. As many as it goes through
+            them, `student_steps` where every step takes all items, are a fresh one each time (D3).
         chunk_items: the most items of a student's batch that go through the network at once.
         kept_steps: student steps whose graph the adjoint keeps from the forward to the backward sweep: the fewer, the
             less memory; the more, the less time (all of them: that of unrolling). None: as many as memory allows.
@@ -208,6 +210,7 @@ class Trajectories(Objective):
 
     def accumulate(self, synthetic: Synthetic, real: RealItems, generator: torch.Generator) -> dict[str, float]:
         rate = self._checked_rate()
+        self._check_passes(len(synthetic.labels))
         everything, samples = torch.arange(len(synthetic.labels), device=synthetic.labels.device), self.config.samples
         items = synthetic(everything.repeat(samples), generator)
         labels = self._probabilities(synthetic, items).repeat(samples, 1)
@@ -259,6 +262,15 @@ class Trajectories(Objective):
             return False
         self.chunk_items = size // 2
         return True
+
+    def _check_passes(self, num_items: int) -> None:
+        batch = min(self.config.student_batch_size or num_items, num_items)
+        passes = math.ceil(self.config.student_steps / math.ceil(num_items / batch))
+        if self.config.samples > passes:
+            raise InputError(
+                f"{self.config.samples} samples are more than the {passes} times that a student of "
+                f"{self.config.student_steps} steps of {batch} items goes through all {num_items}; lower samples"
+            )
 
     def _checked_rate(self) -> float:
         rate = float(self.student_rate.detach())

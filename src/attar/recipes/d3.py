@@ -6,6 +6,7 @@ Tiny-ImageNet and ImageNet subsets: the table below takes MTT's numbers for so m
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -132,7 +133,7 @@ def d3_alternating() -> Recipe:
 def d3_published(name: str) -> Recipe:
     """D3 with the sizes of its Table 9: priors of each class (LPC), decoder S, M or L.
 
-    10,000 steps; every student step and every estimate of the MMD (30 samples of each class) draws samples of its own.
+    10,000 steps; a student sees fresh samples in every step, and every estimate of the MMD has 30 of each class.
     ZCA on CIFAR-10. Priors by SGD of momentum 0.5, the decoder by Adam of weight decay 1e-5. Each prior has one soft
     label, an expert's of its mean. Evaluate with `--protocol d3`.
 
@@ -158,6 +159,8 @@ def d3_published(name: str) -> Recipe:
     row, rates = D3[name], _RATES[D3[name].size]
     benchmark = (BENCHMARKS | _SUBSETS)[row.benchmark]
     network, budget = NetworkConfig(depth=benchmark.depth), f"{row.priors_per_class}lpc"
+    num_priors = row.priors_per_class * benchmark.num_classes
+    steps_of_a_pass = math.ceil(num_priors / (row.batch or num_priors))
     trajectories = TrajectoriesConfig(
         network=network,
         expert_epochs=row.expert_epochs,
@@ -167,7 +170,7 @@ def d3_published(name: str) -> Recipe:
         student_rate_learning_rate=rates.student,
         augmentation=DsaConfig(),
         augmented="experts",
-        samples=row.student_steps,
+        samples=math.ceil(row.student_steps / steps_of_a_pass),
     )
     samples = max(1, SAMPLES_PER_CLASS // row.priors_per_class)
     figures = [] if row.accuracy is None else [(row.accuracy, f"D3 {row.table}")]

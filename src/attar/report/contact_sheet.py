@@ -57,11 +57,12 @@ def show(
         title: None says data, recipe, items and bytes.
 
     Raises:
-        InputError: an existing or impossible `out`, a number out of range, real images of other classes.
+        InputError: an existing or impossible `out`, a number out of range or without effect, real images of other
+            classes.
     """
     path = Path(out)
     refuse_existing(path, overwrite)
-    _check(distilled, path, per_class, scale, real)
+    _check(distilled, path, per_class, scale, real, epoch)
     magnification = scale or _scale_for(distilled.image_shape)
     count = min(per_class or _columns_for(distilled.image_shape, magnification, real), _most_items(distilled))
     _, height, width = (round(side * magnification) for side in distilled.image_shape)
@@ -205,12 +206,19 @@ def _refuse_large(width: int, height: int) -> None:
 
 
 def _check(
-    distilled: DistilledSet, path: Path, per_class: int | None, scale: float | None, real: ImageSet | None
+    distilled: DistilledSet,
+    path: Path,
+    per_class: int | None,
+    scale: float | None,
+    real: ImageSet | None,
+    epoch: int | None,
 ) -> None:
     if path.suffix.lower() != ".png":
         raise InputError(f"a contact sheet is a PNG and {path.name!r} is not; name it e.g. {path.stem}.png")
     if per_class is not None and per_class < 1:
         raise InputError(f"per_class is {per_class}; at least 1 item of each class must be shown")
+    if epoch is not None and not distilled.stochastic:
+        raise InputError("epoch has no effect: the set's items are the same in every epoch; leave it out")
     if scale is not None and not (0 < scale < 1 or (scale >= 1 and scale == int(scale))):
         raise InputError(f"scale is {scale}; a whole number, or a fraction between 0 and 1, is needed")
     if real is not None and (real.classes, real.image_shape) != (
