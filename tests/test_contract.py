@@ -33,8 +33,10 @@ from attar.objectives.registry import MatchingConfig, build_objective, has_exper
 from attar.objectives.sums import SumConfig
 from attar.objectives.trajectories import ExpertsConfig, TrajectoriesConfig
 from attar.parameterizations.codes import Codes
+from attar.parameterizations.decoders import DecoderConfig
 from attar.parameterizations.mosaic import Mosaic
 from attar.parameterizations.parameterization import Parameterization
+from attar.parameterizations.priors import Priors, PriorsConfig
 from attar.parameterizations.registry import restore_parameterization
 from attar.parameterizations.tiling import Grid, squeeze
 from attar.randomness import generator
@@ -67,6 +69,18 @@ PARAMETERIZATIONS["mosaic-int8"] = lambda codec, train: Mosaic(
     preprocess=_preprocess(codec, train),
     grid=2,
 )
+
+
+def _priors(storage: Any, distribution: Any) -> Callable[[Codec, ImageSet], Parameterization]:
+    small = DecoderConfig(latent_dim=6, width=8, narrowest=4)
+    config = PriorsConfig(decoder=small, storage=storage, distribution=distribution)
+    return lambda codec, train: Priors.initial(config, codec, train.num_classes, 2, generator(0, "priors"))
+
+
+PRIORS = {"priors-float32": _priors("float32", "gaussian"), "priors-float16": _priors("float16", "fixed")}
+"""What trajectories, discrepancy and their sum match; no other objective hands on a generator in one call."""
+
+EVERY = PARAMETERIZATIONS | PRIORS
 
 
 def _first(train: ImageSet, count: int) -> Tensor:
@@ -206,6 +220,31 @@ def test_a_composition(codec: str, kind: str, objective: str, train: ImageSet) -
     assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
 
 
+@pytest.mark.parametrize("objective", ["trajectories", "discrepancy", "sum"])
+@pytest.mark.parametrize("kind", sorted(PRIORS))
+@pytest.mark.parametrize("codec", sorted(CODECS))
+def test_a_composition_of_priors(codec: str, kind: str, objective: str, train: ImageSet) -> None:
+    """As above; a bias before a norm moves nothing, so that its gradient is only finite."""
+    image_codec = fit_codec(CODECS[codec], train)  # type: ignore[arg-type]
+    preprocess, real = _preprocess(image_codec, train), _real(image_codec, train)
+    config, results = OBJECTIVES[objective], []
+    for _ in range(2):
+        items = PRIORS[kind](image_codec, train)
+        matcher = build_objective(config, _context(config, image_codec, preprocess, real))
+        optimizer = torch.optim.SGD([{"params": list(items.parameters())}, *matcher.parameter_groups()], lr=1e-3)
+        for step in range(2):
+            optimizer.zero_grad()
+            assert matcher.accumulate(items, real, generator(0, "step", step))["loss"] > 0
+            for name, parameter in items.named_parameters():
+                assert parameter.grad is not None and parameter.grad.isfinite().all()
+                of_items = parameter.grad if name in ("mean", "log_variance") else parameter.grad.flatten()[None]
+                assert name.endswith("grow.bias") or bool((of_items.norm(dim=1) > 0).all()), name
+            optimizer.step()
+        assert all(statistic.isfinite().all() for statistic in items.statistics().values())
+        results.append([value.detach().clone() for value in (*items.parameters(), *items.statistics().values())])
+    assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
+
+
 @pytest.mark.parametrize("objective", ["gradients-cosine", "gradients-mse", "trajectories", "trajectories-dsa", "sum"])
 def test_gradients_reach_soft_labels(objective: str, train: ImageSet) -> None:
     """Every item's logits are learned; adding the same to all logits of an item changes no label, so no loss."""
@@ -226,11 +265,11 @@ def test_gradients_reach_soft_labels(objective: str, train: ImageSet) -> None:
     assert items.codes.grad is not None and (items.codes.grad.flatten(1).norm(dim=1) > 0).all()
 
 
-@pytest.mark.parametrize("kind", sorted(PARAMETERIZATIONS))
+@pytest.mark.parametrize("kind", sorted(EVERY))
 @pytest.mark.parametrize("codec", sorted(CODECS))
 def test_payload_and_spec_rebuild_the_items(codec: str, kind: str, train: ImageSet) -> None:
     image_codec = fit_codec(CODECS[codec], train)  # type: ignore[arg-type]
-    items = PARAMETERIZATIONS[kind](image_codec, train)
+    items = EVERY[kind](image_codec, train)
     payload = items.payload()
     again = restore_parameterization(image_codec, payload, items.spec(), _preprocess(image_codec, train))
     assert torch.equal(again.labels, items.labels)
@@ -242,10 +281,13 @@ def test_payload_and_spec_rebuild_the_items(codec: str, kind: str, train: ImageS
     assert all(torch.equal(payload[name], twice[name]) for name in payload)
 
 
-@pytest.mark.parametrize("kind", sorted(PARAMETERIZATIONS))
+@pytest.mark.parametrize("kind", sorted(EVERY))
 def test_a_subset_of_items_is_that_subset(kind: str, train: ImageSet) -> None:
     codec = fit_codec(PcaConfig(factor=2, channels=2), train)
-    items = PARAMETERIZATIONS[kind](codec, train)
+    items = EVERY[kind](codec, train)
     chosen = torch.tensor([5, 0, 11])
-    assert torch.equal(items(chosen), items(torch.arange(len(items)))[chosen])
+    items.eval()
+    if not items.stochastic:
+        torch.testing.assert_close(items(chosen), items(torch.arange(len(items)))[chosen])
+    torch.testing.assert_close(items.means(chosen), items.means(torch.arange(len(items)))[chosen])
     torch.testing.assert_close(items.images(chosen), items.images(torch.arange(len(items)))[chosen])

@@ -141,7 +141,10 @@ class Noisy(Parameterization):
     """Codes plus noise: the smallest stochastic parameterization."""
 
     kind = "codes"
-    stochastic = True
+
+    @property
+    def stochastic(self) -> bool:
+        return True
 
     def __init__(self, codes: Codes) -> None:
         super().__init__()

@@ -8,10 +8,13 @@ import pytest
 
 from attar.citations import ENTRIES
 from attar.labels import HardLabels, SoftLabels
+from attar.objectives.discrepancy import DiscrepancyConfig
 from attar.objectives.features import FeaturesConfig
 from attar.objectives.gradients import GradientsConfig
 from attar.objectives.none import NoObjectiveConfig
+from attar.objectives.sums import SumConfig
 from attar.objectives.trajectories import TrajectoriesConfig
+from attar.parameterizations.priors import PriorsConfig
 from attar.recipes import REGISTRY, Recipe, recipe
 
 # Recipes of our own, and published settings for which no figure of the authors was found.
@@ -22,6 +25,8 @@ WITHOUT_FIGURES = {
     *(f"{method}-{data}" for method in ("dc", "dsa") for data in ("cifar100-ipc50", "tiny-ipc1", "tiny-ipc10")),
     *("dc-tiny-ipc50", "dsa-tiny-ipc50"),
     *("lic", "random-regions"),
+    *("d3", "d3-fixed", "d3-mtt", "d3-mmd", "d3-alternating"),
+    *("d3-cifar100-2lpc", "d3-cifar100-5lpc"),  # figures exist, but were not found in a source
 }
 
 
@@ -167,3 +172,39 @@ _TOGETHER = {f"mtt-{subset}-128" for subset in ("woof", "fruit", "cat", "bird", 
     *(f"mtt-imagenet-{letter}-128" for letter in "bcde"),
     *(f"latent-{method}-{column}" for method in ("dc", "dm", "mtt") for column in ("256-f8", "512-f4", "512-f8")),
 }
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "priors", "samples"),
+    [
+        ("d3-cifar10-10lpc", "S", 10, (30, 3)),
+        ("d3-cifar10-50lpc", "S", 50, (30, 1)),
+        ("d3-cifar100-5lpc", "M", 5, (10, 6)),  # 20 steps of 250 go ten times through 500 priors
+        ("d3-imagewoof", "S", 5, (20, 6)),
+        ("d3-tiny-m", "M", 2, (5, 15)),
+        ("d3-tiny-l", "L", 10, (3, 3)),
+    ],
+)
+def test_d3_takes_table_9_and_fresh_samples(name: str, size: str, priors: int, samples: tuple[int, int]) -> None:
+    made = recipe(name)
+    assert isinstance(made.parameterization, PriorsConfig) and isinstance(made.objective, SumConfig)
+    trajectories, discrepancy = made.objective.parts
+    assert isinstance(trajectories, TrajectoriesConfig) and isinstance(discrepancy, DiscrepancyConfig)
+    assert (made.parameterization.decoder.size, made.budget) == (size, f"{priors}lpc")
+    assert (trajectories.samples, discrepancy.samples) == samples
+    assert trajectories.augmented == "experts" and made.objective.mode == "sum"
+    assert made.labels == SoftLabels(initial="expert", computed="end")
+    optimizers = (made.optimizer, made.decoder_optimizer)
+    assert [each and (each.kind, each.momentum, each.weight_decay) for each in optimizers] == [
+        ("sgd", 0.5, 0.0),
+        ("adam", 0.0, 1e-5),
+    ]
+
+
+def test_what_distinguishes_d3_from_its_ablations() -> None:
+    whole, fixed, turns = (recipe(name) for name in ("d3", "d3-fixed", "d3-alternating"))
+    assert isinstance(whole.objective, SumConfig) and isinstance(turns.objective, SumConfig)
+    assert turns.objective.model_copy(update={"mode": "sum"}) == whole.objective and turns.steps == 2 * whole.steps
+    assert isinstance(fixed.parameterization, PriorsConfig) and fixed.parameterization.distribution == "fixed"
+    assert recipe("d3-mtt").objective == whole.objective.parts[0]
+    assert recipe("d3-mmd").objective == whole.objective.parts[1]

@@ -86,6 +86,13 @@ ENTRIES: dict[str, str] = {
   booktitle = {International Conference on Learning Representations (ICLR)},
   year      = {2018}
 }""",
+    "d3": """\
+@article{qin2024d3,
+  title   = {Distributional Dataset Distillation with Subtask Decomposition},
+  author  = {Qin, Tian and Deng, Zhiwei and Alvarez-Melis, David},
+  journal = {arXiv preprint arXiv:2403.00999},
+  year    = {2024}
+}""",
     "lic": """\
 @misc{sun2024lic,
   title  = {Information Compensation: A Fix for Any-scale Dataset Distillation},

@@ -23,6 +23,7 @@ from attar.options import (
     Data,
     DataOption,
     Device,
+    Epoch,
     File,
     Flip,
     ImageSize,
@@ -359,6 +360,7 @@ def show_verb(
     out: Annotated[Path, typer.Option(help="The picture to write, a .png.")],
     per_class: Annotated[int | None, typer.Option(min=1, help="At most so many items of each class.")] = None,
     data: Annotated[str | None, typer.Option(help="Real data whose images are drawn beside them.")] = None,
+    epoch: Epoch = None,
     resize: Resize = "refuse",
     overwrite: Overwrite = False,
 ) -> None:
@@ -369,7 +371,7 @@ def show_verb(
 
     distilled = attar.load(file)
     real = None if data is None else _real_images(distilled, data, None, None, resize, Silent()).train
-    attar.show(distilled, out, overwrite=overwrite, per_class=per_class, real=real)
+    attar.show(distilled, out, overwrite=overwrite, per_class=per_class, real=real, epoch=epoch)
     say(str(out))
 
 
@@ -383,13 +385,12 @@ def info_verb(
     Classes, sizes, recipe, data, where its items came from, and scores.
     """
     import attar
+    from attar.report.facts import facts
 
     distilled = attar.load(file)
     if as_json:
         say(json.dumps(distilled.describe(), indent=2, ensure_ascii=False))
     else:
-        from attar.report.facts import facts
-
         print_pairs(facts(distilled))
 
 
@@ -435,8 +436,7 @@ def cite_verb(
     """Print the BibTeX behind a file or a recipe."""
     import attar
 
-    entries = attar.cite(what)
-    say(entries if entries else f"% {what} rests on no publication")
+    say(attar.cite(what) or f"% {what} rests on no publication")
 
 
 @_verb("doctor")

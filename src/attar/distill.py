@@ -37,8 +37,9 @@ from attar.objectives.none import NoObjectiveConfig
 from attar.objectives.objective import Context, Experts, Objective, RealItems
 from attar.objectives.registry import build_objective, expert_part, learned_names
 from attar.observers import Observer, observer_for
-from attar.parameterizations.codes import Codes
 from attar.parameterizations.mosaic import MosaicConfig
+from attar.parameterizations.parameterization import Parameterization
+from attar.parameterizations.priors import PriorsConfig
 from attar.progress import Progress, Silent
 from attar.randomness import generator
 from attar.recipes import Recipe
@@ -167,11 +168,14 @@ def _matched(
     state: RunState | None,
     overwrite: bool,
     progress: Progress,
-) -> tuple[Codes, Mapping[str, float]]:
+) -> tuple[Parameterization, Mapping[str, float]]:
     """The items after all steps, and the numbers learned with them."""
     assert begun.real is not None
     experts = train_for(task, spaces, train, begun.real, progress)
-    begun = replace(begun, synthetic=with_soft_labels(task.recipe, begun.synthetic, train.num_classes, experts))
+    labels = task.recipe.labels
+    soft_from = labels.computed if isinstance(labels, SoftLabels) else None
+    if soft_from == "start":
+        take_soft_labels(task.recipe, begun.synthetic, train.num_classes, experts)
     objective = compose(task, spaces, train, begun, observer, experts, progress)
     updates = Updates(task.recipe, begun.synthetic, objective, count)
 
@@ -184,6 +188,8 @@ def _matched(
     finally:
         if state is not None:
             state.close()
+    if soft_from == "end":
+        take_soft_labels(task.recipe, begun.synthetic, train.num_classes, experts)
     return begun.synthetic, objective.learned()
 
 
@@ -242,16 +248,17 @@ def initial_kind(recipe: Recipe) -> str:
 
 
 def num_codes_per_class(task: Task, spaces: Spaces, train: ImageSet, name: str, progress: Progress) -> int:
-    """Codes of each class that the budget allows; of a mosaic, canvases.
+    """Codes of each class that the budget allows; of a mosaic, canvases; of priors, as many as the budget says images.
 
     A budget in bytes counts the whole file, labels too, and takes no more codes than the smallest class has images for.
 
     Raises:
         InputError: the budget holds less than one code of each class, naming the least that would do.
     """
-    if task.budget.unit != "bytes":
-        return items_per_class(task.budget, spaces.codec)
     recipe = task.recipe
+    if task.budget.unit != "bytes":
+        priors = isinstance(recipe.parameterization, PriorsConfig)
+        return task.budget.amount if priors else items_per_class(task.budget, spaces.codec)
     facts = _facts(task, spaces.codec, train, name)
     labels, made = recipe.labels, recipe.parameterization
 
@@ -261,6 +268,7 @@ def num_codes_per_class(task: Task, spaces: Spaces, train: ImageSet, name: str, 
             spaces.preprocess,
             storage=made.storage,
             grid=made.grid if isinstance(made, MosaicConfig) else None,
+            priors=made if isinstance(made, PriorsConfig) else None,
             label_storage=labels.storage if isinstance(labels, SoftLabels) else None,
             regions=labels if isinstance(labels, RegionLabels) else None,
             observer=None if recipe.observer is None else ObserverFacts.unknown(recipe.observer.network.name),
@@ -278,7 +286,7 @@ def num_codes_per_class(task: Task, spaces: Spaces, train: ImageSet, name: str, 
             f"at least {file_bytes(1)} bytes are needed with codec {spaces.codec.kind!r}"
         )
     if count == smallest:
-        progress.note(f"the budget is not used up: the smallest class has {smallest} images to start from")
+        progress.note(f"the budget is not used up: the smallest class has {smallest} images")
     return count
 
 
@@ -292,19 +300,17 @@ def train_for(task: Task, spaces: Spaces, train: ImageSet, real: RealItems, prog
     return train_experts(objective, augmentation, real, train, spaces.matching, progress=progress)
 
 
-def with_soft_labels(recipe: Recipe, synthetic: Codes, num_classes: int, experts: Experts | None) -> Codes:
-    """The items with their first soft labels, where the recipe has some: a trained expert's, or the class."""
+def take_soft_labels(recipe: Recipe, synthetic: Parameterization, num_classes: int, experts: Experts | None) -> None:
+    """Give the items the recipe's soft labels: what a trained expert says of them, or their class."""
     labels, objective = recipe.labels, expert_part(recipe.objective)
-    if not isinstance(labels, SoftLabels):
-        return synthetic
+    assert isinstance(labels, SoftLabels)
     logits = class_logits(synthetic.labels, num_classes, labels.initial_logit)
     if labels.initial == "expert":
         assert experts is not None and objective is not None
-        items = synthetic.codes.detach()
+        items = synthetic.means(torch.arange(len(synthetic), device=synthetic.labels.device))
         network = build_network(objective.network, synthetic.codec.code_shape, num_classes).to(items.device)
         logits = network_logits(network, experts.parameters(0, experts.num_epochs).to(items.device), items)
-    soft = Codes(synthetic.codec, synthetic.codes, synthetic.labels, synthetic.storage, logits, labels.storage)
-    return soft.to(synthetic.codes.device)
+    synthetic.take_soft_labels(logits, labels.storage)
 
 
 def compose(
@@ -380,6 +386,7 @@ def _accumulate(
     """
     while True:
         before = {name: value.clone() for name, value in objective.resume_state().items()}
+        statistics = updates.statistics()
         try:
             figures = match()
             if not math.isfinite(figures["loss"]):
@@ -389,12 +396,14 @@ def _accumulate(
             return figures
         except NonFiniteLossError:
             objective.resume(before)
+            updates.put_back(statistics)
             raise
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
         updates.clear()
         objective.resume(before)
+        updates.put_back(statistics)
         if not objective.halve_memory():
             raise InputError("memory ran out with chunks of one item; take a smaller network, or another device")
         progress.note("memory ran out: from now on in chunks of half the size")

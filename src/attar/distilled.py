@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from attar.codecs.codec import Codec
-from attar.codecs.registry import restore_codec
 from attar.container import MAX_HEADER_BYTES, one_line, pack, unpack
 from attar.data.image_set import ImageSet
 from attar.errors import InputError
@@ -20,7 +19,7 @@ from attar.estimation import estimate_bytes, file_bytes
 from attar.files import atomic_path, canonical_json, content_key, refuse_existing
 from attar.labels.region_logits import check_region_tensors
 from attar.labels.regions import Labeller
-from attar.layout import at_rest, codec_tensors, shard_tensors
+from attar.layout import at_rest, codec_tensors, restored_codec, shard_tensors
 from attar.manifest import (
     CodecSpec,
     DataProvenance,
@@ -294,13 +293,13 @@ class DistilledSet:
         return [self._parameterizations[index] for index in range(len(self.manifest.shards))]
 
     def images(
-        self, items: Tensor | Sequence[int] | None = None, epoch: int = 0, clamp: bool = False
+        self, items: Tensor | Sequence[int] | None = None, epoch: int | None = 0, clamp: bool = False
     ) -> Float[Tensor, "items C H W"]:
         """Items as images on the CPU, nominally in [0, 1].
 
         Args:
             items: indices, any order; None for all.
-            epoch: which sample of stochastic items.
+            epoch: which sample of stochastic items; None for their means.
             clamp: cut values to [0, 1], as a picture needs.
 
         Raises:
@@ -310,7 +309,7 @@ class DistilledSet:
         if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < len(self):
             raise InputError(f"items {int(wanted.min())}..{int(wanted.max())} were asked for; there are {len(self)}")
         images = torch.empty(len(wanted), *self.image_shape)
-        draw = generator(self.manifest.seed, "images", epoch)
+        draw = None if epoch is None else generator(self.manifest.seed, "images", epoch)
         for start, part in self._chunks(wanted):
             images[start : start + len(part)] = self._decode(part, draw)
         return images.clamp_(0, 1) if clamp else images
@@ -343,7 +342,7 @@ class DistilledSet:
             yield torch.cat([self._decode(part, draw) for _, part in self._chunks(batch)]), labels[batch]
 
     def training_items(
-        self, device: torch.device | str = "cpu", observer: Labeller | None = None
+        self, device: torch.device | str = "cpu", observer: Labeller | None = None, means: bool = False
     ) -> DecodedItems | SampledItems | RegionItems:
         """The set as network inputs on `device`: decoded once, or sampled anew each epoch where items are stochastic.
 
@@ -353,6 +352,7 @@ class DistilledSet:
         Args:
             device: where training takes place.
             observer: on `device`: whom region labels are asked of, where they are not stored.
+            means: every epoch has the means of stochastic items too, beside a sample of each.
 
         Raises:
             InputError: region labels need an observer and none, or another one, is given.
@@ -364,7 +364,8 @@ class DistilledSet:
             return self._region_items(device, observer)
         labels = self._training_labels.to(device)
         if self.stochastic:
-            return SampledItems(lambda draw: self._inputs(draw, device), labels)
+            fixed = self._inputs(None, device) if means else None
+            return SampledItems(lambda draw: self._inputs(draw, device), labels, fixed)
         return DecodedItems(self._inputs(generator(self.manifest.seed, "images", 0), device), labels)
 
     def describe(self) -> dict[str, Any]:
@@ -444,24 +445,10 @@ class DistilledSet:
 
     def _codec(self, spec: CodecSpec) -> Codec:
         if spec.identity not in self._codecs:
-            self._codecs[spec.identity] = self._restore_codec(spec)
+            prefix = self.manifest.codec_prefix(spec.identity)
+            tensors = {name: self._tensors[prefix + name] for name in spec.tensors}
+            self._codecs[spec.identity] = restored_codec(spec, tensors, self.image_shape, self._where)
         return self._codecs[spec.identity]
-
-    def _restore_codec(self, spec: CodecSpec) -> Codec:
-        prefix = self.manifest.codec_prefix(spec.identity)
-        tensors = {name: self._tensors[prefix + name] for name in spec.tensors}
-        kind = str(spec.spec.get("kind"))[:80]
-        try:
-            codec = restore_codec(spec.spec, tensors)
-        except InputError as error:
-            raise InputError(f"{self._where}: {_absence(spec, kind)}: {error}") from None
-        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise InputError(f"{self._where}: codec {kind!r} cannot be restored: {one_line(error)}") from None
-        if codec.identity() != spec.identity or codec.external() != spec.external:
-            raise InputError(f"{self._where}: codec {kind!r} is not the one this file was made with")
-        if codec.code_shape != spec.code_shape or codec.image_shape != self.image_shape:
-            raise InputError(f"{self._where}: codec {kind!r} makes images or codes of another shape than announced")
-        return codec
 
     def _chunks(self, items: Tensor) -> Iterator[tuple[int, Tensor]]:
         c, h, w = self.image_shape
@@ -470,7 +457,7 @@ class DistilledSet:
             yield start, items[start : start + size]
 
     @torch.no_grad()
-    def _decode(self, items: Tensor, draw: torch.Generator, device: torch.device | str = "cpu") -> Tensor:
+    def _decode(self, items: Tensor, draw: torch.Generator | None, device: torch.device | str = "cpu") -> Tensor:
         images = torch.empty(len(items), *self.image_shape, device=device)
         first = 0
         for part in self.parameterizations():
@@ -482,15 +469,8 @@ class DistilledSet:
         return images
 
     @torch.no_grad()
-    def _inputs(self, draw: torch.Generator, device: torch.device) -> Tensor:
+    def _inputs(self, draw: torch.Generator | None, device: torch.device) -> Tensor:
         inputs = torch.empty(len(self), *self.preprocess.code_shape, device=device)
         for start, part in self._chunks(torch.arange(len(self))):
             inputs[start : start + len(part)] = self.preprocess.encode(self._decode(part, draw, device))
         return inputs
-
-
-def _absence(spec: CodecSpec, kind: str) -> str:
-    if spec.external is None:
-        return f"codec {kind!r}"
-    needed = spec.external
-    return f"images need the weights {needed.id!r} (sha256 {needed.sha256}, {needed.num_bytes} bytes)"

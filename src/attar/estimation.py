@@ -10,6 +10,7 @@ from attar.container import packed_bytes
 from attar.labels.region_logits import fitted, region_table
 from attar.labels.regions import ObserverFacts, RegionLabels
 from attar.manifest import (
+    REAL_INITIALIZATIONS,
     DataProvenance,
     InitialProvenance,
     Manifest,
@@ -21,6 +22,7 @@ from attar.manifest import (
 )
 from attar.parameterizations.codes import Codes, LabelStorage
 from attar.parameterizations.codes import Storage as CodeStorage
+from attar.parameterizations.priors import PriorsConfig
 from attar.parameterizations.registry import payload_table
 
 # A number with as many characters as any that was learned can have.
@@ -36,6 +38,7 @@ def estimate_bytes(
     classes: Sequence[str],
     label_storage: LabelStorage | None = None,
     grid: int | None = None,
+    priors: PriorsConfig | None = None,
     regions: RegionLabels | None = None,
     observer: ObserverFacts | None = None,
     learned: Sequence[str] = (),
@@ -53,6 +56,7 @@ def estimate_bytes(
         classes: names.
         label_storage: of soft labels; None for hard ones.
         grid: tiles along each side of a mosaic's canvas; None for codes that are items themselves.
+        priors: settings of the items where they are priors, in place of `storage`; the decoder is counted too.
         regions: region labels; None for none.
         observer: of the region labels.
         learned: names of the numbers that will be learned.
@@ -63,7 +67,7 @@ def estimate_bytes(
     """
     num_canvases = num_per_class * len(classes)
     num_items = num_canvases * (grid or 1) ** 2
-    spec: dict[str, Any] = {"kind": Codes.kind, "storage": storage}
+    spec: dict[str, Any] = priors.spec() if priors else {"kind": Codes.kind, "storage": storage}
     spec |= {"label_storage": label_storage} if label_storage else {}
     spec |= {"kind": "mosaic", "grid": grid} if grid else {}
     tensors = table_specs(payload_table(spec, num_items, codec.code_shape, len(classes)))
@@ -72,7 +76,8 @@ def estimate_bytes(
     initial, data = facts.pop("initial"), facts.pop("data")
     if not isinstance(initial, InitialProvenance):
         num_real = data.num_items if isinstance(data, DataProvenance) else len(data[1])
-        initial = (initial[0], [max(num_real - 1, 0)] * num_items)
+        real = initial[0] in REAL_INITIALIZATIONS
+        initial = (initial[0], [max(num_real - 1, 0)] * num_items * real)
     numbers = dict.fromkeys(learned, WIDEST_NUMBER)
     facts = {"seed": 0, "device": "cpu", "network": None, "scores": (), "learned": numbers, **facts}
     labels = None

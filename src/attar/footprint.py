@@ -34,7 +34,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return "can't allocate memory" in text or "not enough memory" in text
 
 
-def saved_bytes_per_item(network: nn.Module, input_shape: tuple[int, int, int]) -> int:
+def saved_bytes_per_item(network: nn.Module, input_shape: tuple[int, ...]) -> int:
     """Bytes that autograd keeps of one input from the forward to the backward pass; nothing is computed."""
     shell = deepcopy(network).to("meta").train().requires_grad_(True)
     return _saved_bytes(shell, input_shape, 2) - _saved_bytes(shell, input_shape, 1)
@@ -49,7 +49,7 @@ def size_text(count: float) -> str:
     return f"{count:.3g} GB"
 
 
-def _saved_bytes(shell: nn.Module, input_shape: tuple[int, int, int], batch: int) -> int:
+def _saved_bytes(shell: nn.Module, input_shape: tuple[int, ...], batch: int) -> int:
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from attar.objectives.sums import PartConfig, SumConfig
 from attar.objectives.trajectories import TrajectoriesConfig
 from attar.observers import Observer
 from attar.parameterizations.parameterization import Parameterization
+from attar.parameterizations.priors import DECODER, Priors
 from attar.recipes import Recipe
 
 SHARE = 0.8
@@ -132,26 +133,37 @@ def _parts(
 ) -> dict[str, int]:
     parameters = VALUE_BYTES * num_parameters(network)
     per_item = saved_bytes_per_item(network, context.item_shape)
-    items = sum(value.numel() for value in synthetic.parameters() if value.requires_grad)
     parts = {
         "real items": real.num_bytes,
-        "synthetic items": VALUE_BYTES * items * _copies_of_items(recipe),
+        "synthetic items": VALUE_BYTES * _values_of_items(recipe, synthetic),
         "networks": parameters * _network_copies(config, context.num_classes),
         "libraries": WORKSPACE_BYTES,
         "activations": int(per_item * _items_at_once(config, len(synthetic), context.num_classes)),
     }
     if isinstance(config, AlignmentConfig):
         parts["originals' features"] = _kept_features(config, network, len(synthetic))
+    if isinstance(synthetic, Priors):
+        parts["decoding"] = _decoding(config, synthetic)
     if isinstance(config, DiscrepancyConfig):
         parts["features"] = _compared_features(config, network, context, len(synthetic))
     return parts
 
 
-def _copies_of_items(recipe: Recipe) -> int:
-    """Values, gradient, and what the optimiser and the average keep beside them."""
-    optimizer = recipe.optimizer
-    assert optimizer is not None
-    return (3 if optimizer.kind == "sgd" else 4) + (optimizer.average > 0)
+def _values_of_items(recipe: Recipe, synthetic: Parameterization) -> int:
+    """Values, gradients, and what the optimisers and the average keep beside them."""
+    total = 0
+    for name, value in synthetic.named_parameters():
+        optimizer = recipe.decoder_optimizer if name.startswith(DECODER) else recipe.optimizer
+        if value.requires_grad and optimizer is not None:
+            total += value.numel() * ((3 if optimizer.kind == "sgd" else 4) + (optimizer.average > 0))
+    return total
+
+
+def _decoding(config: PartConfig, priors: Priors) -> int:
+    """Bytes of the decoder's graph over all samples of a step, which exists as a whole, and of their gradients."""
+    each = saved_bytes_per_item(priors.decoder, (priors.decoder.config.num_latents,))
+    images = 3 * VALUE_BYTES * math.prod(priors.decoder.image_shape)
+    return len(priors) * getattr(config, "samples", 1) * (each + images)
 
 
 def _kept_features(config: AlignmentConfig, network: Network, num_items: int) -> int:

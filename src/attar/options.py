@@ -23,10 +23,11 @@ Resize = Annotated[
 ]
 Channels = Annotated[Literal["keep", "grey", "rgb"], typer.Option(help="Turn every image grey, or into RGB.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Epoch = Annotated[int | None, typer.Option(min=0, help="A sample of items that are distributions; else their means.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Protocol = Annotated[
-    str, typer.Option(help="How networks are trained: quick, dc-bench, latentdd, mtt, lic, rded, sre2l or a .json.")
+    str, typer.Option(help="How networks are trained: quick, dc-bench, latentdd, mtt, lic, rded, sre2l, d3 or a .json.")
 ]
 Networks = Annotated[
     str | None, typer.Option(help="Architectures, e.g. convnet,resnet18 or convnet:d3w64-batch; else the protocol's.")

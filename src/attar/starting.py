@@ -19,6 +19,8 @@ from attar.objectives.objective import RealItems
 from attar.observers import Observer
 from attar.parameterizations.codes import Codes
 from attar.parameterizations.mosaic import Mosaic, MosaicConfig
+from attar.parameterizations.parameterization import Parameterization
+from attar.parameterizations.priors import Priors, PriorsConfig
 from attar.parameterizations.tiling import Grid, squeeze
 from attar.progress import Progress
 from attar.randomness import generator
@@ -71,7 +73,7 @@ class Start:
         real: what the items are matched with; None where nothing is.
     """
 
-    synthetic: Codes
+    synthetic: Parameterization
     sources: Sources | None
     real: RealItems | None
 
@@ -86,7 +88,7 @@ def start(
     observer: Observer | None,
     progress: Progress,
 ) -> Start:
-    """The first items, `count` codes for each class.
+    """The first items, `count` codes or priors for each class.
 
     Everything is encoded once, unless encoding is cheap and float32 codes would be larger than the uint8 images.
 
@@ -101,7 +103,8 @@ def start(
     if matched or recipe.initialization in ("herding", "k-centre"):
         held = codes_to_hold(spaces.matching, train, device, progress)
     if recipe.initialization == "noise":
-        sources, synthetic = None, _noise(recipe, spaces, train.num_classes, count, seed)
+        sources = None
+        synthetic = _noise(recipe, spaces, train.num_classes, count, seed)
     else:
         sources = _sources(recipe, spaces, train, count, seed, device, held, observer, progress)
         synthetic = _from_sources(recipe, spaces, sources, held)
@@ -141,8 +144,11 @@ def _sources(
     return Sources.of_indices(train, indices, device)
 
 
-def _noise(recipe: Recipe, spaces: Spaces, num_classes: int, count: int, seed: int) -> Codes:
-    codes = torch.randn(num_classes * count, *spaces.codec.code_shape, generator=generator(seed, "initialization"))
+def _noise(recipe: Recipe, spaces: Spaces, num_classes: int, count: int, seed: int) -> Parameterization:
+    draw, made = generator(seed, "initialization"), recipe.parameterization
+    if isinstance(made, PriorsConfig):
+        return Priors.initial(made, spaces.codec, num_classes, count, draw)
+    codes = torch.randn(num_classes * count, *spaces.codec.code_shape, generator=draw)
     return _parameterized(recipe, spaces, codes, class_major_labels(num_classes, count * tiles_per_code(recipe)))
 
 
@@ -159,6 +165,7 @@ def _from_sources(recipe: Recipe, spaces: Spaces, sources: Sources, held: Tensor
 
 def _parameterized(recipe: Recipe, spaces: Spaces, codes: Tensor, labels: Tensor) -> Codes:
     made = recipe.parameterization
+    assert not isinstance(made, PriorsConfig)
     if isinstance(made, MosaicConfig):
         return Mosaic(spaces.codec, codes, labels, made.storage, preprocess=spaces.preprocess, grid=made.grid)
     return Codes(spaces.codec, codes, labels, made.storage)

@@ -14,6 +14,7 @@ from attar.labels.regions import ObserverFacts
 from attar.manifest import SOFT_LABELS, Conversion, Manifest
 from attar.parameterizations.codes import Storage as CodeStorage
 from attar.parameterizations.codes import read_codes, store_codes
+from attar.parameterizations.priors import DECODER
 
 if TYPE_CHECKING:
     from attar.distilled import DistilledSet
@@ -26,14 +27,15 @@ LABELS = ("labels", SOFT_LABELS)
 class Storage(Config):
     """The sizes of one set.
 
-        paper_bytes = 4 (values of codes, scales, soft or region labels and decoder),  bits_per_class = 8 file_bytes / K
+        paper_bytes = 4 (values of codes or priors, scales, soft or region labels and decoder)
+        bits_per_class = 8 file_bytes / K
 
     Args:
         paper_bytes: the papers' convention: every value needed to render the items and to label them counted as
             float32, an observer that training must ask included; hard labels, and public weights outside the file,
             count nothing.
         file_bytes: the file as it is, manifest and labels included.
-        codes_bytes: the items alone as they are stored: codes and their scales, without labels and decoder.
+        codes_bytes: the items alone as they are stored, without labels and decoder: codes and their scales, or priors.
         soft_label_bytes: soft labels as they are stored.
         label_bytes: all that labels cost beside the class of each item: soft and region labels as they are stored, and
             the observer, inside the file or not, that gives them while training.
@@ -85,19 +87,20 @@ def storage_of(distilled: DistilledSet) -> Storage:
     """The sizes of `distilled`, from its manifest alone."""
     manifest = distilled.manifest
     tensors = [named for shard in manifest.shards for named in shard.tensors.items()]
-    items = [spec for name, spec in tensors if name not in LABELS]
+    items = [(name, spec) for name, spec in tensors if name not in LABELS]
     soft = [spec for name, spec in tensors if name == SOFT_LABELS]
     decoders = {shard.codec.identity: shard.codec for shard in manifest.shards}
     regions = [spec for shard in manifest.shards if shard.regions for spec in shard.regions.tensors.values()]
     observers = online_observers(manifest)
-    stored = items + soft + regions + [spec for codec in decoders.values() for spec in codec.tensors.values()]
+    stored = soft + regions + [spec for _, spec in items]
+    stored += [spec for codec in decoders.values() for spec in codec.tensors.values()]
     external = {codec.external.sha256: codec.external for codec in decoders.values() if codec.external}
     external |= {facts.identity: _as_weights(facts) for facts in observers}
     labels = sum(spec.num_bytes for spec in soft + regions) + sum(facts.num_bytes for facts in observers)
     return Storage(
         paper_bytes=4 * sum(math.prod(spec.shape) for spec in stored) + sum(facts.num_bytes for facts in observers),
         file_bytes=distilled.file_bytes,
-        codes_bytes=sum(spec.num_bytes for spec in items),
+        codes_bytes=sum(spec.num_bytes for name, spec in items if not name.startswith(DECODER)),
         soft_label_bytes=sum(spec.num_bytes for spec in soft),
         label_bytes=labels,
         bits_per_class=8 * distilled.file_bytes / len(manifest.classes),
@@ -132,7 +135,10 @@ def with_storage(distilled: DistilledSet, storage: CodeStorage) -> DistilledSet:
     for shard, payload in zip(distilled.manifest.shards, distilled.payloads(), strict=True):
         spec = shard.parameterization
         if spec.get("kind") not in ("codes", "mosaic"):
-            raise InputError(f"items of kind {spec.get('kind')!r} have one storage only; nothing was converted")
+            raise InputError(
+                f"items of kind {spec.get('kind')!r} keep the storage they were distilled for, and nothing was "
+                "converted; distil again with --storage"
+            )
         specs.append({**spec, "storage": storage})
         payloads.append(payload)
         if spec["storage"] != storage:

@@ -42,14 +42,20 @@ class SampledItems:
     Args:
         draw: generator -> float32 [M, c, h, w], one sample of every item, in the items' order.
         labels: int64 [M], or probabilities float32 [M, K].
+        means: float32 [M, c, h, w], which every epoch has beside the samples, under the same labels; or None.
+
+    Source: D3's official evaluation, an epoch of which has a sample and the mean of every prior.
     """
 
-    def __init__(self, draw: Callable[[torch.Generator], Tensor], labels: Tensor) -> None:
-        self._draw, self.labels, self.num_items = draw, labels, len(labels)
+    def __init__(self, draw: Callable[[torch.Generator], Tensor], labels: Tensor, means: Tensor | None = None) -> None:
+        self._draw, self._means = draw, means
+        self.labels = labels if means is None else torch.cat([labels, labels])
+        self.num_items = len(self.labels)
 
     def epoch(self, epoch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """One sample of every item."""
-        return self._draw(generator), self.labels
+        """One sample of every item, and then the means where there are some."""
+        drawn = self._draw(generator)
+        return drawn if self._means is None else torch.cat([drawn, self._means]), self.labels
 
 
 @dataclass(frozen=True)

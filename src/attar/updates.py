@@ -13,6 +13,7 @@ from attar.labels import SoftLabels
 from attar.objectives.objective import Objective
 from attar.parameterizations.codes import Codes
 from attar.parameterizations.parameterization import Parameterization
+from attar.parameterizations.priors import DECODER
 from attar.recipes import OptimizerConfig, Recipe
 
 LABELS = "soft_labels"
@@ -31,10 +32,11 @@ class Updates:
     """Descent with a rate for each kind of parameter, and the items' running average.
 
     Items are updated value by value as the recipe's optimizer says: what becomes of one does not depend on the others.
-    Soft labels and the objective's own parameters are updated by stochastic gradient descent.
+    A decoder that is learned with them is updated as `decoder_optimizer` says. Soft labels and the objective's own
+    parameters are updated by stochastic gradient descent.
 
     Args:
-        recipe: with an optimizer, and labels.
+        recipe: with an optimizer, one for a decoder where there is one, and labels.
         synthetic: whose trainable tensors are learned; those of an autoencoder are frozen.
         objective: its own parameters bring their own rates.
         items_per_class: for rates per item.
@@ -51,7 +53,9 @@ class Updates:
         self._bounded = _bounded(synthetic) if self._config.valid_range else None
         trainable = {name: value for name, value in synthetic.named_parameters() if value.requires_grad}
         labels = trainable.pop(LABELS, None)
-        self._items = trainable
+        decoder = {name: value for name, value in trainable.items() if name.startswith(DECODER)}
+        self._items = {name: value for name, value in trainable.items() if name not in decoder}
+        self._statistics = synthetic.statistics()
         groups: list[dict[str, Any]] = []
         self._named: dict[str, nn.Parameter] = dict(trainable)
         if labels is not None and isinstance(recipe.labels, SoftLabels) and recipe.labels.learning_rate:
@@ -62,10 +66,18 @@ class Updates:
         own = objective.parameter_groups()
         for index, value in enumerate(value for group in own for value in group["params"]):
             self._named[f"objective.{index}"] = value
-        self._of_items = _optimizer(self._config, list(trainable.values()))
         groups += own
-        self._optimizers = [self._of_items, *([torch.optim.SGD(groups)] if groups else [])]
-        self._average = {name: value.detach().clone() for name, value in trainable.items()} if self._decay else {}
+        self._scheduled = [(self._config, _optimizer(self._config, list(self._items.values())))]
+        self._owners = dict.fromkeys(self._items, self._scheduled[0][1])
+        if decoder:
+            assert recipe.decoder_optimizer is not None
+            of_decoder = _optimizer(recipe.decoder_optimizer, list(decoder.values()))
+            self._scheduled.append((recipe.decoder_optimizer, of_decoder))
+            self._owners |= dict.fromkeys(decoder, of_decoder)
+        self._optimizers = [optimizer for _, optimizer in self._scheduled]
+        if groups:
+            self._optimizers.append(torch.optim.SGD(groups))
+        self._average = {name: value.detach().clone() for name, value in self._items.items()} if self._decay else {}
 
     @property
     def _decay(self) -> float:
@@ -82,7 +94,8 @@ class Updates:
 
         average <- d average + (1 - d) items
         """
-        self._of_items.param_groups[0]["lr"] = self._config.rate(self._items_per_class, progress)
+        for config, optimizer in self._scheduled:
+            optimizer.param_groups[0]["lr"] = config.rate(self._items_per_class, progress)
         for optimizer in self._optimizers:
             optimizer.step()
         if self._bounded is not None:
@@ -96,6 +109,16 @@ class Updates:
         for name, average in self._average.items():
             self._items[name].copy_(average)
 
+    def statistics(self) -> dict[str, Tensor]:
+        """Copies of what a forward pass of the items changes; for `put_back` where a step is not taken after all."""
+        return {name: value.clone() for name, value in self._statistics.items()}
+
+    @torch.no_grad()
+    def put_back(self, statistics: Mapping[str, Tensor]) -> None:
+        """The items' statistics become these again."""
+        for name, value in self._statistics.items():
+            value.copy_(statistics[name])
+
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a resumed run needs."""
         tensors = {f"item.{name}": value.detach() for name, value in self._named.items()}
@@ -105,6 +128,7 @@ class Updates:
                 if state.get(theirs) is not None:
                     tensors[f"{ours}.{name}"] = state[theirs]
         tensors |= {f"average.{name}": value for name, value in self._average.items()}
+        tensors |= {f"statistics.{name}": value for name, value in self._statistics.items()}
         return tensors | {f"state.{name}": value for name, value in self._objective.resume_state().items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
@@ -121,11 +145,12 @@ class Updates:
                     self._optimizer_of(name).state[value][theirs] = kept
         for name, average in self._average.items():
             average.copy_(tensors[f"average.{name}"])
+        self.put_back({name: tensors[f"statistics.{name}"] for name in self._statistics})
         prefix = "state."
         self._objective.resume({name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)})
 
     def _optimizer_of(self, name: str) -> torch.optim.Optimizer:
-        return self._of_items if name in self._items else self._optimizers[-1]
+        return self._owners.get(name, self._optimizers[-1])
 
 
 def _optimizer(config: OptimizerConfig, items: list[nn.Parameter]) -> torch.optim.Optimizer:

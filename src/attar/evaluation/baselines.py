@@ -16,6 +16,7 @@ from attar.evaluation.relabelled import known_observer, labelled_alike, regions_
 from attar.files import content_key
 from attar.initialization import Sources
 from attar.initialization.selection import SELECTIONS
+from attar.manifest import SOFT_LABELS, ShardSpec
 from attar.parameterizations.codes import Codes
 from attar.parameterizations.mosaic import Mosaic
 from attar.randomness import generator
@@ -69,16 +70,17 @@ class Candidate:
 
 
 def images_at_paper_bytes(distilled: DistilledSet) -> int:
-    """How many real images of each class hold as many values as the set's codes and soft labels, rounded, at least 1.
+    """How many real images of each class hold as many values as the set's items and soft labels, rounded, at least 1.
 
-        n = round(sum over items of (c h w + K with soft labels) / (K C H W))
+        n = round((sum over items of (c h w, or of a prior 2 d, + K with soft labels) + decoder of priors) / (K C H W))
 
-    The papers count so (LatentDD section 3.2); a decoder stored in the file is not counted in the images' favour.
+    The papers count so (LatentDD section 3.2); the decoder of a codec in the file is not counted in the images' favour,
+    that of priors is, because it was distilled with them (D3 section B.1).
     Deviation: papers with soft labels leave these out; they are stored too, and real images need none. Region labels
         are left out here as there: "random-uint8" has the bytes of the whole file.
     """
     values = _soft_label_values(distilled)
-    values += sum(_product(shard.tensors["codes"].shape) for shard in distilled.manifest.shards)
+    values += sum(_item_values(shard) for shard in distilled.manifest.shards)
     return max(1, int(values / (distilled.num_classes * _product(distilled.image_shape)) + 0.5))
 
 
@@ -274,6 +276,12 @@ def _starting_point(distilled: DistilledSet, train: ImageSet) -> Codes:
         return Mosaic.restore(shard.codec, canvases.payload(), spec, distilled.preprocess)
     codes = network_inputs(train.images[indices], shard.codec.to("cpu"), torch.device("cpu"))
     return Codes.restore(shard.codec, Codes(shard.codec, codes, labels, spec["storage"]).payload(), spec)
+
+
+def _item_values(shard: ShardSpec) -> int:
+    """Values that were distilled, labels and scales apart."""
+    apart = ("labels", SOFT_LABELS, "scale")
+    return sum(_product(spec.shape) for name, spec in shard.tensors.items() if name not in apart)
 
 
 def _soft_label_values(distilled: DistilledSet) -> int:

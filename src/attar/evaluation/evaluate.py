@@ -20,6 +20,7 @@ from attar.evaluation.protocol import Protocol, resolve_flip
 from attar.evaluation.protocol import protocol as protocol_named
 from attar.evaluation.relabelled import known_observer
 from attar.evaluation.scorecard import DISTILLED, Difference, Row, Scorecard
+from attar.files import content_key
 from attar.networks.network import NetworkConfig, depth_for, network_from_text
 from attar.observers import Observer
 from attar.progress import Progress, Silent
@@ -58,7 +59,7 @@ def evaluate(
     Args:
         distilled: the set, or its file.
         data: Splits, or anything `load_images` takes; classes, their order and the image shape must be the set's.
-        protocol: "quick", "dc-bench", "latentdd", "mtt", "lic", "rded", "sre2l", or the path of a protocol's JSON file.
+        protocol: "quick", "dc-bench", "latentdd", "mtt", "lic", "rded", "sre2l", "d3", or a JSON file of your own.
         networks: e.g. ("convnet", "resnet18"); None takes the protocol's.
         seeds: how many (0, 1, ...), or which; one network each, the same for all rows. None: as the protocol has it.
         baselines: True, False, or some of `baselines.BASELINES`.
@@ -89,7 +90,8 @@ def evaluate(
     job = Measurement(
         used, numbers, [with_depth(config, min(height, width)) for config in configs], where, cache, progress
     )
-    rows = job.run(_candidates(small, splits.train, kinds, learned_rate(small, used)), small.preprocess, splits.test)
+    candidates = _candidates(small, splits.train, kinds, learned_rate(small, used), used.means and small.stochastic)
+    rows = job.run(candidates, small.preprocess, splits.test)
     called = name or (set_name(distilled) if isinstance(distilled, str | Path) else small.name)
     notes = _notes(chosen, used, small, splits, numbers)
     return _card(called, small, splits, job, rows, notes)
@@ -183,17 +185,17 @@ def with_depth(config: NetworkConfig, resolution: int) -> NetworkConfig:
 
 
 def _candidates(
-    distilled: DistilledSet, train: ImageSet, kinds: Sequence[str], learning_rate: float | None
+    distilled: DistilledSet, train: ImageSet, kinds: Sequence[str], learning_rate: float | None, means: bool
 ) -> list[Candidate]:
     storage = distilled.storage
     observer = _asked(distilled)
     main = Candidate(
         DISTILLED,
-        distilled.num_training_items,
+        distilled.num_training_items * (1 + means),
         storage.paper_bytes,
         storage.file_bytes,
-        lambda seed: distilled.fingerprint,
-        lambda seed, device: distilled.training_items(device, observer and observer.to(device)),
+        lambda seed: content_key(distilled.fingerprint, "means") if means else distilled.fingerprint,
+        lambda seed, device: distilled.training_items(device, observer and observer.to(device), means),
         learning_rate=learning_rate,
     )
     others = [baseline(kind, distilled, train) for kind in kinds]
@@ -294,6 +296,9 @@ def _label_and_rate_notes(used: Protocol, distilled: DistilledSet) -> list[str]:
             "distilled, initial codes and images labelled alike: an observer's labels of regions; all other rows have "
             "hard labels and the protocol's augmentation"
         )
+    if distilled.stochastic:
+        means = " and the items' means" if used.means else ""
+        notes.append(f"distilled: every epoch has new samples of the items{means}")
     own, learned, rate = used.training.learning_rate, distilled.learned.get(RATE), learned_rate(distilled, used)
     if rate is not None:
         notes.append(f"distilled: trained at the set's learned rate {rate:.6g}; all other rows at {own:.6g}")

@@ -29,8 +29,12 @@ class Protocol(Config):
         networks: which networks, where the user names none; depth None follows the resolution.
         use_learned_rate: the distilled items are trained on at the set's own learned rate ("student_rate"), where it
             has one; all other rows, and sets without one, at that of `training`.
+        means: an epoch has the means of items that are distributions too, beside a sample of each; other items are seen
+            once.
         training: every setting of the training.
     """
+
+    added_later = frozenset({"means"})
 
     name: str = Field(min_length=1)
     version: int = Field(ge=1)
@@ -41,6 +45,7 @@ class Protocol(Config):
     seeds: int = Field(ge=1)
     networks: tuple[NetworkConfig, ...] = Field(min_length=1)
     use_learned_rate: bool = False
+    means: bool = False
     training: TrainingConfig
 
     @property

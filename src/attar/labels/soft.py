@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from attar.config import Config
+from attar.errors import InputError
 from attar.networks.network import Network
 from attar.shapes import Float, Int64
 
@@ -20,17 +21,37 @@ class SoftLabels(Config):
         initial: logits at the start: those of an "expert" for the initial item (DATM, TESLA's on ImageNet), or
             `initial_logit` at the item's class and 0 elsewhere ("class").
         initial_logit: see `initial`.
+        computed: when an expert gives them: before the first step ("start"), so that items are matched with them, or
+            after the last ("end"), of what the items have become: of priors, their means (D3).
         learning_rate: of the logits; 0 keeps them.
         momentum: of the logits' SGD.
         storage: of the logits in the file.
+
+    Raises:
+        InputError: labels at the end that nothing gives, or that would be learned.
+
+    Source: DATM and TESLA for the start; D3 appendix E.3 for the end.
     """
+
+    added_later = frozenset({"computed"})
 
     kind: Literal["soft"] = "soft"
     initial: Literal["expert", "class"] = "expert"
     initial_logit: float = Field(default=5.0, gt=0)
+    computed: Literal["start", "end"] = "start"
     learning_rate: float = Field(default=0.0, ge=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     storage: Literal["float16", "float32"] = "float16"
+
+    @model_validator(mode="after")
+    def _at_the_end_an_expert_alone(self) -> SoftLabels:
+        if self.computed == "end" and self.initial != "expert":
+            raise InputError("labels computed at the end are an expert's; set labels.initial=expert")
+        if self.computed == "end" and self.learning_rate:
+            raise InputError(
+                "labels computed at the end are not learned; set labels.learning_rate=0, or labels.computed=start"
+            )
+        return self
 
 
 def class_logits(labels: Int64[Tensor, " items"], num_classes: int, logit: float) -> Float[Tensor, "items classes"]:

@@ -48,12 +48,15 @@ class DiscrepancyConfig(Config):
         samples: how often each synthetic item is drawn in a step: more than 1 where the parameterization samples (D3:
             30 // priors per class).
         augmentation: siamese DSA, applied alike to real and synthetic items, and to the experts' training items.
+        augmented: "both", or the "experts" alone.
         chunk_items: the most items that go through the network at once.
         weight: factor of the loss.
 
     Raises:
-        InputError: an epoch beyond the experts' end, batch norm.
+        InputError: an epoch beyond the experts' end, a setting without effect, batch norm.
     """
+
+    added_later = frozenset({"augmented"})
 
     kind: Literal["discrepancy"] = "discrepancy"
     network: NetworkConfig = NetworkConfig()
@@ -66,6 +69,7 @@ class DiscrepancyConfig(Config):
     real_batch_size: int = Field(default=64, ge=2)
     samples: int = Field(default=1, ge=1)
     augmentation: DsaConfig | None = None
+    augmented: Literal["both", "experts"] = "both"
     chunk_items: int = Field(default=1024, ge=1)
     weight: float = Field(default=1.0, gt=0)
 
@@ -76,6 +80,8 @@ class DiscrepancyConfig(Config):
                 "an expert's features must be those of its parameters alone, and batch norm keeps running statistics; "
                 "take norm 'instance'"
             )
+        if self.augmented == "experts" and self.augmentation is None:
+            raise InputError("augmented has no effect without augmentation; leave it out, or give an augmentation")
         _check_epoch(self, self.experts.epochs)
         return self
 
@@ -178,7 +184,7 @@ class Discrepancy(Objective):
         _check_epoch(config, context.experts.num_epochs)
         self.config = config
         self.experts = context.experts
-        self.augment = context.augmentation
+        self.augment = context.augmentation if config.augmented == "both" else None
         self.num_classes = context.num_classes
         self.network = build_network(config.network, context.item_shape, context.num_classes)
         self.network.to(context.device).requires_grad_(False).eval()

@@ -98,6 +98,7 @@ def draw_steps(
     batch_size: int | None,
     augmentation: Augmentation | None,
     generator: torch.Generator,
+    samples: int = 1,
 ) -> list[StudentStep]:
     """Batches of a student: a permutation of all items is cut into batches, a new one follows when it is used up.
 
@@ -110,18 +111,21 @@ def draw_steps(
         batch_size: B; None, or M and more, takes all items in every step.
         augmentation: draws for every item where it can, else for every batch.
         generator: on the CPU.
+        samples: how many samples of each item there are, M apart; permutation p is of the samples p mod `samples`.
     """
-    batches: list[Tensor] = []
+    batches, num_passes = list[Tensor](), 0
     while len(batches) < num_steps:
         whole = batch_size is None or batch_size >= num_items
         order = torch.arange(num_items) if whole else torch.randperm(num_items, generator=generator)
+        order = order + num_items * (num_passes % samples)
+        num_passes += 1
         batches.extend(order.split(num_items if batch_size is None else batch_size))
+    batches = batches[:num_steps]
     if augmentation is None:
-        return [StudentStep(batch) for batch in batches[:num_steps]]
+        return [StudentStep(batch) for batch in batches]
     siamese = not augmentation.per_item
     return [
-        StudentStep(batch, augmentation.draw(len(batch), item_shape, generator, siamese=siamese))
-        for batch in batches[:num_steps]
+        StudentStep(batch, augmentation.draw(len(batch), item_shape, generator, siamese=siamese)) for batch in batches
     ]
 
 

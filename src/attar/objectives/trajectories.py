@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -65,6 +66,10 @@ class TrajectoriesConfig(Config):
             TESLA's approximation without the Hessian.
         trajectories_per_step: students whose losses are averaged in an outer step, one after another.
         augmentation: DSA of every student's batch, and of the experts'.
+        augmented: "both", or the "experts" alone (D3: what students see differs by sampling).
+        samples: how often each item is drawn for an outer step, where the parameterization samples: when a student goes
+            through the items for the p-th time, from 0, it sees the samples p mod `samples`. As many as it goes through
+            them, `student_steps` where every step takes all items, are a fresh one each time (D3).
         chunk_items: the most items of a student's batch that go through the network at once.
         kept_steps: student steps whose graph the adjoint keeps from the forward to the backward sweep: the fewer, the
             less memory; the more, the less time (all of them: that of unrolling). None: as many as memory allows.
@@ -72,6 +77,8 @@ class TrajectoriesConfig(Config):
     Raises:
         InputError: a range of starts that is empty or beyond the experts' end, a setting without effect, batch norm.
     """
+
+    added_later = frozenset({"augmented", "samples"})
 
     kind: Literal["trajectories"] = "trajectories"
     network: NetworkConfig = NetworkConfig()
@@ -89,6 +96,8 @@ class TrajectoriesConfig(Config):
     gradient: Literal["adjoint", "unrolled", "tesla"] = "adjoint"
     trajectories_per_step: int = Field(default=1, ge=1)
     augmentation: DsaConfig | None = None
+    augmented: Literal["both", "experts"] = "both"
+    samples: int = Field(default=1, ge=1)
     chunk_items: int = Field(default=1024, ge=1)
     kept_steps: int | None = Field(default=None, ge=0)
 
@@ -105,8 +114,23 @@ class TrajectoriesConfig(Config):
                 "lower min_start_epoch or raise max_start_epoch"
             )
         self._check_growth()
+        self._check_samples()
         _check_length(self, self.experts.epochs)
         return self
+
+    def _check_samples(self) -> None:
+        if self.augmented == "experts" and self.augmentation is None:
+            raise InputError("augmented has no effect without augmentation; leave it out, or give an augmentation")
+        if self.samples > self.student_steps:
+            raise InputError(
+                f"{self.samples} samples are more than the {self.student_steps} student steps that could see them; "
+                "lower samples, or raise student_steps"
+            )
+        if self.samples > 1 and self.augmentation is not None and self.augmented == "both":
+            raise InputError(
+                "samples already differ from step to step, and students augment on top; set augmented=experts, "
+                "or samples=1"
+            )
 
     def _check_growth(self) -> None:
         if not self.growth_steps and self.initial_max_start_epoch is not None:
@@ -142,8 +166,9 @@ class Trajectories(Objective):
 
         L = || theta_N - expert_{t+M} ||^2 / || expert_t - expert_{t+M} ||^2
 
-    The gradient with respect to items, soft labels and the student's rate is exact (`adjoint_gradients`). Items are
-    rendered once a step; all students' gradients meet there before they go back through the parameterization.
+    The gradient with respect to items, soft labels and the student's rate is exact (`adjoint_gradients`). Items, with
+    all their samples, are rendered once a step, in one call; all students' gradients meet there before they go back
+    through the parameterization, of whose decoder norms the whole call is the batch.
 
     Args:
         config: settings.
@@ -157,7 +182,8 @@ class Trajectories(Objective):
 
     Source: LatentDD Algorithm 3 and Eq. 9; Cazenavette et al. 2022 (MTT), Algorithm 1.
     Deviation: starts are uniform in [min_start_epoch, latest] with both ends, as in the papers; the official codes
-        leave out the latest. A permutation's smaller batch comes last; the official codes take it first.
+        leave out the latest. A permutation's smaller batch comes last; the official codes take it first. D3's code
+        decodes each step's samples by themselves, with norms of that batch alone.
     """
 
     kind = "trajectories"
@@ -171,7 +197,7 @@ class Trajectories(Objective):
         _check_length(config, context.experts.num_epochs)
         self.config = config
         self.experts = context.experts
-        self.augment = context.augmentation
+        self.augment = context.augmentation if config.augmented == "both" else None
         self.num_classes = context.num_classes
         self.network = build_network(config.network, context.item_shape, context.num_classes)
         self.network.to(context.device).requires_grad_(False)
@@ -184,8 +210,10 @@ class Trajectories(Objective):
 
     def accumulate(self, synthetic: Synthetic, real: RealItems, generator: torch.Generator) -> dict[str, float]:
         rate = self._checked_rate()
-        items = synthetic(torch.arange(len(synthetic.labels), device=synthetic.labels.device), generator)
-        labels = self._probabilities(synthetic, items)
+        self._check_passes(len(synthetic.labels))
+        everything, samples = torch.arange(len(synthetic.labels), device=synthetic.labels.device), self.config.samples
+        items = synthetic(everything.repeat(samples), generator)
+        labels = self._probabilities(synthetic, items).repeat(samples, 1)
         count = self.config.trajectories_per_step
         ends = [self._student(items.detach(), labels.detach(), generator) for _ in range(count)]
         loss = sum(end.loss for end in ends) / count
@@ -235,6 +263,15 @@ class Trajectories(Objective):
         self.chunk_items = size // 2
         return True
 
+    def _check_passes(self, num_items: int) -> None:
+        batch = min(self.config.student_batch_size or num_items, num_items)
+        passes = math.ceil(self.config.student_steps / math.ceil(num_items / batch))
+        if self.config.samples > passes:
+            raise InputError(
+                f"{self.config.samples} samples are more than the {passes} times that a student of "
+                f"{self.config.student_steps} steps of {batch} items goes through all {num_items}; lower samples"
+            )
+
     def _checked_rate(self) -> float:
         rate = float(self.student_rate.detach())
         if not rate > 0:
@@ -252,7 +289,8 @@ class Trajectories(Objective):
     def _student(self, items: Tensor, labels: Tensor, generator: torch.Generator) -> EndGradients:
         """One student from a drawn expert and start."""
         channels, height, width = items.shape[1:]
-        self._largest_batch = min(self.config.student_batch_size or len(items), len(items))
+        num_items = len(items) // self.config.samples
+        self._largest_batch = min(self.config.student_batch_size or num_items, num_items)
         start, target = self._segment(generator)
         training = Training(
             network=self.network,
@@ -263,11 +301,12 @@ class Trajectories(Objective):
             rate=self.student_rate.detach().to(items.dtype),
             steps=draw_steps(
                 (channels, height, width),
-                len(items),
+                num_items,
                 self.config.student_steps,
                 self.config.student_batch_size,
                 self.augment,
                 generator,
+                self.config.samples,
             ),
             momentum=self.config.student_momentum,
             augmentation=self.augment,

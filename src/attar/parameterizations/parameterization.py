@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +21,14 @@ class Parameterization(nn.Module, ABC):
         labels: int64 [M], class-major (all items of class 0 first).
         soft_labels: float32 [M, K], logits whose softmax is each item's label, trained with the items; None where
             labels are hard.
-        stochastic: True where `forward` and `images` sample, so that every epoch sees other images.
+        label_storage: how `payload` stores them.
     """
 
     kind: ClassVar[str]
-    stochastic: ClassVar[bool] = False
     codec: Codec
     labels: Int64[Tensor, " items"]
     soft_labels: Tensor | None
+    label_storage: Literal["float16", "float32"]
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,6 +36,11 @@ class Parameterization(nn.Module, ABC):
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def stochastic(self) -> bool:
+        """True where `forward` and `images` sample, so that every epoch sees other images."""
+        return False
 
     @property
     def num_canvases(self) -> int:
@@ -58,6 +63,23 @@ class Parameterization(nn.Module, ABC):
         self, items: Int64[Tensor, " batch"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "batch C H W"]:
         """The items as images, nominally in [0, 1] and not clamped; without gradient."""
+
+    @torch.no_grad()
+    def means(self, items: Int64[Tensor, " batch"]) -> Float[Tensor, "batch ..."]:
+        """As `forward`, without what is sampled: the one item that an expert's soft label is made from. No gradient."""
+        found: Tensor = self(items)
+        return found
+
+    def statistics(self) -> dict[str, Tensor]:
+        """What `forward` changes without a gradient, e.g. a norm's running values: themselves, not copies."""
+        return {}
+
+    def take_soft_labels(
+        self, logits: Float[Tensor, "items classes"], storage: Literal["float16", "float32"] = "float16"
+    ) -> None:
+        """From now on the labels are soft: trainable logits, and how `payload` stores them."""
+        self.soft_labels = nn.Parameter(logits.detach().clone().float().to(self.labels.device))
+        self.label_storage = storage
 
     def canvases(
         self, indices: Int64[Tensor, " batch"], generator: torch.Generator | None = None

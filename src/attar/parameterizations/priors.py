@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -50,6 +51,10 @@ class PriorsConfig(_Stored):
     """
 
     initial_log_variance: float | Literal["normal"] = 0.0
+
+    def spec(self) -> dict[str, Any]:
+        """What a file will say of such priors, but for the storage of soft labels."""
+        return _spec(self.decoder.resolved(), self.storage, self.distribution)
 
     @model_validator(mode="after")
     def _initial_log_variance_fits(self) -> PriorsConfig:
@@ -151,7 +156,7 @@ class Priors(Parameterization):
         return cls(codec, decoder, mean, labels, log_variance, config.storage)
 
     @property
-    def stochastic(self) -> bool:  # type: ignore[override]
+    def stochastic(self) -> bool:
         """True unless the means alone are kept."""
         return self.log_variance is not None
 
@@ -182,7 +187,19 @@ class Priors(Parameterization):
         """One sample of each item, or without a generator the item's mean image."""
         if generator is None:
             return self.mean_images(items)
-        return self.codec.decode(self._evaluated(lambda: self(items, generator)))
+        with self._evaluated():
+            return self.codec.decode(self(items, generator))
+
+    @torch.no_grad()
+    def means(self, items: Int64[Tensor, " batch"]) -> Float[Tensor, "batch c h w"]:
+        """What the decoder makes of the items' means, with running statistics."""
+        with self._evaluated():
+            return self._decoded(self.mean[items])
+
+    def statistics(self) -> dict[str, Tensor]:
+        """Running means and variances of the decoder's norms."""
+        buffers = self.decoder.named_buffers(prefix=DECODER.rstrip("."))
+        return {name: buffer for name, buffer in buffers if buffer.is_floating_point()}
 
     @torch.no_grad()
     def mean_images(self, items: Int64[Tensor, " batch"]) -> Float[Tensor, "batch C H W"]:
@@ -190,7 +207,7 @@ class Priors(Parameterization):
 
         Source: D3 appendix E.3.
         """
-        return self.codec.decode(self._evaluated(lambda: self._decoded(self.mean[items])))
+        return self.codec.decode(self.means(items))
 
     def payload(self) -> dict[str, Tensor]:
         def kept(values: Tensor, storage: str) -> Tensor:
@@ -205,12 +222,7 @@ class Priors(Parameterization):
         return tensors | {DECODER + name: tensor for name, tensor in stored.items()}
 
     def spec(self) -> dict[str, Any]:
-        spec = {
-            "kind": self.kind,
-            "decoder": self.decoder.config.model_dump(mode="json"),
-            "storage": self.storage,
-            "distribution": "gaussian" if self.stochastic else "fixed",
-        }
+        spec = _spec(self.decoder.config, self.storage, "gaussian" if self.stochastic else "fixed")
         return spec if self.soft_labels is None else spec | {"label_storage": self.label_storage}
 
     @classmethod
@@ -234,14 +246,24 @@ class Priors(Parameterization):
         decoded: Tensor = self.decoder(latents)
         return decoded
 
-    def _evaluated(self, decode: Callable[[], Tensor]) -> Tensor:
-        """What `decode` gives with running statistics; the decoder's mode stays as it is found."""
+    @contextmanager
+    def _evaluated(self) -> Iterator[None]:
+        """Within, the decoder takes running statistics; afterwards its mode is what it was."""
         training = self.decoder.training
         self.decoder.eval()
         try:
-            return decode()
+            yield
         finally:
             self.decoder.train(training)
+
+
+def _spec(decoder: DecoderConfig, storage: str, distribution: str) -> dict[str, Any]:
+    return {
+        "kind": Priors.kind,
+        "decoder": decoder.model_dump(mode="json"),
+        "storage": storage,
+        "distribution": distribution,
+    }
 
 
 def _noise(count: int, num_latents: int, generator: torch.Generator) -> Float[Tensor, "items latents"]:

@@ -14,11 +14,14 @@ from attar.initialization import Choice, KeySamplesConfig
 from attar.labels import HardLabels, SoftLabels
 from attar.labels.regions import RegionLabels
 from attar.networks.network import NetworkConfig
+from attar.objectives.discrepancy import DiscrepancyConfig
 from attar.objectives.none import NoObjectiveConfig
-from attar.objectives.registry import ObjectiveConfig, has_experts, has_observer, has_originals
+from attar.objectives.registry import ObjectiveConfig, has_experts, has_observer, has_originals, parts_of
+from attar.objectives.trajectories import TrajectoriesConfig
 from attar.observers.config import ObserverConfig
 from attar.parameterizations.codes import CodesConfig
 from attar.parameterizations.mosaic import MosaicConfig
+from attar.parameterizations.priors import PriorsConfig
 
 USUAL_BETAS = (0.9, 0.999)
 
@@ -111,6 +114,7 @@ class Recipe(Config):
         labels: what items are said to be.
         observer: the network trained on the real data that key samples, region labels and some objectives need.
         optimizer: how items are updated; None without an objective.
+        decoder_optimizer: how the decoder of priors is updated; None without one.
         steps: outer iterations; 0 without an objective.
         evaluation_network: the network that the paper's scores are for.
         image_size: the side in pixels that the settings are for, or None for any.
@@ -119,17 +123,18 @@ class Recipe(Config):
         expected: published figures.
     """
 
-    added_later = frozenset({"observer"})
+    added_later = frozenset({"decoder_optimizer", "observer"})
 
     name: str
     title: str
     codec: CodecConfig
     initialization: Choice = "random"
-    parameterization: CodesConfig | MosaicConfig = Field(default=CodesConfig(), discriminator="kind")
+    parameterization: CodesConfig | MosaicConfig | PriorsConfig = Field(default=CodesConfig(), discriminator="kind")
     objective: ObjectiveConfig = NoObjectiveConfig()
     labels: HardLabels | SoftLabels | RegionLabels = Field(default=HardLabels(), discriminator="kind")
     observer: ObserverConfig | None = None
     optimizer: OptimizerConfig | None = None
+    decoder_optimizer: OptimizerConfig | None = None
     steps: int = Field(default=0, ge=0)
     evaluation_network: NetworkConfig = NetworkConfig()
     image_size: int | None = Field(default=None, ge=1)
@@ -157,6 +162,8 @@ class Recipe(Config):
     def _composition(self) -> Recipe:
         self._check_observer()
         self._check_labels()
+        self._check_samples()
+        self._check_priors()
         if isinstance(self.objective, NoObjectiveConfig):
             if self.steps or self.optimizer:
                 raise ValueError("without an objective nothing is trained; set steps to 0 and optimizer to null")
@@ -187,6 +194,41 @@ class Recipe(Config):
             raise ValueError("the labels of tiles are not learned; set labels.kind to hard or regions")
         if self.labels.initial == "expert" and not has_experts(self.objective):
             raise ValueError("labels.initial=expert needs an objective with experts; set it to class")
+        at_start = (self.labels.initial, self.labels.computed) == ("expert", "start")
+        if isinstance(self.parameterization, PriorsConfig) and at_start:
+            raise ValueError("an expert has nothing to say of priors before the first step; set labels.computed=end")
+
+    def _check_samples(self) -> None:
+        made = self.parameterization
+        if isinstance(made, PriorsConfig) and made.distribution == "gaussian":
+            return
+        for part in parts_of(self.objective):
+            if isinstance(part, TrajectoriesConfig | DiscrepancyConfig) and part.samples > 1:
+                told = "priors with distribution 'fixed'" if isinstance(made, PriorsConfig) else f"{made.kind!r}"
+                raise ValueError(f"{part.samples} samples of items that are not sampled ({told}); set samples=1")
+
+    def _check_priors(self) -> None:
+        """Refuse what priors cannot do, and settings that are theirs alone."""
+        if not isinstance(self.parameterization, PriorsConfig):
+            if self.decoder_optimizer is not None:
+                raise ValueError("there is no decoder to update; set decoder_optimizer=null")
+            return
+        if self.initialization != "noise":
+            raise ValueError("priors start from noise, not from real images; set initialization=noise")
+        parts = parts_of(self.objective)
+        if not parts or not all(isinstance(part, TrajectoriesConfig | DiscrepancyConfig) for part in parts):
+            raise ValueError("priors are matched by trajectories, discrepancy or a sum of them; set objective.kind")
+        if isinstance(self.labels, RegionLabels):
+            raise ValueError("priors have no canvases whose regions could be labelled; set labels.kind to hard or soft")
+        if self.optimizer is None or self.decoder_optimizer is None:
+            raise ValueError("priors need an optimizer and their decoder a decoder_optimizer; give both")
+        for name, optimizer in (("optimizer", self.optimizer), ("decoder_optimizer", self.decoder_optimizer)):
+            if optimizer.average:
+                raise ValueError(f"running statistics are not those of an average; set {name}.average=0")
+            if optimizer.valid_range:
+                raise ValueError(f"neither priors nor decoders have a valid range; set {name}.valid_range=false")
+        if self.decoder_optimizer.learning_rate_unit != "absolute":
+            raise ValueError("one decoder serves all items; set decoder_optimizer.learning_rate_unit=absolute")
 
     def _check_augmentation(self) -> None:
         in_codes = not isinstance(self.parameterization, MosaicConfig) and not has_observer(self.objective)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from attar.errors import unknown
-from attar.recipes import coresets, dc, dm, idc, latentdd, lic, mtt, rded, sre2l
+from attar.recipes import coresets, d3, dc, dm, idc, latentdd, lic, mtt, rded, sre2l
 from attar.recipes.recipe import Recipe
 
 
@@ -42,6 +42,12 @@ REGISTRY: dict[str, Callable[[], Recipe]] = {
     **_table(mtt.tesla, mtt.TESLA),
     **_table(mtt.ftd, mtt.FTD),
     **_table(mtt.datm, mtt.DATM),
+    "d3": d3.d3,
+    "d3-fixed": d3.d3_fixed,
+    "d3-mtt": d3.d3_mtt,
+    "d3-mmd": d3.d3_mmd,
+    "d3-alternating": d3.d3_alternating,
+    **_table(d3.d3_published, d3.D3),
     "lic": lic.lic,
     **_table(lic.lic_published, lic.LIC),
     **_table(rded.rded, rded.RDED),

@@ -39,6 +39,7 @@ def show(
     per_class: int | None = None,
     scale: float | None = None,
     real: ImageSet | None = None,
+    epoch: int | None = None,
     title: str | None = None,
 ) -> Path:
     """Write a PNG contact sheet: rows are classes, columns are items; real images of the same classes at the right.
@@ -52,19 +53,21 @@ def show(
         per_class: at most so many items of each class, at least 1; None shows as many as a page is wide.
         scale: screen pixels for one pixel of an image: a whole number, or a fraction below 1; None chooses.
         real: real images to set beside them, the first ones of every class.
+        epoch: which sample of items that are distributions; None shows their means.
         title: None says data, recipe, items and bytes.
 
     Raises:
-        InputError: an existing or impossible `out`, a number out of range, real images of other classes.
+        InputError: an existing or impossible `out`, a number out of range or without effect, real images of other
+            classes.
     """
     path = Path(out)
     refuse_existing(path, overwrite)
-    _check(distilled, path, per_class, scale, real)
+    _check(distilled, path, per_class, scale, real, epoch)
     magnification = scale or _scale_for(distilled.image_shape)
     count = min(per_class or _columns_for(distilled.image_shape, magnification, real), _most_items(distilled))
     _, height, width = (round(side * magnification) for side in distilled.image_shape)
     _refuse_large(width * count * (1 if real is None else 2), height * len(distilled.classes))
-    groups = [_distilled_rows(distilled, count, magnification)]
+    groups = [_distilled_rows(distilled, count, magnification, epoch)]
     if real is not None:
         groups.append(_real_rows(real, count, magnification))
     shown = (
@@ -203,12 +206,19 @@ def _refuse_large(width: int, height: int) -> None:
 
 
 def _check(
-    distilled: DistilledSet, path: Path, per_class: int | None, scale: float | None, real: ImageSet | None
+    distilled: DistilledSet,
+    path: Path,
+    per_class: int | None,
+    scale: float | None,
+    real: ImageSet | None,
+    epoch: int | None,
 ) -> None:
     if path.suffix.lower() != ".png":
         raise InputError(f"a contact sheet is a PNG and {path.name!r} is not; name it e.g. {path.stem}.png")
     if per_class is not None and per_class < 1:
         raise InputError(f"per_class is {per_class}; at least 1 item of each class must be shown")
+    if epoch is not None and not distilled.stochastic:
+        raise InputError("epoch has no effect: the set's items are the same in every epoch; leave it out")
     if scale is not None and not (0 < scale < 1 or (scale >= 1 and scale == int(scale))):
         raise InputError(f"scale is {scale}; a whole number, or a fraction between 0 and 1, is needed")
     if real is not None and (real.classes, real.image_shape) != (
@@ -242,12 +252,12 @@ def _most_items(distilled: DistilledSet) -> int:
     return max(1, int(torch.bincount(distilled.labels.cpu(), minlength=len(distilled.classes)).max()))
 
 
-def _distilled_rows(distilled: DistilledSet, count: int, scale: float) -> list[list[Image.Image]]:
+def _distilled_rows(distilled: DistilledSet, count: int, scale: float, epoch: int | None) -> list[list[Image.Image]]:
     labels = distilled.labels.cpu()
     rows = []
     for index in range(len(distilled.classes)):
         items = (labels == index).nonzero().flatten()[:count]
-        rows.append(_pictures(distilled.images(items), scale) if len(items) else [])
+        rows.append(_pictures(distilled.images(items, epoch), scale) if len(items) else [])
     return rows
 
 

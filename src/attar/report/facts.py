@@ -12,6 +12,8 @@ LABELS = {
     "regions": "regions: an observer's logits for another region of each stored image in every epoch",
 }
 
+SAMPLED = "distributions: every epoch of training sees new samples of them"
+
 
 def facts(distilled: DistilledSet) -> list[tuple[str, str]]:
     """Names and texts, in the order in which people ask."""
@@ -19,11 +21,13 @@ def facts(distilled: DistilledSet) -> list[tuple[str, str]]:
     began = manifest.initialization
     codecs = dict.fromkeys(f"{shard.codec.spec.get('kind')} {shard.codec.code_shape}" for shard in manifest.shards)
     counts = sorted({*distilled.num_per_class})
+    distributions = [shard.parameterization.get("distribution") for shard in manifest.shards]
     scores = [json.dumps(score, sort_keys=True) for score in manifest.scores] or ["none"]
     return [
         ("set", distilled.name),
         ("classes", f"{distilled.num_classes}: {', '.join(distilled.classes)}"),
         ("items", f"{len(distilled)}, {' to '.join(str(count) for count in {counts[0]: 0, counts[-1]: 0})} per class"),
+        *([("items are", SAMPLED)] if "gaussian" in distributions else []),
         ("labels", LABELS[manifest.labels_kind]),
         *(("learned", f"{name} {value:.6g}") for name, value in sorted(distilled.learned.items())),
         ("images", " x ".join(str(side) for side in distilled.image_shape) + " (channels x height x width)"),
