@@ -377,6 +377,7 @@ def test_comparison_of_two_sets(digits: Splits, tmp_path: Path) -> None:
         Comparison.from_json(json.dumps(other))
 
 
-def test_the_protocol_of_the_docs_can_be_read() -> None:
-    path = Path(__file__).parents[1] / "examples" / "quick-128px.json"
-    assert protocol(path).training.max_steps == 100
+@pytest.mark.parametrize(("name", "steps", "optimizer"), [("quick-128px", 100, "sgd"), ("lic-500-steps", 500, "adamw")])
+def test_the_protocols_of_the_docs_can_be_read(name: str, steps: int, optimizer: str) -> None:
+    found = protocol(Path(__file__).parents[1] / "examples" / f"{name}.json")
+    assert (found.training.max_steps, found.training.optimizer) == (steps, optimizer) and not found.comparable
