@@ -63,6 +63,11 @@ def test_saved_bytes_are_those_autograd_keeps() -> None:
     assert least <= saved_bytes_per_item(network, (3, 16, 16)) <= 2 * least
 
 
+def test_what_autograd_keeps_where_batch_norms_see_one_pixel() -> None:
+    config = NetworkConfig(kind="resnet18", norm="batch", stem="imagenet")
+    assert saved_bytes_per_item(build_network(config, (3, 32, 32), 10), (3, 32, 32)) > 100_000
+
+
 def test_chunks_are_halved_until_the_run_fits() -> None:
     config = FeaturesConfig(network=WIDE, chunk_items=256)
     free = planned(config, "10GB")
