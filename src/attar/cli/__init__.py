@@ -1,0 +1,32 @@
+"""The command line: verbs to library functions, and errors in one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from attar.cli import distilling, evaluating, looking
+from attar.cli.app import app
+from attar.exit_status import exit_status
+from attar.process import prepare_process
+
+VERBS = (distilling, evaluating, looking)
+"""Modules whose verbs there are, in the order of the help."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command line and return its exit status: 0 done, 1 the run failed, 2 bad input, 130 stopped by Ctrl-C.
+
+    Args:
+        arguments: without the program's name; None takes the process's own.
+    """
+    prepare_process()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        status = app(args=arguments or ["--help"], prog_name="attar", standalone_mode=False)
+        sys.stdout.flush()
+    except Exception as error:
+        if os.environ.get("ATTAR_DEBUG"):
+            raise
+        return exit_status(error)
+    return status if isinstance(status, int) else 0

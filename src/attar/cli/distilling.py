@@ -1,0 +1,138 @@
+"""Verbs that make: sets, experts, observers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attar.cli.app import shown_progress, verb
+from attar.cli.options import (
+    Channels,
+    Classes,
+    Codec,
+    Data,
+    Device,
+    ImageSize,
+    Overwrite,
+    Quiet,
+    Resize,
+    Settings,
+    Test,
+    assignments,
+    loading_arguments,
+)
+from attar.cli.printing import say
+
+
+@verb("distill", stopped="stopped; the same command continues from the last saved step")
+def distill_verb(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The file to write, e.g. photos.attar.safetensors.")],
+    recipe: Annotated[str, typer.Option(help="A method with its settings; attar recipes lists them.")] = "latent-dm",
+    budget: Annotated[
+        str | None, typer.Option(help="10ipc (images per class), 120lpc (items per class) or 5MB (the whole file).")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Every random choice derives from it.")] = 0,
+    device: Device = "auto",
+    codec: Codec = None,
+    storage: Annotated[str | None, typer.Option(help="How codes are stored: float32, float16 or int8.")] = None,
+    label_bytes: Annotated[
+        str | None, typer.Option(help="The most that region labels may take, e.g. 500kB; else as the recipe has it.")
+    ] = None,
+    set_: Settings = None,
+    checkpoint_steps: Annotated[int, typer.Option(min=1, help="Steps between two saved states.")] = 100,
+    memory: Annotated[
+        str | None, typer.Option(help="The most memory to take, e.g. 8GB; by default most of what is free.")
+    ] = None,
+    test: Test = None,
+    classes: Classes = None,
+    image_size: ImageSize = None,
+    resize: Resize = "refuse",
+    channels: Channels = "keep",
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Distil labelled images into one small file."""
+    settings = assignments(set_ or [])
+    loading = loading_arguments(test, classes, image_size, resize, channels)
+    import attar
+
+    with shown_progress(quiet) as progress:
+        result = attar.distill(
+            data,
+            recipe,
+            budget,
+            out=out,
+            seed=seed,
+            device=device,
+            settings=settings,
+            codec=codec,
+            storage=storage,
+            label_bytes=label_bytes,
+            checkpoint_steps=checkpoint_steps,
+            memory=memory,
+            overwrite=overwrite,
+            progress=progress,
+            **loading,
+        )
+    say(f"{out}: {len(result)} items of {len(result.classes)} classes in {out.stat().st_size} bytes")
+
+
+@verb("experts", stopped="stopped; the same command continues after the last whole epoch")
+def experts_verb(
+    data: Data,
+    recipe: Annotated[str, typer.Option(help="A method that matches trajectories; attar recipes lists them all.")],
+    count: Annotated[int | None, typer.Option(min=1, help="How many experts; else the recipe's.")] = None,
+    device: Device = "auto",
+    codec: Codec = None,
+    set_: Settings = None,
+    test: Test = None,
+    classes: Classes = None,
+    image_size: ImageSize = None,
+    resize: Resize = "refuse",
+    channels: Channels = "keep",
+    quiet: Quiet = False,
+) -> None:
+    """Train the experts whose trajectories a recipe matches.
+
+    They are kept in the cache, where distill finds them; it trains what is missing itself.
+    """
+    settings = assignments(set_ or [])
+    loading = loading_arguments(test, classes, image_size, resize, channels)
+    from attar.experts.command import make_experts, summary
+
+    with shown_progress(quiet) as progress:
+        buffer = make_experts(
+            data, recipe, count=count, device=device, settings=settings, codec=codec, progress=progress, **loading
+        )
+    say(summary(buffer))
+
+
+@verb("observer", stopped="stopped; the same command continues after the last whole epoch")
+def observer_verb(
+    data: Data,
+    network: Annotated[str | None, typer.Option(help="Its architecture, e.g. convnet:batch or resnet18:batch.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Instead of training: a .safetensors file, torchvision:NAME or timm:NAME.")
+    ] = None,
+    device: Device = "auto",
+    set_: Settings = None,
+    test: Test = None,
+    classes: Classes = None,
+    image_size: ImageSize = None,
+    resize: Resize = "refuse",
+    channels: Channels = "keep",
+    quiet: Quiet = False,
+) -> None:
+    """Train or load, and check, the network that LIC, RDED and SRe2L ask; distill finds it in the cache."""
+    settings = assignments(set_ or [])
+    loading = loading_arguments(test, classes, image_size, resize, channels)
+    from attar.observers.command import make_observer, summary
+
+    with shown_progress(quiet) as progress:
+        made = make_observer(
+            data, network=network, weights=weights, device=device, settings=settings, progress=progress, **loading
+        )
+    say(summary(made))
