@@ -22,7 +22,9 @@ from attar.training import FixedItems, TrainingConfig, train_networks
 from small_sets import CLASSES, RECIPE, digit_images, first_items
 
 DSA = DsaConfig(strategy="color_crop_cutout_scale_rotate")
-STORAGES = ("float16", "int8", "top-k", "online")
+STORAGES = ("float16", "int8", "top-k", "codebook", "online")
+SMALL: dict[str, dict[str, Any]] = {"top-k": {"top_k": 3}, "codebook": {"code_bytes": 4}}
+"""What a storage needs beside its name with ten classes."""
 
 
 class SmallObserver:

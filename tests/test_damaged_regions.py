@@ -19,6 +19,7 @@ from attar.distilled import DistilledSet
 from attar.errors import InputError
 from attar.labels.regions import RegionLabels
 from attar.relabelling import with_regions
+from small_regions import SMALL, STORAGES
 from small_sets import build, digit_images
 from test_damaged_files import json_values, parts, places, put, set_value, tampered
 
@@ -38,8 +39,7 @@ class Counting:
 
 @cache
 def good_bytes(storage: str = "float16") -> bytes:
-    small = {"top_k": 3} if storage == "top-k" else {}
-    config = RegionLabels(epochs=2, storage=storage, augmentation=DsaConfig(), mix="cutmix", **small)  # type: ignore[arg-type]
+    config = RegionLabels(epochs=2, storage=storage, augmentation=DsaConfig(), mix="cutmix", **SMALL.get(storage, {}))  # type: ignore[arg-type]
     return with_regions(build(digit_images(), "pca:f4c4", "int8", 2), Counting(), config).to_bytes()
 
 
@@ -125,6 +125,22 @@ CASES: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: changed(set_value("shards.0.regions.rest", 0, float("-inf")), "top-k"),
         "not finite",
     ),
+    "codebooks of another size": (
+        lambda: changed(replaced("entries", torch.zeros(4, 255, 3, dtype=torch.float16)), "codebook"),
+        "tensor 'entries' of the region labels is",
+    ),
+    "directions that are not finite": (
+        lambda: changed(set_value("shards.0.regions.directions", 0, float("nan")), "codebook"),
+        "not finite",
+    ),
+    "more bytes of a label than classes": (
+        lambda: changed(put(*LABELS, "code_bytes", value=11), "codebook"),
+        "code_bytes is 11 and there are 10 classes",
+    ),
+    "a codebook in a schema without": (
+        lambda: changed(put("schema_version", value=3), "codebook"),
+        "needs schema 4",
+    ),
     "as many kept as there are classes": (lambda: changed(put(*LABELS, "top_k", value=10), "top-k"), "top_k is 10"),
     "nobody to ask": (lambda: changed(put(*REGIONS, "observer", value=None), "online"), "do not say which observer"),
     "an observer without a name": (
@@ -153,7 +169,7 @@ def test_each_fault_has_its_own_line(case: str, tmp_path: Path) -> None:
     assert line.startswith(str(path)) and line.isprintable() and len(line) < 700
 
 
-@pytest.mark.parametrize("storage", ["float16", "int8", "top-k", "online"])
+@pytest.mark.parametrize("storage", STORAGES)
 def test_what_tampering_starts_from_is_good(tmp_path: Path, storage: str) -> None:
     path = tmp_path / "good.safetensors"
     path.write_bytes(changed(lambda tree, tensors: None, storage))

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from attar.distilled import DistilledSet
-from attar.labels import keeping
+from attar.labels import keeping, region_logits
 from attar.labels.keeping import KeptEpochs, forget_kept
 from attar.relabelling import with_regions
-from small_regions import SmallObserver, mosaic, settings, trained
+from small_regions import SMALL, SmallObserver, mosaic, settings, trained
 
 EPOCHS = 6
 
@@ -37,19 +37,22 @@ def label(folder: Path | None, stop_at: int = 0, **changes: Any) -> tuple[Distil
     return with_regions(mosaic(), asked, config, seed=4, folder=folder), asked.num_calls
 
 
-@pytest.mark.parametrize("storage", ["float16", "int8", "top-k"])
-def test_a_stopped_labelling_goes_on(tmp_path: Path, storage: str) -> None:
-    changes: dict[str, Any] = {"storage": storage} | ({"top_k": 3} if storage == "top-k" else {})
+@pytest.mark.parametrize("storage", ["float16", "int8", "top-k", "codebook"])
+def test_a_stopped_labelling_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: str) -> None:
+    """But for the labels of two epochs that a codebook is fitted to, which are asked for again."""
+    monkeypatch.setattr(region_logits, "MOST_FITTED", 40)
+    again = 2 if storage == "codebook" else 0
+    changes: dict[str, Any] = {"storage": storage, **SMALL.get(storage, {})}
     whole, calls = label(None, **changes)
     assert calls == EPOCHS
     with pytest.raises(KeyboardInterrupt):
         label(tmp_path / "labels", stop_at=4, **changes)
     with pytest.raises(KeyboardInterrupt):
-        label(tmp_path / "labels", stop_at=2, **changes)
+        label(tmp_path / "labels", stop_at=again + 2, **changes)
     resumed, calls = label(tmp_path / "labels", **changes)
-    assert calls == EPOCHS - 3 - 1
+    assert calls == EPOCHS - 3 - 1 + again
     assert resumed.to_bytes() == whole.to_bytes()
-    assert label(tmp_path / "labels", **changes)[1] == 0
+    assert label(tmp_path / "labels", **changes)[1] == again
 
 
 def test_a_kill_costs_what_was_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,6 +170,20 @@ def test_logits_beyond_float16_are_cut() -> None:
         assert read_region_logits(tensors, config, 0, 3).isfinite().all()
 
 
+def test_codebooks_count_once() -> None:
+    config = RegionLabels(storage="codebook", code_bytes=18, epochs=50)
+    shared = 2 * (100 + 100 * 108 + 18 * 256 * 6)
+    assert epoch_bytes(config, 1000, 100) == 18_000
+    assert sum(math.prod(s) * (1 if d == "I8" else 2) for d, s in region_table(config, 1000, 100).values()) == (
+        50 * 18_000 + shared
+    )
+    limited = config.model_copy(update={"label_bytes": shared + 20 * 18_000})
+    assert fitted(limited, 1000, 100).epochs == 20
+    assert fitted(limited, [500, 500], 100).epochs == 20 - math.ceil(shared / 18_000), "a codebook for each shard"
+    with pytest.raises(InputError, match="code_bytes is 16 and there are 10 classes; give at most 10"):
+        region_table(RegionLabels(storage="codebook"), 1, 10)
+
+
 def test_smaller_storage_is_smaller_and_limits_lower_the_epochs() -> None:
     full = epoch_bytes(settings(), 50, 200)
     assert full == 50 * 200 * 2

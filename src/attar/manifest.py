@@ -25,7 +25,7 @@ from attar.errors import InputError
 from attar.files import canonical_json
 from attar.labels.regions import ObserverFacts, RegionLabels
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 SOFT_LABELS = "soft_labels"
 LARGEST_SIDE = 4096
 LARGEST_DECODED_VALUES = 2**38
@@ -178,8 +178,8 @@ class Manifest(Config):
     """Everything a file says beside its tensors. The same run gives the same text: no times, no paths.
 
     Args:
-        schema_version: the lowest that has all that the file uses: 3 with region labels, 2 with soft labels or learned
-            numbers, else 1.
+        schema_version: the lowest that has all that the file uses: 4 with region labels of a codebook, 3 with others, 2
+            with soft labels or learned numbers, else 1.
         attar_version: that wrote the file.
         classes: names in the order of the labels.
         image_shape: (C, H, W) of the decoded images.
@@ -204,7 +204,7 @@ class Manifest(Config):
         content_sha256: over all of the above and every tensor.
     """
 
-    schema_version: Literal[1, 2, 3] = 1
+    schema_version: Literal[1, 2, 3, 4] = 1
     attar_version: str
     classes: Annotated[tuple[str, ...], Field(min_length=2)]
     image_shape: tuple[Literal[1, 3], Side, Side]
@@ -298,13 +298,17 @@ class Manifest(Config):
             excluded["learned"] = True
         if self.labels_kind != "regions":
             excluded["shards"] = {"__all__": {"regions"}}
+        elif self.schema_version < 4:
+            excluded["shards"] = {"__all__": {"regions": {"labels": {"code_bytes"}}}}
         return self.model_dump(mode="json", exclude=excluded)
 
 
 def label_facts(shards: Sequence[ShardSpec], learned: Mapping[str, float]) -> dict[str, Any]:
     """The labels' kind and the schema version that follow from what is stored."""
-    if any(shard.regions for shard in shards):
-        return {"labels_kind": "regions", "schema_version": 3}
+    regions = [shard.regions for shard in shards if shard.regions]
+    if regions:
+        version = 4 if any(each.labels.storage == "codebook" for each in regions) else 3
+        return {"labels_kind": "regions", "schema_version": version}
     soft = any(shard.has_soft_labels for shard in shards)
     return {"labels_kind": "soft" if soft else "hard", "schema_version": 2 if soft or learned else 1}
 

@@ -13,7 +13,7 @@ from attar.distilled import DistilledSet
 from attar.errors import InputError
 from attar.files import content_key
 from attar.labels.keeping import KeptEpochs
-from attar.labels.region_logits import fitted, label_regions
+from attar.labels.region_logits import fitted, fitted_epochs, label_regions
 from attar.labels.regions import Labeller, ObserverFacts, RegionLabels
 from attar.manifest import RegionSpec, describe_tensors
 from attar.progress import Progress
@@ -94,11 +94,12 @@ def with_regions(
 def labels_key(
     distilled: DistilledSet, shard: int, config: RegionLabels, facts: ObserverFacts, seed: int, device: torch.device
 ) -> str:
-    """Of everything that a shard's labels depend on; how many epochs there are changes none of them."""
+    """Of everything that a shard's labels depend on: of the number of epochs only what a codebook is fitted to."""
     digest = hashlib.sha256()
     for name, tensor in sorted(distilled.payloads()[shard].items()):
         digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
-    settings = config.model_copy(update={"epochs": 1}).model_dump(mode="json")
+    num_canvases = distilled.parameterizations()[shard].num_canvases
+    settings = config.model_copy(update={"epochs": max(1, fitted_epochs(config, num_canvases))}).model_dump(mode="json")
     about = distilled.manifest.shards[shard].facts() | {"regions": None}
     preprocess = distilled.preprocess.identity()
     return content_key("labels", digest.hexdigest(), about, settings, facts.identity, seed, preprocess, device.type)

@@ -1,4 +1,4 @@
-"""How an observer's logits of regions are stored: in full, quantised, as the largest ones, or not at all."""
+"""How an observer's logits of regions are stored: in full, quantised, as the largest ones, as codes, or not at all."""
 
 from __future__ import annotations
 
@@ -12,43 +12,60 @@ from torch import Tensor
 from attar.codecs.codec import Codec
 from attar.container import DTYPE_NAMES, DTYPES
 from attar.errors import InputError
+from attar.labels.codebook import ENTRIES, MOST_FITTED, Codebook, fit_codebook
 from attar.labels.keeping import KeptEpochs, Labels
 from attar.labels.regions import Canvases, KeptCanvases, Labeller, RegionLabels, Regions
 from attar.progress import Progress, Silent
+from attar.randomness import generator
 from attar.shapes import Float
 
 Table = dict[str, tuple[str, tuple[int, ...]]]
 
 LARGEST_EPOCH_VALUES = 2**34
 """The most logits of one epoch: M K as they are read, in float32."""
+CODE_OFFSET = 128
+"""Codes run from 0 to 255, and int8 from -128 to 127."""
 LARGEST_HALF = torch.finfo(torch.float16).max
 SMALLEST_HALF = torch.finfo(torch.float16).smallest_normal
 
 
 def region_table(config: RegionLabels, num_canvases: int, num_classes: int) -> Table:
-    """Names, dtypes and shapes of what is stored.
+    """Names, dtypes and shapes of what is stored: [E, M, ...] of all epochs, then what they share.
 
     Raises:
-        InputError: `top_k` is not below the number of classes, or there are more logits than a file may stand for.
+        InputError: `top_k` is not below the number of classes, `code_bytes` is above it, or there are more logits than
+            a file may stand for.
     """
     if num_canvases * num_classes > LARGEST_EPOCH_VALUES:
         raise InputError(
             f"{num_canvases} canvases of {num_classes} classes have {num_canvases * num_classes} logits an epoch; "
             f"at most {LARGEST_EPOCH_VALUES} are allowed"
         )
-    rows = (config.epochs, num_canvases)
-    if config.storage == "float16":
-        return {"logits": ("F16", (*rows, num_classes))}
-    if config.storage == "int8":
-        return {"logits": ("I8", (*rows, num_classes)), "scale": ("F16", rows), "offset": ("F16", rows)}
-    if config.storage == "online":
+    table = _epoch_table(config, num_canvases, num_classes)
+    every = {name: (dtype, (config.epochs, *shape)) for name, (dtype, shape) in table.items()}
+    return every | codebook_table(config, num_classes)
+
+
+def codebook_table(config: RegionLabels, num_classes: int) -> Table:
+    """What labels with storage "codebook" share; {} with any other.
+
+    Raises:
+        InputError: more bytes of a label than classes.
+    """
+    if config.storage != "codebook":
         return {}
-    if config.top_k >= num_classes:
+    groups = config.code_bytes
+    if groups > num_classes:
         raise InputError(
-            f"top_k is {config.top_k} and there are {num_classes} classes; keep fewer of them, or take storage 'int8'"
+            f"code_bytes is {groups} and there are {num_classes} classes; give at most {num_classes}, "
+            "or take storage 'int8'"
         )
-    kept = (*rows, config.top_k)
-    return {"classes": (class_dtype(num_classes), kept), "logits": ("F16", kept), "rest": ("F16", rows)}
+    width = -(-num_classes // groups)
+    return {
+        "mean": ("F16", (num_classes,)),
+        "directions": ("F16", (num_classes, groups * width)),
+        "entries": ("F16", (groups, ENTRIES, width)),
+    }
 
 
 def class_dtype(num_classes: int) -> str:
@@ -57,9 +74,8 @@ def class_dtype(num_classes: int) -> str:
 
 
 def epoch_bytes(config: RegionLabels, num_canvases: int, num_classes: int) -> int:
-    """Bytes of one epoch's labels as they are stored."""
-    table = region_table(config.model_copy(update={"epochs": 1}), num_canvases, num_classes)
-    return sum(math.prod(shape) * DTYPES[dtype].itemsize for dtype, shape in table.values())
+    """Bytes of one epoch's labels as they are stored, without what all epochs share."""
+    return _bytes(_epoch_table(config, num_canvases, num_classes))
 
 
 def fitted(config: RegionLabels, num_canvases: int | Sequence[int], num_classes: int) -> RegionLabels:
@@ -72,23 +88,29 @@ def fitted(config: RegionLabels, num_canvases: int | Sequence[int], num_classes:
     each = sum(epoch_bytes(config, count, num_classes) for count in shards)
     if config.label_bytes is None:
         return config
-    epochs = min(config.epochs, config.label_bytes // each)
+    shared = len(shards) * _bytes(codebook_table(config, num_classes))
+    epochs = min(config.epochs, max(0, config.label_bytes - shared) // each)
     if not epochs:
         raise InputError(
-            f"label_bytes is {config.label_bytes} and the labels of one epoch take {each} as {config.storage}; "
-            "allow more, or take storage 'int8' or 'top-k'"
+            f"label_bytes is {config.label_bytes} and the labels of one epoch take {each + shared} as "
+            f"{config.storage}; allow more, or take storage 'int8', 'top-k' or 'codebook'"
         )
     return config.model_copy(update={"epochs": epochs, "label_bytes": None})
 
 
-def store_logits(logits: Float[Tensor, "canvases classes"], config: RegionLabels) -> dict[str, Tensor]:
+def store_logits(
+    logits: Float[Tensor, "canvases classes"], config: RegionLabels, codebook: Codebook | None = None
+) -> dict[str, Tensor]:
     """One epoch's logits as they are stored, without the dimension of epochs.
 
         float16: rounded.    int8: offset + scale q, q from -127 to 127, to within scale / 2
         top-k: the k largest, float16, their classes, and log sum exp of all others
+        codebook: codes from -128 to 127 that stand for the logits up to a constant, see `Codebook`
 
     Values beyond float16's range are cut to its largest.
     """
+    if codebook is not None:
+        return {"codes": (codebook.encode(logits.detach().float()) - CODE_OFFSET).to(torch.int8).cpu()}
     logits = logits.detach().cpu().float().clamp(-LARGEST_HALF, LARGEST_HALF)
     if config.storage == "float16":
         return {"logits": logits.half()}
@@ -121,6 +143,9 @@ def read_region_logits(
     """
     if config.storage == "online":
         raise ValueError("labels with storage 'online' come from the observer")
+    if config.storage == "codebook":
+        codes = tensors["codes"][epoch % config.epochs].long() + CODE_OFFSET
+        return _codebook_of(tensors, codes.device).decode(codes)
     own = {name: tensor[epoch % config.epochs] for name, tensor in tensors.items()}
     if config.storage == "float16":
         return own["logits"].float()
@@ -190,12 +215,18 @@ def label_regions(
     Source: Shen & Xing 2022 (FKD); LIC section 2.3.
     """
     progress = progress or Silent()
-    table = region_table(config, num_canvases, num_classes)
-    stored = {name: torch.empty(shape, dtype=DTYPES[dtype]) for name, (dtype, shape) in table.items()}
-    if not stored:
+    if config.storage == "online":
         return {}
+    epochwise = region_table(config, num_canvases, num_classes).items() - codebook_table(config, num_classes).items()
+    stored = {name: torch.empty(shape, dtype=DTYPES[dtype]) for name, (dtype, shape) in sorted(epochwise)}
     canvases = KeptCanvases(canvases_of, num_canvases, image_shape, device)
-    regions = Regions(canvases, num_canvases, image_shape, config, preprocess, grid, seed, device)
+    asking = _Asking(
+        Regions(canvases, num_canvases, image_shape, config, preprocess, grid, seed, device),
+        observer,
+        num_classes,
+        batch_size,
+    )
+    codebook = asking.codebook(progress) if config.storage == "codebook" else None
     found = _fitting(kept.read() if kept is not None else [], stored)
     for epoch, labels in enumerate(found):
         for name, tensor in labels.items():
@@ -204,15 +235,47 @@ def label_regions(
     progress.advance(len(found) * num_canvases)
     with nullcontext() if kept is None else kept.whole():
         for epoch in range(len(found), config.epochs):
-            logits = regions.logits(observer, epoch, batch_size, progress.advance)
-            check_columns(logits, num_classes)
-            labels = store_logits(logits, config)
+            labels = store_logits(asking.logits(epoch, progress), config, codebook)
             for name, tensor in labels.items():
                 stored[name][epoch] = tensor
             if kept is not None:
                 kept.add(labels)
     progress.finish()
-    return stored
+    return stored | ({} if codebook is None else {name: part.cpu().half() for name, part in vars(codebook).items()})
+
+
+def fitted_epochs(config: RegionLabels, num_canvases: int) -> int:
+    """How many epochs' labels the codebook is fitted to, the first ones; 0 without a codebook."""
+    return min(config.epochs, -(-MOST_FITTED // num_canvases)) if config.storage == "codebook" else 0
+
+
+class _Asking:
+    """An observer asked epoch by epoch; what the codebook was fitted to is not asked again."""
+
+    def __init__(self, regions: Regions, observer: Labeller, num_classes: int, batch_size: int) -> None:
+        self._regions = regions
+        self._observer = observer
+        self._num_classes = num_classes
+        self._batch_size = batch_size
+        self._known: list[Tensor] = []
+
+    def logits(self, epoch: int, progress: Progress) -> Float[Tensor, "canvases classes"]:
+        """Of every canvas's region in an epoch, float32; the progress is told of each."""
+        if epoch < len(self._known):
+            progress.advance(len(self._known[epoch]))
+            return self._known[epoch]
+        logits = self._regions.logits(self._observer, epoch, self._batch_size, progress.advance)
+        check_columns(logits, self._num_classes)
+        return logits
+
+    def codebook(self, progress: Progress) -> Codebook:
+        """Fitted to the labels of the first epochs."""
+        config, num_canvases = self._regions.config, self._regions.num_canvases
+        epochs = fitted_epochs(config, num_canvases)
+        progress.start("labelling regions for their codebook", epochs * num_canvases)
+        self._known = [self.logits(epoch, progress) for epoch in range(epochs)]
+        progress.finish()
+        return fit_codebook(torch.cat(self._known), config.code_bytes, generator(self._regions.seed, "codebook"))
 
 
 def _fitting(found: list[Labels], stored: Labels) -> list[Labels]:
@@ -228,6 +291,33 @@ def check_columns(logits: Tensor, num_classes: int) -> None:
         raise InputError(
             f"the observer's logits are {tuple(logits.shape)}; give an observer of the set's {num_classes} classes"
         )
+
+
+def _epoch_table(config: RegionLabels, num_canvases: int, num_classes: int) -> Table:
+    """What one epoch's labels are stored as."""
+    rows = (num_canvases,)
+    if config.storage == "float16":
+        return {"logits": ("F16", (*rows, num_classes))}
+    if config.storage == "int8":
+        return {"logits": ("I8", (*rows, num_classes)), "scale": ("F16", rows), "offset": ("F16", rows)}
+    if config.storage == "online":
+        return {}
+    if config.storage == "codebook":
+        return {"codes": ("I8", (*rows, config.code_bytes))}
+    if config.top_k >= num_classes:
+        raise InputError(
+            f"top_k is {config.top_k} and there are {num_classes} classes; keep fewer of them, or take storage 'int8'"
+        )
+    kept = (*rows, config.top_k)
+    return {"classes": (class_dtype(num_classes), kept), "logits": ("F16", kept), "rest": ("F16", rows)}
+
+
+def _bytes(table: Table) -> int:
+    return sum(math.prod(shape) * DTYPES[dtype].itemsize for dtype, shape in table.values())
+
+
+def _codebook_of(tensors: Mapping[str, Tensor], device: torch.device) -> Codebook:
+    return Codebook(*(tensors[name].to(device).float() for name in ("mean", "directions", "entries")))
 
 
 def _store_int8(logits: Tensor) -> dict[str, Tensor]:

@@ -19,11 +19,12 @@ from attar.parameterizations.tiling import Grid, tile_boxes
 from attar.randomness import Counter
 from attar.shapes import Float, Int64
 
-RegionStorage: TypeAlias = Literal["float16", "int8", "top-k", "online"]
+RegionStorage: TypeAlias = Literal["float16", "int8", "top-k", "codebook", "online"]
 Canvases: TypeAlias = Callable[[Tensor], Tensor]
 """int64 [B], places of canvases, to images [B, C, H, W] nominally in [0, 1], on the same device."""
 
 DEFAULT_TOP_K = 5
+DEFAULT_CODE_BYTES = 16
 MOST_EPOCHS = 2**20
 SMALLEST_AREA = 1e-4
 WIDEST_RATIO = 4 / 3
@@ -48,8 +49,10 @@ class RegionLabels(Config):
     Args:
         epochs: E, label sets; epoch e of a training uses set e mod E.
         storage: of the logits. "float16"; "int8" with a scale and an offset for each region; "top-k": the largest and
-            the mass of all others; "online": none, and whoever trains needs the observer, whose bytes count as labels.
+            the mass of all others; "codebook": a few bytes that stand for all of them; "online": none, and whoever
+            trains needs the observer, whose bytes count as labels.
         top_k: logits kept of each region, with storage "top-k".
+        code_bytes: of each region, with storage "codebook".
         label_bytes: the most that all stored logits may take: `epochs` is lowered to what fits; None: no limit.
         scale: least and largest area of a crop, as fractions of the canvas or tile that it is taken from.
         tile_probability: that a region is taken from one tile alone, enlarged, instead of from the whole canvas.
@@ -66,10 +69,13 @@ class RegionLabels(Config):
         one for each batch.
     """
 
+    added_later = frozenset({"code_bytes"})
+
     kind: Literal["regions"] = "regions"
     epochs: int = Field(default=300, ge=1, le=MOST_EPOCHS)
     storage: RegionStorage = "float16"
     top_k: int = Field(default=DEFAULT_TOP_K, ge=1, le=10_000)
+    code_bytes: int = Field(default=DEFAULT_CODE_BYTES, ge=1, le=256)
     label_bytes: int | None = Field(default=None, ge=1)
     scale: tuple[float, float] = (0.08, 1.0)
     tile_probability: float = Field(default=0.0, ge=0, le=1)
@@ -93,6 +99,10 @@ class RegionLabels(Config):
     def _settings_have_an_effect(self) -> RegionLabels:
         if self.storage != "top-k" and self.top_k != DEFAULT_TOP_K:
             raise InputError(f"top_k has no effect with storage {self.storage!r}; leave it out, or take 'top-k'")
+        if self.storage != "codebook" and self.code_bytes != DEFAULT_CODE_BYTES:
+            raise InputError(
+                f"code_bytes has no effect with storage {self.storage!r}; leave it out, or take 'codebook'"
+            )
         if self.storage == "online" and self.label_bytes is not None:
             raise InputError("label_bytes has no effect with storage 'online', which stores nothing; leave it out")
         return self
