@@ -53,20 +53,13 @@ def shards_in_columns(
     return shards, shard_tensors(payloads) | shard_tensors(regions, "regions.")
 
 
-def with_class_order(distilled: DistilledSet, classes: Sequence[str]) -> DistilledSet:
-    """The same set with its classes in another order.
-
-    Args:
-        distilled: the set.
-        classes: its own, in any order.
+def in_order_of(distilled: DistilledSet, classes: Sequence[str]) -> DistilledSet:
+    """The same set with its classes in the order of `classes`; itself where that names other ones.
 
     Raises:
-        ValueError: other classes.
         InputError: labels that are asked of an observer, which has an order of its own.
     """
-    if set(classes) != set(distilled.classes):
-        raise ValueError("another order of classes has the same names")
-    if tuple(classes) == distilled.classes:
+    if tuple(classes) == distilled.classes or set(classes) != set(distilled.classes):
         return distilled
     shards, tensors = shards_in_columns(distilled, columns_among(distilled.classes, classes), len(classes))
     return distilled.with_shards(shards, tensors, classes)
