@@ -32,7 +32,7 @@ from attar.merging import merge
 from attar.progress import Progress, Silent
 from attar.splitting import class_means, similar_classes, split_classes
 from small_sets import digit_images
-from test_distributions import TINY
+from test_distributions import LEARNING, TINY
 
 STILL: dict[str, Any] = {**TINY, "objective.parts.0.student_rate_learning_rate": 0.0}
 LATENT: dict[str, Any] = {"steps": 4, "objective.network.width": 8, "objective.network.depth": 1}
@@ -298,3 +298,23 @@ def test_the_command_line_splits_and_merges(tmp_path: Path, capsys: pytest.Captu
     shown = capsys.readouterr()
     assert "part 2:" in shown.err and "10 items of 10 classes" in shown.out
     assert len(attar.load(out).manifest.shards) == 2
+
+
+@pytest.mark.slow
+def test_fewer_subtasks_are_no_worse_than_more() -> None:
+    """D3's Table 5 at the size of a laptop: five priors of each digit, in one task, in two and in five.
+
+    In one run: 94.2, 93.5 and 83.1 %; only the order is held, and that five parts cost more than two.
+    """
+    chosen = {**LEARNING, "optimizer.learning_rate": 2.0, "objective.parts.0.max_start_epoch": 2}
+
+    def accuracy(parts: int | None) -> float:
+        found = []
+        for seed in (0, 1):
+            whole = distill("digits", "d3", "5lpc", settings=chosen, seed=seed, subtasks=parts)
+            card = evaluate(whole, "digits", "quick", networks="convnet:d1w32", seeds=2, baselines=False)
+            found.append(card.row("distilled").mean)
+        return sum(each for each in found if each is not None) / 2
+
+    one, two, five = accuracy(None), accuracy(2), accuracy(5)
+    assert one > two - 1 and two > five + 3 and five > 50
