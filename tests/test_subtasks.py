@@ -304,7 +304,7 @@ def test_the_command_line_splits_and_merges(tmp_path: Path, capsys: pytest.Captu
 def test_fewer_subtasks_are_no_worse_than_more() -> None:
     """D3's Table 5 at the size of a laptop: five priors of each digit, in one task, in two and in five.
 
-    In one run: 94.2, 93.5 and 83.1 %; only the order is held, and that five parts cost more than two.
+    Over four seeds: 94.2, 93.9 and 76.5 %. Held is that five parts cost more than two, and two no less than one.
     """
     chosen = {**LEARNING, "optimizer.learning_rate": 2.0, "objective.parts.0.max_start_epoch": 2}
 
@@ -317,4 +317,4 @@ def test_fewer_subtasks_are_no_worse_than_more() -> None:
         return sum(each for each in found if each is not None) / 2
 
     one, two, five = accuracy(None), accuracy(2), accuracy(5)
-    assert one > two - 1 and two > five + 3 and five > 50
+    assert one > two - 1.5 and two > five + 3 and five > 50
