@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from attar.evaluation.compare import compare as compare
     from attar.evaluation.evaluate import evaluate as evaluate
     from attar.export import export as export
+    from attar.merging import merge as merge
     from attar.report.contact_sheet import show as show
 
 __version__ = "0.1.0"
@@ -36,6 +37,7 @@ _PLACES = {
     "evaluate": "attar.evaluation.evaluate",
     "export": "attar.export",
     "load_images": "attar.data.sources",
+    "merge": "attar.merging",
     "show": "attar.report.contact_sheet",
 }
 
@@ -53,6 +55,7 @@ __all__ = [
     "info",
     "load",
     "load_images",
+    "merge",
     "recipes",
     "show",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from attar.data.image_set import ImageSet, Splits
 from attar.data.sources import load_images
 from attar.device import resolve_device
 from attar.distilled import DistilledSet
+from attar.engines import Engine, Local
 from attar.errors import InputError, NonFiniteLossError
 from attar.experts import train_experts
 from attar.files import refuse_existing
@@ -46,6 +47,7 @@ from attar.recipes import Recipe
 from attar.recipes import recipe as recipe_named
 from attar.relabelling import with_regions
 from attar.run_state import RunState, run_folder, stop_requested
+from attar.splitting import Split
 from attar.starting import Spaces, Start, start, tiles_per_code
 from attar.updates import Updates
 
@@ -60,6 +62,7 @@ class Task:
     device: torch.device
     checkpoint_steps: int
     memory: str | None = None
+    subtasks: tuple[int, Split] | None = None
 
 
 def distill(
@@ -78,6 +81,9 @@ def distill(
     memory: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
+    subtasks: int | None = None,
+    split: Split | None = None,
+    engine: Engine | None = None,
     **loading: Any,
 ) -> DistilledSet:
     """Distil the training part of `data` into a set of the chosen size.
@@ -100,6 +106,9 @@ def distill(
         memory: the most that may be taken, e.g. "8GB"; None is four fifths of what the device has free.
         overwrite: replace an existing `out`, and forget an unfinished run of another configuration.
         progress: what to report to.
+        subtasks: parts that the classes are split into, each distilled for itself and all merged; see `subtasks.py`.
+        split: how: "contiguous" (the usual), "random", "similarity"; only with `subtasks`.
+        engine: where the parts are distilled; None is one after another in this process. Only with `subtasks`.
         **loading: further arguments of `load_images`.
 
     Returns:
@@ -116,6 +125,8 @@ def distill(
         (40, 10)
     """
     progress = progress or Silent()
+    if subtasks is None and (split is not None or engine is not None):
+        raise InputError(f"{'split' if split else 'engine'} has no effect without subtasks; give --subtasks, e.g. 2")
     task = resolve_task(recipe, budget, seed, device, settings, codec, storage, checkpoint_steps, memory, label_bytes)
     path = Path(out) if out is not None else None
     if path is not None:
@@ -125,8 +136,39 @@ def distill(
     if task.recipe.observer is not None and handed(name):
         task = replace(task, recipe=task.recipe.without_flip())
         progress.note("images are not mirrored: the data's name says digits or characters")
+    if subtasks is not None:
+        from attar.subtasks import distill_subtasks  # which distils each part by `distill_images`
+
+        return distill_subtasks(
+            task, train, name, subtasks, split or "contiguous", engine or Local(), path, overwrite, progress
+        )
     spaces = Spaces.of(task.recipe, train)
     count = num_codes_per_class(task, spaces, train, name, progress)
+    return distill_images(task, train, name, spaces, count, path, overwrite, progress)
+
+
+def distill_images(
+    task: Task,
+    train: ImageSet,
+    name: str,
+    spaces: Spaces,
+    count: int,
+    path: Path | None,
+    overwrite: bool,
+    progress: Progress,
+) -> DistilledSet:
+    """Distil all of `train` in given spaces: one run, saved and resumed as `distill` says.
+
+    Args:
+        task: what the run depends on.
+        train: the images.
+        name: where they came from.
+        spaces: fitted to these images, or to more.
+        count: codes or priors of each class.
+        path: the file to write, or None.
+        overwrite: see `distill`.
+        progress: what to report to.
+    """
     if isinstance(task.recipe.labels, RegionLabels):
         fitted(task.recipe.labels, count * train.num_classes, train.num_classes)  # refused now, not after all the work
     observer = observer_of(task, train, progress)
@@ -134,14 +176,14 @@ def distill(
     synthetic, state = begun.synthetic, None
     learned: Mapping[str, float] = {}
     if begun.real is not None:
-        state = RunState(path, _configuration(task, train, count)) if path is not None else None
+        state = RunState(path, configuration_of(task, train, count)) if path is not None else None
         synthetic, learned = _matched(task, spaces, train, begun, observer, count, state, overwrite, progress)
     result = DistilledSet.build(
         synthetic.cpu(),
         spaces.preprocess.cpu(),
         initial=(initial_kind(task.recipe), [] if begun.sources is None else begun.sources.indices.tolist()),
         learned=learned,
-        **_facts(task, spaces.codec, train, name),
+        **facts_of(task, spaces.codec, train, name),
     )
     labels_folder = None if path is None else run_folder(path) / "labels"
     if isinstance(task.recipe.labels, RegionLabels):
@@ -247,10 +289,15 @@ def initial_kind(recipe: Recipe) -> str:
     return choice if isinstance(choice, str) else choice.kind
 
 
-def num_codes_per_class(task: Task, spaces: Spaces, train: ImageSet, name: str, progress: Progress) -> int:
+def num_codes_per_class(
+    task: Task, spaces: Spaces, train: ImageSet, name: str, progress: Progress, parts: Sequence[int] = ()
+) -> int:
     """Codes of each class that the budget allows; of a mosaic, canvases; of priors, as many as the budget says images.
 
     A budget in bytes counts the whole file, labels too, and takes no more codes than the smallest class has images for.
+
+    Args:
+        parts: how many classes each subtask has; none for a run that is whole.
 
     Raises:
         InputError: the budget holds less than one code of each class, naming the least that would do.
@@ -259,7 +306,7 @@ def num_codes_per_class(task: Task, spaces: Spaces, train: ImageSet, name: str, 
     if task.budget.unit != "bytes":
         priors = isinstance(recipe.parameterization, PriorsConfig)
         return task.budget.amount if priors else items_per_class(task.budget, spaces.codec)
-    facts = _facts(task, spaces.codec, train, name)
+    facts = facts_of(task, spaces.codec, train, name)
     labels, made = recipe.labels, recipe.parameterization
 
     def file_bytes(count: int) -> int:
@@ -275,6 +322,7 @@ def num_codes_per_class(task: Task, spaces: Spaces, train: ImageSet, name: str, 
             learned=learned_names(recipe.objective),
             num_per_class=count,
             initial=(initial_kind(recipe), ()),
+            parts=parts,
             **facts,
         )
 
@@ -417,19 +465,23 @@ def _stopped(error: NonFiniteLossError, step: int, updates: Updates, state: RunS
     return NonFiniteLossError(f"{error} (in step {step + 1}{saved})")
 
 
-def _facts(task: Task, codec: Codec, train: ImageSet, name: str) -> dict[str, Any]:
+def facts_of(task: Task, codec: Codec, train: ImageSet, name: str) -> dict[str, Any]:
     """What a manifest says of the run, apart from its items."""
     recipe = task.recipe.model_copy(update={"codec": without_paths(task.recipe.codec, codec)})
+    tree = json.loads(recipe.model_dump_json())
+    if task.subtasks is not None:
+        tree["subtasks"], tree["split"] = task.subtasks
+        tree["citations"] = sorted({*recipe.citations, "d3"})
     return {
         "classes": train.classes,
-        "recipe": json.loads(recipe.model_dump_json()),
+        "recipe": tree,
         "data": (name, train),
         "seed": task.seed,
         "device": task.device.type,
     }
 
 
-def _configuration(task: Task, train: ImageSet, count: int) -> dict[str, Any]:
+def configuration_of(task: Task, train: ImageSet, count: int) -> dict[str, Any]:
     """What a resumed run must share with the run it continues."""
     return {
         "recipe": task.recipe.key_tree(),
@@ -437,4 +489,5 @@ def _configuration(task: Task, train: ImageSet, count: int) -> dict[str, Any]:
         "seed": task.seed,
         "device": task.device.type,
         "data": train.fingerprint,
+        **({} if task.subtasks is None else {"subtasks": list(task.subtasks)}),
     }

@@ -131,6 +131,13 @@ class DistilledSet:
         built._check_items()
         return built
 
+    @classmethod
+    def assemble(cls, manifest: Manifest, tensors: Mapping[str, Tensor]) -> DistilledSet:
+        """The set of a manifest, sealed here, and of exactly the tensors that it lists; see `merging`."""
+        assembled = cls._seal(manifest, tensors, {})
+        assembled._check_items()
+        return assembled
+
     estimate_bytes = staticmethod(estimate_bytes)
 
     @classmethod
@@ -267,6 +274,14 @@ class DistilledSet:
         about = content_key(self.classes, self.manifest.preprocess.identity, shards, *regions)
         return tensors_digest(about, self._tensors)
 
+    def codec_tensors(self) -> dict[str, dict[str, Tensor]]:
+        """What is stored of each codec, by its identity."""
+        prefix = self.manifest.codec_prefix
+        return {
+            codec.identity: {name: self._tensors[prefix(codec.identity) + name] for name in codec.tensors}
+            for codec in self.manifest.codecs().values()
+        }
+
     def payloads(self) -> list[dict[str, Tensor]]:
         """What is stored of each shard's items, by the payload's own names."""
         return [
@@ -397,7 +412,7 @@ class DistilledSet:
             describe_shard(spec, shard.codec, describe_tensors(payload), shard.regions)
             for shard, payload, spec in zip(self.manifest.shards, payloads, parameterizations, strict=True)
         )
-        return self._changed(shards, shard_tensors(payloads) | shard_tensors(self.region_tensors(), "regions."))
+        return self.with_shards(shards, shard_tensors(payloads) | shard_tensors(self.region_tensors(), "regions."))
 
     def with_regions(self, regions: Sequence[tuple[RegionSpec, Mapping[str, Tensor]]]) -> DistilledSet:
         """The same set with these region labels, one for each shard; see `relabelling.with_regions`."""
@@ -406,12 +421,16 @@ class DistilledSet:
             for shard, (spec, _) in zip(self.manifest.shards, regions, strict=True)
         ]
         labels = shard_tensors([tensors for _, tensors in regions], "regions.")
-        return self._changed(shards, shard_tensors(self.payloads()) | labels)
+        return self.with_shards(shards, shard_tensors(self.payloads()) | labels)
 
-    def _changed(self, shards: Sequence[ShardSpec], items: Mapping[str, Tensor]) -> DistilledSet:
+    def with_shards(
+        self, shards: Sequence[ShardSpec], items: Mapping[str, Tensor], classes: Sequence[str] | None = None
+    ) -> DistilledSet:
+        """The same codecs with other shards and their tensors, by full names; None leaves the classes as they are."""
         prefixes = tuple(self.manifest.codecs())
         codecs = {name: tensor for name, tensor in self._tensors.items() if name.startswith(prefixes)}
-        manifest = read_manifest(self.manifest.with_shards(shards).text(), self._where)
+        manifest = self.manifest.model_copy(update={"classes": tuple(classes or self.classes)})
+        manifest = read_manifest(manifest.with_shards(shards).text(), self._where)
         changed = self._seal(manifest, {**codecs, **items}, self._codecs)
         changed._check_items()
         return changed
@@ -445,8 +464,7 @@ class DistilledSet:
 
     def _codec(self, spec: CodecSpec) -> Codec:
         if spec.identity not in self._codecs:
-            prefix = self.manifest.codec_prefix(spec.identity)
-            tensors = {name: self._tensors[prefix + name] for name in spec.tensors}
+            tensors = self.codec_tensors()[spec.identity]
             self._codecs[spec.identity] = restored_codec(spec, tensors, self.image_shape, self._where)
         return self._codecs[spec.identity]
 

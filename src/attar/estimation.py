@@ -42,6 +42,7 @@ def estimate_bytes(
     regions: RegionLabels | None = None,
     observer: ObserverFacts | None = None,
     learned: Sequence[str] = (),
+    parts: Sequence[int] = (),
     **facts: Any,
 ) -> int:
     """Bytes of the file of `num_per_class` codes for each class, without making them.
@@ -60,24 +61,24 @@ def estimate_bytes(
         regions: region labels; None for none.
         observer: of the region labels.
         learned: names of the numbers that will be learned.
+        parts: how many classes each shard of a merged set has, without region labels; none for one shard of all.
         **facts: what `build` takes; of `initial` only the kind matters.
 
     Raises:
         InputError: region labels that cannot be stored, or not within their bytes.
     """
     num_canvases = num_per_class * len(classes)
-    num_items = num_canvases * (grid or 1) ** 2
     spec: dict[str, Any] = priors.spec() if priors else {"kind": Codes.kind, "storage": storage}
     spec |= {"label_storage": label_storage} if label_storage else {}
     spec |= {"kind": "mosaic", "grid": grid} if grid else {}
-    tensors = table_specs(payload_table(spec, num_items, codec.code_shape, len(classes)))
+    num_tiles = (grid or 1) ** 2
     described = describe_codec(codec)
     about = described if preprocess is codec else describe_codec(preprocess)
     initial, data = facts.pop("initial"), facts.pop("data")
     if not isinstance(initial, InitialProvenance):
         num_real = data.num_items if isinstance(data, DataProvenance) else len(data[1])
-        real = initial[0] in REAL_INITIALIZATIONS
-        initial = (initial[0], [max(num_real - 1, 0)] * num_items * real)
+        indexed = initial[0] in REAL_INITIALIZATIONS and not parts  # a merged set says nothing of its images' places
+        initial = (initial[0], [max(num_real - 1, 0)] * num_canvases * num_tiles * indexed)
     numbers = dict.fromkeys(learned, WIDEST_NUMBER)
     facts = {"seed": 0, "device": "cpu", "network": None, "scores": (), "learned": numbers, **facts}
     labels = None
@@ -85,8 +86,11 @@ def estimate_bytes(
         config = fitted(regions, num_canvases, len(classes))
         table = table_specs(region_table(config, num_canvases, len(classes)))
         labels = RegionSpec(labels=config, seed=facts["seed"], observer=observer, tensors=table)
-    shard = describe_shard(spec, described, tensors, labels)
-    manifest = compose_manifest(about, [shard], classes, data=data, initial=initial, **facts)
+    shards = [
+        describe_shard(spec, described, table_specs(payload_table(spec, count, codec.code_shape, len(classes))), labels)
+        for count in (num_tiles * num_per_class * num_own for num_own in parts or [len(classes)])
+    ]
+    manifest = compose_manifest(about, shards, classes, data=data, initial=initial, **facts)
     return file_bytes(manifest.model_copy(update={"content_sha256": "0" * 64}))
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from attar.cli.app import shown_progress, verb
+from attar.cli.app import refuse_output, shown_progress, verb
 from attar.cli.options import (
     Channels,
     Classes,
@@ -21,6 +21,7 @@ from attar.cli.options import (
     Settings,
     Test,
     assignments,
+    listed,
     loading_arguments,
 )
 from attar.cli.printing import say
@@ -45,6 +46,13 @@ def distill_verb(
     checkpoint_steps: Annotated[int, typer.Option(min=1, help="Steps between two saved states.")] = 100,
     memory: Annotated[
         str | None, typer.Option(help="The most memory to take, e.g. 8GB; by default most of what is free.")
+    ] = None,
+    subtasks: Annotated[
+        int | None, typer.Option(help="Split the classes into so many parts, distil each for itself, and merge them.")
+    ] = None,
+    split: Annotated[
+        Literal["contiguous", "random", "similarity"] | None,
+        typer.Option(help="How classes are split: by their order (the usual), by chance, or similar ones together."),
     ] = None,
     test: Test = None,
     classes: Classes = None,
@@ -73,10 +81,33 @@ def distill_verb(
             label_bytes=label_bytes,
             checkpoint_steps=checkpoint_steps,
             memory=memory,
+            subtasks=subtasks,
+            split=split,
             overwrite=overwrite,
             progress=progress,
             **loading,
         )
+    say(f"{out}: {len(result)} items of {len(result.classes)} classes in {out.stat().st_size} bytes")
+
+
+@verb("merge")
+def merge_verb(
+    files: Annotated[list[Path], typer.Argument(help="Two or more distilled files.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write, e.g. all.attar.safetensors.")],
+    order: Annotated[
+        str | None, typer.Option(help="All class names in the order of the labels, cat,dog,fox; else by name.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Put several files into one.
+
+    Their classes are all different, or the same; in whatever order they are given, the result is the same file.
+    """
+    refuse_output(out, overwrite)
+    import attar
+
+    result = attar.merge(files, order=listed(order))
+    result.save(out, overwrite=overwrite)
     say(f"{out}: {len(result)} items of {len(result.classes)} classes in {out.stat().st_size} bytes")
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
+from attar.class_columns import in_order_of
 from attar.config import Config, parse_config
 from attar.distilled import DistilledSet
 from attar.errors import InputError
@@ -137,7 +138,8 @@ def compare(
 ) -> Comparison:
     """Evaluate several sets on the same data; `Comparison.plot` draws the result.
 
-    All sets are read and checked before the first network is trained. Baselines that two sets share are computed once
+    All sets are read and checked before the first network is trained. Those whose classes are the data's in another
+    order, as a merged set's may be, are put into the data's order. Baselines that two sets share are computed once
     (with `cache`).
 
     Args:
@@ -155,6 +157,7 @@ def compare(
     progress = progress or Silent()
     loaded = [DistilledSet.load(each) if isinstance(each, str | Path) else each for each in sets]
     splits = load_splits(data, progress)
+    loaded = [in_order_of(each, splits.train.classes) for each in loaded]
     for each in loaded:
         check_fit(each, splits)
     cards = [
