@@ -1,0 +1,64 @@
+"""What all jobs share, packed so that the workers of a node read one copy of its large tensors."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LEAST_BYTES = 2**20
+"""Smaller tensors are copied: those that a program might write to, running means or weights, are small."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A pickle, and the memory it refers to.
+
+    Args:
+        data: the pickle.
+        buffers: uint8 [n] each.
+    """
+
+    data: bytes
+    buffers: Sequence[np.ndarray]
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self.data) + sum(buffer.nbytes for buffer in self.buffers)
+
+
+def pack(value: Any) -> Packed:
+    """The value with the memory of its large tensors and arrays apart, not copied."""
+    buffers: list[pickle.PickleBuffer] = []
+    sink = io.BytesIO()
+    _Packer(sink, protocol=5, buffer_callback=buffers.append).dump(value)
+    return Packed(sink.getvalue(), [np.frombuffer(buffer.raw(), np.uint8) for buffer in buffers])
+
+
+def unpack(packed: Packed) -> Any:
+    """The value; its large tensors are views of the buffers, which may be read only."""
+    return pickle.loads(packed.data, buffers=packed.buffers)
+
+
+class _Packer(pickle.Pickler):
+    def reducer_override(self, value: Any) -> Any:
+        large = type(value) is Tensor and value.device.type == "cpu" and value.layout == torch.strided
+        if not large or value.requires_grad or value.numel() * value.element_size() < LEAST_BYTES:
+            return NotImplemented
+        flat = value.contiguous().reshape(-1).view(torch.uint8).numpy()
+        return _tensor, (pickle.PickleBuffer(flat), value.dtype, tuple(value.shape))
+
+
+def _tensor(buffer: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    import warnings
+
+    with warnings.catch_warnings():
+        # Nobody writes to what jobs share: see `Work`.
+        warnings.filterwarnings("ignore", message="The given buffer is not writable")
+        return torch.frombuffer(buffer, dtype=dtype).reshape(shape)
