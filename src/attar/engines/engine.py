@@ -12,7 +12,6 @@ from attar.progress import Progress
 
 if TYPE_CHECKING:
     import torch
-    from typing import Self
 
 Shared = TypeVar("Shared")
 Job = TypeVar("Job")
@@ -21,8 +20,8 @@ Result = TypeVar("Result")
 Work: TypeAlias = Callable[[Shared, Job, Progress], Result]
 """A function of a module, of what all jobs share, of one job and of what to report to.
 
-Its result depends on the first two alone, so that it may run anywhere, and again where a worker was lost; and it changes
-nothing in them.
+Its result depends on the first two alone, so that it may run anywhere, and again where a worker was lost. It writes to
+neither.
 """
 
 Results: TypeAlias = Generator[tuple[int, Result], None, None]
@@ -77,7 +76,7 @@ class Engine(ABC):
     def close(self) -> None:  # noqa: B027
         """Give back what was taken; the next job takes it again."""
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Engine:
         return self
 
     def __exit__(

@@ -1,4 +1,4 @@
-"""What all jobs share, packed so that the workers of a node read one copy of its large tensors."""
+"""What goes to workers, packed so that those of a node read one copy of large tensors, on whichever GPU each has."""
 
 from __future__ import annotations
 
@@ -48,11 +48,21 @@ def unpack(packed: Packed) -> Any:
 
 class _Packer(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
-        large = type(value) is Tensor and value.device.type == "cpu" and value.layout == torch.strided
-        if not large or value.requires_grad or value.numel() * value.element_size() < LEAST_BYTES:
+        """GPUs are numbered anew in every worker: what is on any of them here is on the worker's own there."""
+        if isinstance(value, torch.device) and value.type == "cuda":
+            return torch.device, (value.type,)
+        if type(value) is not Tensor or value.requires_grad or value.layout != torch.strided:
             return NotImplemented
-        flat = value.contiguous().reshape(-1).view(torch.uint8).numpy()
+        if value.device.type == "cuda":
+            return _on_gpu, (value.cpu(),)
+        if value.device.type != "cpu" or value.numel() * value.element_size() < LEAST_BYTES:
+            return NotImplemented
+        flat = value.contiguous().reshape(-1).view(torch.uint8).numpy().data
         return _tensor, (pickle.PickleBuffer(flat), value.dtype, tuple(value.shape))
+
+
+def _on_gpu(value: Tensor) -> Tensor:
+    return value.cuda()
 
 
 def _tensor(buffer: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:

@@ -7,14 +7,15 @@ import math
 import os
 import pickle
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext, suppress
+from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from attar.engines.engine import Engine, Job, Result, Results, Shared, Work, begun
-from attar.engines.packing import pack, unpack
 from attar.engines.tally import Tally, Telling
 from attar.errors import InputError, WorkerLostError
 from attar.process import prepare_process
@@ -29,6 +30,9 @@ POLL_SECONDS = 0.2
 LEAST_STORE_BYTES = 200 * 2**20
 """Of the object store of a Ray that is started here; it grows with what the first jobs share."""
 
+CAPACITY_SECONDS = 5.0
+"""Between two looks at how many jobs the cluster holds."""
+
 CANCEL_SECONDS = 30.0
 """How long cancelled jobs are waited for."""
 
@@ -41,8 +45,8 @@ class RayEngine(Engine):
     process, because results depend on it, and find attar where this process does.
 
     Args:
-        address: of a cluster: "auto", "HOST:6379" or "ray://HOST:10001"; None is $RAY_ADDRESS, or else a Ray started
-            on this machine.
+        address: of a cluster that this machine is a node of: "auto" or "HOST:6379"; None is $RAY_ADDRESS, or else a
+            Ray started on this machine.
         workers: how many jobs at a time; None is as many as the cluster's processors hold.
         cpus: processors of one job, which may be a fraction.
         gpus: GPUs of one job: 0, a fraction, or a whole number.
@@ -68,6 +72,8 @@ class RayEngine(Engine):
             raise InputError(f"{gpus} GPUs of a job were asked for; give a fraction up to 1, or a whole number")
         if retries < 0:
             raise InputError(f"{retries} retries were asked for; give 0 or more")
+        if address is not None and "://" in address:
+            raise InputError(f"{address!r} is a Ray client's address; run on a node of the cluster and give HOST:6379")
         self.address, self.workers, self.cpus, self.gpus, self.retries = address, workers, cpus, gpus, retries
         self._connected_here = False
         _import_ray()
@@ -80,13 +86,16 @@ class RayEngine(Engine):
         progress: Progress,
         names: Sequence[str] = (),
     ) -> Results[Result]:
+        from attar.engines.packing import pack
         from attar.run_state import stop_requested
 
         if not len(jobs):
             return
-        packed = pack(shared)
-        run = _Run(self._connected(packed.num_bytes, progress), self, work, jobs, packed, progress, names)
         with stop_requested() as stop:
+            packed = pack(shared)
+            ray = self._connected(packed.num_bytes, progress)
+            run = _Run(ray, self, work, jobs, packed, progress, names)
+            del packed
             try:
                 while run.unfinished:
                     run.begin_more()
@@ -165,19 +174,22 @@ class _Run:
     engine: RayEngine
     work: Any
     jobs: Sequence[Any]
-    packed: Any
+    packed: InitVar[Any]
     progress: Progress
     names: Sequence[str]
     _running: dict[int, Any] = field(default_factory=dict)
     _failed: tuple[int, BaseException] | None = None
     _begun: int = 0
+    _looked: float = -math.inf
+    _jobs_at_once: int = 0
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, packed: Any) -> None:
         import torch
 
         options = {"num_returns": "streaming", "max_retries": 0, "num_cpus": self.engine.cpus}
         self._perform = self.ray.remote(_perform).options(**options, num_gpus=self.engine.gpus)
-        self._shared = self.ray.put(self.packed)
+        self._shared = self.ray.put(packed)
+        self._packed_work = self.ray.cloudpickle.dumps(self.work)
         self._surroundings = _Surroundings.here(torch.get_num_threads())
         self._lost = [0] * len(self.jobs)
         self._again: deque[int] = deque()
@@ -190,7 +202,7 @@ class _Run:
 
     def begin_more(self) -> None:
         """Begin as many jobs as there is room for: those again whose worker died, then the next ones."""
-        room = self.engine.capacity(self.ray) - len(self._running)
+        room = self._capacity() - len(self._running)
         while room > 0 and self._again:
             self._begin(self._again.popleft())
             room -= 1
@@ -201,9 +213,20 @@ class _Run:
             self._begun += 1
             room -= 1
 
+    def _capacity(self) -> int:
+        """Looked at now and then, for nodes come and go; a cluster that has none left may get one again."""
+        now = time.monotonic()
+        if now - self._looked > CAPACITY_SECONDS:
+            with suppress(InputError) if self._begun else nullcontext():
+                self._jobs_at_once = self.engine.capacity(self.ray)
+            self._looked = now
+        return self._jobs_at_once
+
     def _begin(self, place: int) -> None:
-        job = self.ray.cloudpickle.dumps((self.work, self.jobs[place]))
-        self._running[place] = self._perform.remote(self._surroundings, [self._shared], job)
+        from attar.engines.packing import pack
+
+        job = pickle.dumps(pack(self.jobs[place]), protocol=5)
+        self._running[place] = self._perform.remote(self._surroundings, self._packed_work, [self._shared], job)
 
     def arrived(self) -> Iterator[tuple[int, Any]]:
         """Wait a moment for a message; the results among what has come."""
@@ -319,10 +342,13 @@ class _Surroundings:
         return cls(num_threads, {name: value for name, value in os.environ.items() if name.startswith("ATTAR_")})
 
 
-def _perform(surroundings: _Surroundings, shared: list[Any], packed_job: bytes) -> Generator[Any, None, None]:
+def _perform(
+    surroundings: _Surroundings, packed_work: bytes, shared: list[Any], packed_job: bytes
+) -> Generator[Any, None, None]:
     """In a worker: what a job tells, as it tells it, and its outcome.
 
-    The job runs in a thread of its own, so that messages leave while it computes.
+    The job runs in a thread of its own, so that messages leave while it computes. Nothing is unpacked, and so torch not
+    imported, before the process is prepared.
     """
     prepare_process()
     os.environ.update(surroundings.variables)
@@ -332,8 +358,10 @@ def _perform(surroundings: _Surroundings, shared: list[Any], packed_job: bytes) 
         try:
             import torch
 
+            from attar.engines.packing import unpack
+
             torch.set_num_threads(surroundings.num_threads)
-            work, job = pickle.loads(packed_job)
+            work, job = pickle.loads(packed_work), unpack(pickle.loads(packed_job))
             outcome.append(_Done(work(_held(shared[0]), job, telling)))
         except BaseException as error:
             outcome.append(_raised(error))
@@ -363,6 +391,8 @@ _HELD: dict[Any, Any] = {}
 
 
 def _held(reference: Any) -> Any:
+    from attar.engines.packing import unpack
+
     if reference not in _HELD:
         _HELD.clear()
         _HELD[reference] = unpack(_import_ray().get(reference))

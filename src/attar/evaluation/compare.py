@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from attar.config import Config, parse_config
 from attar.distilled import DistilledSet
+from attar.engines.engine import Engine
 from attar.errors import InputError
 from attar.evaluation.evaluate import check_fit, evaluate, load_splits, set_name
 from attar.evaluation.protocol import Protocol
@@ -134,6 +135,7 @@ def compare(
     cache: bool = True,
     progress: Progress | None = None,
     names: Sequence[str] | None = None,
+    engine: Engine | None = None,
 ) -> Comparison:
     """Evaluate several sets on the same data; `Comparison.plot` draws the result.
 
@@ -160,7 +162,7 @@ def compare(
     cards = [
         evaluate(
             small, splits, protocol, networks=networks, seeds=seeds, baselines=baselines, flip=flip,
-            device=device, cache=cache, progress=progress, name=name,
+            device=device, cache=cache, progress=progress, name=name, engine=engine,
         )
         for small, name in zip(loaded, names or _names(sets), strict=True)
     ]  # fmt: skip
