@@ -9,18 +9,23 @@ import typer
 
 from attar.cli.app import shown_progress, verb
 from attar.cli.options import (
+    Address,
     Channels,
     Classes,
     Codec,
     Data,
     Device,
+    EngineName,
+    Gpus,
     ImageSize,
     Overwrite,
     Quiet,
     Resize,
     Settings,
     Test,
+    Workers,
     assignments,
+    chosen_engine,
     loading_arguments,
 )
 from attar.cli.printing import say
@@ -93,6 +98,10 @@ def experts_verb(
     image_size: ImageSize = None,
     resize: Resize = "refuse",
     channels: Channels = "keep",
+    engine: EngineName = "local",
+    address: Address = None,
+    workers: Workers = None,
+    gpus: Gpus = None,
     quiet: Quiet = False,
 ) -> None:
     """Train the experts whose trajectories a recipe matches.
@@ -101,12 +110,14 @@ def experts_verb(
     """
     settings = assignments(set_ or [])
     loading = loading_arguments(test, classes, image_size, resize, channels)
+    place = chosen_engine(engine, address, workers, gpus)
     from attar.experts.command import make_experts, summary
 
-    with shown_progress(quiet) as progress:
+    with place, shown_progress(quiet) as progress:
         buffer = make_experts(
-            data, recipe, count=count, device=device, settings=settings, codec=codec, progress=progress, **loading
-        )
+            data, recipe, count=count, device=device, settings=settings, codec=codec, progress=progress,
+            engine=place, **loading,
+        )  # fmt: skip
     say(summary(buffer))
 
 

@@ -55,7 +55,10 @@ class _Packer(pickle.Pickler):
             return NotImplemented
         if value.device.type == "cuda":
             return _on_gpu, (value.cpu(),)
-        if value.device.type != "cpu" or value.numel() * value.element_size() < LEAST_BYTES:
+        num_bytes = value.numel() * value.element_size()
+        if value.device.type == "cpu" and num_bytes < min(LEAST_BYTES, value.untyped_storage().nbytes()):
+            return value.clone(memory_format=torch.contiguous_format).__reduce_ex__(5)  # else all that it is a view of
+        if value.device.type != "cpu" or num_bytes < LEAST_BYTES:
             return NotImplemented
         flat = value.contiguous().reshape(-1).view(torch.uint8).numpy().data
         return _tensor, (pickle.PickleBuffer(flat), value.dtype, tuple(value.shape))

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import pickle
+import sys
 import threading
 import time
 import traceback
@@ -184,13 +185,11 @@ class _Run:
     _jobs_at_once: int = 0
 
     def __post_init__(self, packed: Any) -> None:
-        import torch
-
         options = {"num_returns": "streaming", "max_retries": 0, "num_cpus": self.engine.cpus}
-        self._perform = self.ray.remote(_perform).options(**options, num_gpus=self.engine.gpus)
+        self._perform = self.ray.remote(_entrance()).options(**options, num_gpus=self.engine.gpus)
         self._shared = self.ray.put(packed)
         self._packed_work = self.ray.cloudpickle.dumps(self.work)
-        self._surroundings = _Surroundings.here(torch.get_num_threads())
+        self._surroundings = _surroundings()
         self._lost = [0] * len(self.jobs)
         self._again: deque[int] = deque()
         self._tally = Tally(self.progress, len(self.jobs))
@@ -325,25 +324,31 @@ class _WorkerTrace(Exception):
     """The trace of an exception in the process that raised it."""
 
 
-@dataclass(frozen=True)
-class _Surroundings:
-    """What of the driver's process a job's result, or its cache, depends on.
+def _surroundings() -> dict[str, Any]:
+    """What of this process a job's result, its imports or its cache depend on, in plain types."""
+    import torch
 
-    Args:
-        num_threads: of torch.
-        variables: of the environment, ATTAR_CACHE among them.
-    """
+    variables = {name: value for name, value in os.environ.items() if name.startswith("ATTAR_")}
+    return {"path": [each for each in sys.path if each], "threads": torch.get_num_threads(), "variables": variables}
 
-    num_threads: int
-    variables: dict[str, str]
 
-    @classmethod
-    def here(cls, num_threads: int) -> _Surroundings:
-        return cls(num_threads, {name: value for name, value in os.environ.items() if name.startswith("ATTAR_")})
+def _entrance() -> Any:
+    """What Ray calls in a worker. It is sent by value, being nested, and makes attar importable where it is here."""
+
+    def attar_job(surroundings: Any, packed_work: Any, shared: Any, packed_job: Any) -> Any:
+        import sys
+
+        path = surroundings["path"]
+        sys.path[:] = [*path, *(each for each in sys.path if each not in path)]
+        from attar.engines.ray import _perform
+
+        yield from _perform(surroundings, packed_work, shared, packed_job)
+
+    return attar_job
 
 
 def _perform(
-    surroundings: _Surroundings, packed_work: bytes, shared: list[Any], packed_job: bytes
+    surroundings: dict[str, Any], packed_work: bytes, shared: list[Any], packed_job: bytes
 ) -> Generator[Any, None, None]:
     """In a worker: what a job tells, as it tells it, and its outcome.
 
@@ -351,7 +356,7 @@ def _perform(
     imported, before the process is prepared.
     """
     prepare_process()
-    os.environ.update(surroundings.variables)
+    os.environ.update(surroundings["variables"])
     telling, outcome = Telling(), list[_Done | _Raised]()
 
     def run() -> None:
@@ -360,7 +365,7 @@ def _perform(
 
             from attar.engines.packing import unpack
 
-            torch.set_num_threads(surroundings.num_threads)
+            torch.set_num_threads(surroundings["threads"])
             work, job = pickle.loads(packed_work), unpack(pickle.loads(packed_job))
             outcome.append(_Done(work(_held(shared[0]), job, telling)))
         except BaseException as error:
