@@ -19,7 +19,6 @@ from attar.data.augmentation import DsaConfig
 from attar.engines import Local
 from attar.engines.ray import RayEngine
 from attar.errors import InputError, WorkerLostError
-from attar.evaluation.protocol import protocol
 from attar.evaluation.scorecard import Scorecard
 from attar.experts import training
 from attar.progress import Silent
@@ -37,6 +36,7 @@ from small_jobs import (
 )
 from small_sets import build
 from test_engines import Recorded
+from test_evaluation import TINY
 from test_experts import Counter, config, contents, experts
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'attar[ray]'")
@@ -146,31 +146,28 @@ def test_groups_of_experts_are_the_same_files(ray: RayEngine, monkeypatch: pytes
 
 
 def short(**arguments: Any) -> Scorecard:
-    quick = protocol("quick")
-    tiny = quick.model_copy(update={"training": quick.training.model_copy(update={"epochs": 10})})
     made = build(attar.load_images("digits").train)
-    return attar.evaluate(made, "digits", tiny, networks=["convnet:d1w4", "convnet:d1w8"], device="cpu", **arguments)
+    rows = {"networks": ["convnet:d1w4", "convnet:d1w8"], "baselines": ["random", "initial"]}
+    return attar.evaluate(made, "digits", TINY, device="cpu", **rows, **arguments)
 
 
 def test_scores_are_the_same_and_are_kept(ray: RayEngine) -> None:
     told = Recorded()
-    here, elsewhere = short(seeds=2, cache=False), short(seeds=2, engine=ray, progress=told)
+    here, elsewhere = short(seeds=1, cache=False), short(seeds=1, engine=ray, progress=told)
     assert [row.name for row in elsewhere.rows] == [row.name for row in here.rows]
     assert [row.accuracies for row in elsewhere.rows] == [row.accuracies for row in here.rows]
     assert [row.confusion for row in elsewhere.rows] == [row.confusion for row in here.rows]
     assert told.steps == [total for _, total in told.bars] and not any(row.cached for row in elsewhere.rows)
-    kept = short(seeds=3, engine=ray)
-    assert {row.cached for row in kept.rows if row.absent is None} == {2}
-    assert [row.accuracies[:2] for row in kept.rows] == [row.accuracies for row in here.rows]
+    kept = short(seeds=2, engine=ray)
+    assert {row.cached for row in kept.rows if row.absent is None} == {1}
+    assert [row.accuracies[:1] for row in kept.rows] == [row.accuracies for row in here.rows]
 
 
 def test_the_command_line_runs_on_ray(ray: RayEngine, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, card = tmp_path / "small.attar.safetensors", tmp_path / "card.json"
     build(attar.load_images("digits").train).save(file)
     protocol_file = tmp_path / "tiny.json"
-    quick = protocol("quick")
-    tiny = quick.model_copy(update={"training": quick.training.model_copy(update={"epochs": 3}), "name": "tiny"})
-    protocol_file.write_text(tiny.model_dump_json())
+    protocol_file.write_text(TINY.model_dump_json())
     command = ["evaluate", str(file), "--data", "digits", "--protocol", str(protocol_file), "--seeds", "1"]
     command += ["--networks", "convnet:d1w4", "--no-baselines", "--device", "cpu"]
     assert main([*command, "--engine", "ray", "--workers", "1", "--json", str(card)]) == 0, capsys.readouterr().err

@@ -147,7 +147,7 @@ class RayEngine(Engine):
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise InputError(
                 f"no Ray is reached at {address!r} ({reason}); start one with ray start --head and give the address "
-                "that it prints, or leave the address out"
+                "that it prints, or leave the address out; a cluster with a token needs RAY_AUTH_TOKEN here too"
             ) from error
 
     def capacity(self, ray: Any) -> int:
