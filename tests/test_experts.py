@@ -24,6 +24,7 @@ from attar.data.augmentation import DsaConfig
 from attar.errors import InputError, NonFiniteLossError
 from attar.experts import ExpertBuffer, growing, train_experts, training
 from attar.experts.items import RealTrainingItems
+from attar.experts.teaching import expert_seed
 from attar.networks import NetworkConfig, build_network
 from attar.objectives.objective import Experts, RealItems
 from attar.objectives.trajectories import ExpertsConfig, TrajectoriesConfig
@@ -230,7 +231,7 @@ def test_experts_learn_and_are_what_training_gives() -> None:
     assert isinstance(buffer, Experts)
     figures = buffer.figures(1)
     assert figures.losses[0] > 2 > figures.losses[-1] and figures.accuracy > 0.4
-    seed = training.expert_seed(0, 1)
+    seed = expert_seed(0, 1)
     start = build_network(NETWORK, (1, 8, 8), 10, generator(seed, "network"))
     assert torch.equal(buffer.parameters(1, 0), torch.nn.utils.parameters_to_vector(start.parameters()))
     images = digit_images().select(first_items(digit_images(), 4))

@@ -21,6 +21,7 @@ OPTIONAL = (
     "huggingface_hub",
     "torchvision",
     "timm",
+    "ray",
     "jaxtyping",
     "beartype",
 )
@@ -31,8 +32,21 @@ HOMES = {
     "jaxtyping": {"shapes.py"},
     "torchvision": {"observers/weights.py"},
     "timm": {"observers/weights.py"},
+    "ray": {"engines/ray.py"},
 }
-LATE = ("sklearn", "scipy", "torchvision", "timm", "matplotlib", "diffusers", "pyarrow", "datasets", "rich", "typer")
+LATE = (
+    "sklearn",
+    "scipy",
+    "torchvision",
+    "timm",
+    "matplotlib",
+    "diffusers",
+    "pyarrow",
+    "datasets",
+    "ray",
+    "rich",
+    "typer",
+)
 
 IMPORT_EVERYTHING = f"""
 import importlib, pkgutil, sys

@@ -26,6 +26,7 @@ from attar.data.sources import load_images
 from attar.distill import distill
 from attar.distilled import DistilledSet
 from attar.engines import Engine, Local
+from attar.engines.engine import Results
 from attar.errors import InputError
 from attar.evaluation.evaluate import evaluate
 from attar.merging import merge
@@ -62,14 +63,12 @@ class Notes(Silent):
 class Pickling(Engine):
     """Does what an engine on other machines does: everything goes there and back by pickle, in any order."""
 
-    def map(
+    def results(
         self, work: Any, jobs: Sequence[Any], shared: Any, progress: Progress, names: Sequence[str] = ()
-    ) -> list[Any]:
-        found: dict[int, Any] = {}
+    ) -> Results[Any]:
         for place in reversed(range(len(jobs))):
             there, what, job = pickle.loads(pickle.dumps((work, shared, jobs[place])))
-            found[place] = pickle.loads(pickle.dumps(there(what, job, Silent())))
-        return [found[place] for place in range(len(jobs))]
+            yield place, pickle.loads(pickle.dumps(there(what, job, Silent())))
 
 
 def file(folder: Path, name: str = "x") -> Path:

@@ -20,6 +20,7 @@ EXTRAS = {
     "diffusers": ("autoencoder codecs", "diffusion"),
     "pyarrow": ("parquet files", "parquet"),
     "datasets": ("hf:NAME data sets", "hub"),
+    "ray": ("jobs on a cluster", "ray"),
 }
 
 

@@ -17,6 +17,10 @@ class NonFiniteLossError(ArithmeticError):
     """A loss became infinite or not a number. The run stopped and its last good state is saved."""
 
 
+class WorkerLostError(RuntimeError):
+    """The processes that a job ran in died, one after another. What other jobs had given is kept."""
+
+
 MOST_NAMES = 20
 """Names that a line lists; of more, it lists the nearest."""
 

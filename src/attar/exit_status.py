@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any
 
-from attar.errors import InputError, NonFiniteLossError
+from attar.errors import InputError, NonFiniteLossError, WorkerLostError
 
 
 class Stopped(Exception):
@@ -23,7 +23,7 @@ def exit_status(error: Exception) -> int:
     """One line on stderr for what the user can mend; anything else is our fault and keeps its traceback."""
     if isinstance(error, Stopped):
         return _complain(str(error), 130)
-    if isinstance(error, NonFiniteLossError):
+    if isinstance(error, NonFiniteLossError | WorkerLostError):
         return _complain(str(error), 1)
     if isinstance(error, BrokenPipeError | ReaderGone):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

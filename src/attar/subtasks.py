@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -87,6 +87,7 @@ def distill_subtasks(
         its own classes alone distils a file of its own, and `merge` pools the normalisations.
     """
     _check(task)
+    engine.check_device(task.device)
     groups = split_classes(train, subtasks, split, task.seed)
     task = replace(task, subtasks=(subtasks, split))
     spaces = Spaces.of(task.recipe, train)
@@ -95,18 +96,16 @@ def distill_subtasks(
     folder = None if state is None else _begin(state, overwrite, subtasks)
     jobs = [_Part(tuple(group), folder and part_file(folder, place)) for place, group in enumerate(groups)]
     called = [", ".join(train.classes[label] for label in group) for group in groups]
+    named = [f"part {place}: {names:.100}" for place, names in enumerate(called, 1)]
+    shared, parts = _Shared(task, train, name, spaces, count), {}
     try:
-        parts = engine.map(
-            distill_part,
-            jobs,
-            _Shared(task, train, name, spaces, count),
-            progress,
-            [f"part {place}: {names:.100}" for place, names in enumerate(called, 1)],
-        )
+        with closing(engine.results(distill_part, jobs, shared, progress, named)) as found:
+            for place, part in found:
+                parts[place] = _kept(part, jobs[place])
     finally:
         if state is not None:
             state.close()
-    result = _whole(parts, task, spaces, train, name)
+    result = _whole([parts[place] for place in range(len(jobs))], task, spaces, train, name)
     if path is not None:
         result.save(path, overwrite=overwrite)
     if state is not None:
@@ -125,6 +124,13 @@ def distill_part(shared: _Shared, part: _Part, progress: Progress) -> DistilledS
     return distill_images(task, train, shared.name, shared.spaces, shared.count, part.path, True, progress)
 
 
+def _kept(done: DistilledSet, part: _Part) -> DistilledSet:
+    """The set of a part; its file is written where its worker wrote another machine's."""
+    if part.path is not None and not part.path.exists():
+        done.save(part.path)
+    return done
+
+
 def part_seed(seed: int, classes: tuple[str, ...]) -> int:
     """The seed of a part: of the run's and of the names of the part's classes; another part has another.
 
@@ -135,7 +141,7 @@ def part_seed(seed: int, classes: tuple[str, ...]) -> int:
 
 def part_file(folder: Path, place: int) -> Path:
     """The file of a part, counted from 0."""
-    return folder / f"part-{place + 1}.attar.safetensors"
+    return folder.absolute() / f"part-{place + 1}.attar.safetensors"
 
 
 def _check(task: Task) -> None:

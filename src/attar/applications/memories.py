@@ -14,7 +14,7 @@ from attar.applications.replay import ReplayItems, Share
 from attar.data.image_set import ImageSet
 from attar.distilled import DistilledSet
 from attar.errors import InputError
-from attar.evaluation.baselines import NAMES, Candidate, network_inputs
+from attar.evaluation.baselines import NAMES, Candidate, MakeItems, image_items, network_inputs
 from attar.evaluation.relabelled import known_observer, labelled_alike, regions_of
 from attar.evaluation.scorecard import DISTILLED
 from attar.files import content_key
@@ -22,7 +22,7 @@ from attar.observers import Observer
 from attar.parameterizations.codes import Codes
 from attar.randomness import generator
 from attar.storage import online_observers
-from attar.training.items import FixedItems, TrainingItems
+from attar.training.items import TrainingItems
 
 FORMAT = 1
 RANDOM, ALIKE = NAMES["random-uint8"], NAMES["same-labels"]
@@ -93,7 +93,7 @@ def _replay(memory: list[DistilledSet]) -> Candidate:
         sum(each.storage.paper_bytes for each in memory),
         sum(map(memory_bytes, memory)),
         lambda seed: content_key("replay", FORMAT, fingerprints),
-        lambda seed, device: items(device),
+        lambda seed: items,
     )
 
 
@@ -114,7 +114,7 @@ def _random(groups: Groups, memory: list[DistilledSet]) -> Candidate:
         drawn = [groups.draw(number, count, seed) for number, count in enumerate(counts)]
         labels = torch.repeat_interleave(torch.tensor([len(each) for part in drawn for each in part]))
         images = groups.train.images[torch.cat([each for part in drawn for each in part])]
-        return FixedItems(network_inputs(images, preprocess, device), labels.to(device))
+        return image_items(images, labels, preprocess, device)
 
     return _images_row(RANDOM, groups, memory, counts, "", num_items * groups.image_bytes, num_items, items)
 
@@ -185,11 +185,11 @@ def _images_row(
 
     told = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
     note = f"{told} uint8 images of each class{fewer} (others for each seed; kept from step to step)"
-    return Candidate(name, num_items, None, taken, content, items, True, note)
+    return Candidate(name, num_items, None, taken, content, lambda seed: functools.partial(items, seed), True, note)
 
 
 def _absent(name: str, reason: str) -> Candidate:
-    def never(*_: object) -> TrainingItems:
+    def never(seed: int) -> MakeItems:
         raise InputError(reason)
 
     return Candidate(name, 0, None, None, lambda seed: "", never, absent=reason)

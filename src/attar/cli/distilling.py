@@ -9,18 +9,23 @@ import typer
 
 from attar.cli.app import refuse_output, shown_progress, verb
 from attar.cli.options import (
+    Address,
     Channels,
     Classes,
     Codec,
     Data,
     Device,
+    EngineName,
+    Gpus,
     ImageSize,
     Overwrite,
     Quiet,
     Resize,
     Settings,
     Test,
+    Workers,
     assignments,
+    chosen_engine,
     listed,
     loading_arguments,
 )
@@ -54,6 +59,10 @@ def distill_verb(
         Literal["contiguous", "random", "similarity"] | None,
         typer.Option(help="How classes are split: by their order (the usual), by chance, or similar ones together."),
     ] = None,
+    engine: EngineName = "local",
+    address: Address = None,
+    workers: Workers = None,
+    gpus: Gpus = None,
     test: Test = None,
     classes: Classes = None,
     image_size: ImageSize = None,
@@ -65,9 +74,10 @@ def distill_verb(
     """Distil labelled images into one small file."""
     settings = assignments(set_ or [])
     loading = loading_arguments(test, classes, image_size, resize, channels)
+    place = chosen_engine(engine, address, workers, gpus, needs="--subtasks" if subtasks is None else None)
     import attar
 
-    with shown_progress(quiet) as progress:
+    with place, shown_progress(quiet) as progress:
         result = attar.distill(
             data,
             recipe,
@@ -83,6 +93,7 @@ def distill_verb(
             memory=memory,
             subtasks=subtasks,
             split=split,
+            engine=None if subtasks is None else place,
             overwrite=overwrite,
             progress=progress,
             **loading,
@@ -124,6 +135,10 @@ def experts_verb(
     image_size: ImageSize = None,
     resize: Resize = "refuse",
     channels: Channels = "keep",
+    engine: EngineName = "local",
+    address: Address = None,
+    workers: Workers = None,
+    gpus: Gpus = None,
     quiet: Quiet = False,
 ) -> None:
     """Train the experts whose trajectories a recipe matches.
@@ -132,12 +147,14 @@ def experts_verb(
     """
     settings = assignments(set_ or [])
     loading = loading_arguments(test, classes, image_size, resize, channels)
+    place = chosen_engine(engine, address, workers, gpus)
     from attar.experts.command import make_experts, summary
 
-    with shown_progress(quiet) as progress:
+    with place, shown_progress(quiet) as progress:
         buffer = make_experts(
-            data, recipe, count=count, device=device, settings=settings, codec=codec, progress=progress, **loading
-        )
+            data, recipe, count=count, device=device, settings=settings, codec=codec, progress=progress,
+            engine=place, **loading,
+        )  # fmt: skip
     say(summary(buffer))
 
 

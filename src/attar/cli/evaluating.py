@@ -9,14 +9,17 @@ import typer
 
 from attar.cli.app import real_images, refuse_output, shown_progress, verb
 from attar.cli.options import (
+    Address,
     Baselines,
     Channels,
     Classes,
     Data,
     DataOption,
     Device,
+    EngineName,
     File,
     Flip,
+    Gpus,
     ImageSize,
     JsonOut,
     Networks,
@@ -28,8 +31,10 @@ from attar.cli.options import (
     Seeds,
     Settings,
     Test,
+    Workers,
     assignments,
     chosen_baselines,
+    chosen_engine,
     listed,
     loading_arguments,
     memory_budget,
@@ -55,6 +60,10 @@ def evaluate_verb(
     test: Test = None,
     classes: Classes = None,
     resize: Resize = "refuse",
+    engine: EngineName = "local",
+    address: Address = None,
+    workers: Workers = None,
+    gpus: Gpus = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -64,11 +73,12 @@ def evaluate_verb(
     """
     refuse_output(json_out, overwrite)
     rows = chosen_baselines(baselines, no_baselines)
+    place = chosen_engine(engine, address, workers, gpus)
     import attar
     from attar.evaluation.evaluate import set_name
 
     distilled = attar.load(file)
-    with shown_progress(quiet) as progress:
+    with place, shown_progress(quiet) as progress:
         splits = real_images(distilled, data, test, classes, resize, progress)
         card = attar.evaluate(
             distilled,
@@ -82,6 +92,7 @@ def evaluate_verb(
             cache=not no_cache,
             progress=progress,
             name=set_name(file),
+            engine=place,
         )
     if json_out == Path("-"):
         say(card.to_json())
@@ -105,6 +116,10 @@ def compare_verb(
     test: Test = None,
     classes: Classes = None,
     resize: Resize = "refuse",
+    engine: EngineName = "local",
+    address: Address = None,
+    workers: Workers = None,
+    gpus: Gpus = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -112,11 +127,12 @@ def compare_verb(
     refuse_output(out, overwrite)
     if out is not None and out.suffix not in (".png", ".md", ".json"):
         raise InputError(f"--out {out} ends in {out.suffix or 'nothing'}; write .png (plot), .md (table) or .json")
+    place = chosen_engine(engine, address, workers, gpus)
     import attar
     from attar.evaluation.evaluate import set_name
 
     sets = [attar.load(file) for file in files]
-    with shown_progress(quiet) as progress:
+    with place, shown_progress(quiet) as progress:
         comparison = attar.compare(
             sets,
             real_images(sets[0], data, test, classes, resize, progress),
@@ -128,6 +144,7 @@ def compare_verb(
             cache=not no_cache,
             progress=progress,
             names=[set_name(file) for file in files],
+            engine=place,
         )
     show_table(comparison.as_table())
     if out is not None and out.suffix == ".png":

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from attar.errors import InputError
+
+if TYPE_CHECKING:
+    from attar.engines import Engine
 
 Data = Annotated[
     str, typer.Argument(help="A folder with one folder per class, .npz, .npy, .parquet, hf:NAME, or digits (built in).")
@@ -42,6 +45,12 @@ Flip = Annotated[
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Train again what an earlier evaluation already trained.")]
 JsonOut = Annotated[Path | None, typer.Option("--json", help="Write the card as JSON; - for stdout.")]
 Codec = Annotated[str | None, typer.Option(help="Another codec: pixels, zca, pca:f4c4, autoencoder:FOLDER.")]
+EngineName = Annotated[Literal["local", "ray"], typer.Option("--engine", help="Where jobs run: here, or on Ray.")]
+Address = Annotated[
+    str | None, typer.Option(help="Ray's cluster, e.g. auto or HOST:6379; else RAY_ADDRESS, or one started here.")
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Jobs at a time on Ray; else as many as the processors hold.")]
+Gpus = Annotated[float | None, typer.Option(min=0, help="GPUs of one job on Ray: 1, or a fraction, 0.25.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe's setting; repeatable.")
 ]
@@ -74,6 +83,32 @@ def loading_arguments(
         "resize": resize,
         "channels": channels,
     }
+
+
+def chosen_engine(
+    engine: str, address: str | None, workers: int | None, gpus: float | None, needs: str | None = None
+) -> Engine:
+    """The engine of `--engine` and its options.
+
+    Args:
+        engine: its name.
+        address: `--address`.
+        workers: `--workers`.
+        gpus: `--gpus`.
+        needs: an option that is not given and without which there is one job only; None where there are several.
+
+    Raises:
+        InputError: an option that has no effect, or one that the engine refuses.
+    """
+    given = {"--address": address, "--workers": workers, "--gpus": gpus}
+    idle = [option for option, value in given.items() if value is not None]
+    if engine == "local" and idle:
+        raise InputError(f"{', '.join(idle)} has no effect without --engine ray; give it, or leave {idle[0]} out")
+    if engine != "local" and needs is not None:
+        raise InputError(f"--engine {engine} has no effect without {needs}, for there is one job only; give {needs}")
+    from attar.engines import engine_named
+
+    return engine_named(engine, address=address, workers=workers, gpus=gpus)
 
 
 def names(text: str) -> list[str]:

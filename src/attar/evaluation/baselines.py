@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
@@ -39,6 +40,9 @@ NAMES = {
 }
 BLOCK_VALUES = 2**24
 
+MakeItems: TypeAlias = Callable[[torch.device], TrainingItems]
+"""device -> items as network inputs there; can be pickled where an evaluation's engine is to send it elsewhere."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -50,7 +54,7 @@ class Candidate:
         paper_bytes: 4 bytes for every stored value.
         num_bytes: as really stored: the file, or plain uint8 images.
         content: seed -> the content's name, equal for equal items.
-        items: (seed, device) -> the items as network inputs.
+        maker: seed -> what makes the items.
         drawn: whether every seed has other items.
         note: what should be known about them.
         absent: why there are none, or None.
@@ -62,11 +66,15 @@ class Candidate:
     paper_bytes: int | None
     num_bytes: int | None
     content: Callable[[int], str]
-    items: Callable[[int, torch.device], TrainingItems]
+    maker: Callable[[int], MakeItems]
     drawn: bool = False
     note: str = ""
     absent: str | None = None
     learning_rate: float | None = None
+
+    def items(self, seed: int, device: torch.device) -> TrainingItems:
+        """The items as network inputs on `device`."""
+        return self.maker(seed)(device)
 
 
 def images_at_paper_bytes(distilled: DistilledSet) -> int:
@@ -156,6 +164,17 @@ def network_inputs(images: Tensor, preprocess: Codec, device: torch.device) -> F
     return torch.cat(parts) if parts else torch.empty(0, *preprocess.code_shape, device=device)
 
 
+def image_items(images: Tensor, labels: Tensor, preprocess: Codec, device: torch.device) -> FixedItems:
+    """uint8 images as network inputs on `device`, the same in every epoch."""
+    return FixedItems(network_inputs(images, preprocess, device), labels.to(device))
+
+
+def _rendered_items(items: Codes, preprocess: Codec, device: torch.device) -> FixedItems:
+    placed = items.to(device)
+    images = placed.images(torch.arange(len(placed), device=device))
+    return FixedItems(network_inputs(images, preprocess, device), placed.labels.to(device))
+
+
 def _real_images(
     kind: str, selection: str, count: int, distilled: DistilledSet, train: ImageSet, note: str
 ) -> Candidate:
@@ -167,10 +186,9 @@ def _real_images(
     def indices(seed: int) -> Tensor:
         return choose(selection, count, train, preprocess, generator(seed, "baseline", selection))
 
-    def items(seed: int, device: torch.device) -> TrainingItems:
+    def maker(seed: int) -> MakeItems:
         wanted = indices(seed)
-        inputs = network_inputs(train.images[wanted], preprocess, device)
-        return FixedItems(inputs, train.labels[wanted].to(device))
+        return partial(image_items, train.images[wanted], train.labels[wanted], preprocess)
 
     def content(seed: int) -> str:
         part = seed if drawn else 0
@@ -180,7 +198,7 @@ def _real_images(
     if min(counts) < count:
         told += f", but only {min(counts)} where a class has no more"
     told += " (new ones for each seed)" if drawn else " (the same for every seed)"
-    return Candidate(NAMES[kind], sum(counts), 4 * values, values, content, items, drawn, told)
+    return Candidate(NAMES[kind], sum(counts), 4 * values, values, content, maker, drawn, told)
 
 
 def _labelled_alike(distilled: DistilledSet, train: ImageSet) -> Candidate | None:
@@ -196,10 +214,10 @@ def _labelled_alike(distilled: DistilledSet, train: ImageSet) -> Candidate | Non
     values = sum(counts) * _product(train.image_shape)
     about = content_key("labelled alike", regions.labels.key_tree(), regions.seed, observer.identity)
 
-    def items(seed: int, device: torch.device) -> TrainingItems:
+    def maker(seed: int) -> MakeItems:
         wanted = choose("random", count, train, preprocess, generator(seed, "baseline", "random"))
         codes = network_inputs(train.images[wanted], preprocess, torch.device("cpu"))
-        return labelled_alike(Codes(preprocess, codes, train.labels[wanted]), regions, preprocess, observer, device)
+        return partial(labelled_alike, Codes(preprocess, codes, train.labels[wanted]), regions, preprocess, observer)
 
     def content(seed: int) -> str:
         return content_key("real images", "random", count, seed, train.fingerprint, preprocess.identity(), about)
@@ -209,7 +227,7 @@ def _labelled_alike(distilled: DistilledSet, train: ImageSet) -> Candidate | Non
     told = (
         f"{count} real image{'s' * (count > 1)} of each class (new ones for each seed), labelled by the same observer"
     )
-    return Candidate(name, sum(counts), 4 * values + as_paper, values + labels, content, items, True, told)
+    return Candidate(name, sum(counts), 4 * values + as_paper, values + labels, content, maker, True, told)
 
 
 def _initial_codes(distilled: DistilledSet, train: ImageSet) -> Candidate:
@@ -226,12 +244,10 @@ def _initial_codes(distilled: DistilledSet, train: ImageSet) -> Candidate:
     preprocess = distilled.preprocess
     identity = start.codec.identity()
 
-    def items(seed: int, device: torch.device) -> TrainingItems:
-        placed = start.to(device)
+    def maker(seed: int) -> MakeItems:
         if regions is not None and observer is not None:
-            return labelled_alike(placed, regions, preprocess, observer, device)
-        images = placed.images(torch.arange(len(placed), device=device))
-        return FixedItems(network_inputs(images, preprocess, device), placed.labels.to(device))
+            return partial(labelled_alike, start, regions, preprocess, observer)
+        return partial(_rendered_items, start, preprocess)
 
     about = () if regions is None else (regions.labels.key_tree(), regions.seed, observer and observer.identity)
 
@@ -245,7 +261,7 @@ def _initial_codes(distilled: DistilledSet, train: ImageSet) -> Candidate:
     storage = distilled.storage
     paper_bytes = storage.paper_bytes - 4 * _soft_label_values(distilled)
     num_bytes = storage.file_bytes - storage.soft_label_bytes
-    return Candidate(name, distilled.num_training_items, paper_bytes, num_bytes, content, items, False, note)
+    return Candidate(name, distilled.num_training_items, paper_bytes, num_bytes, content, maker, False, note)
 
 
 def _no_initial_codes(distilled: DistilledSet, train: ImageSet) -> str | None:
@@ -290,7 +306,7 @@ def _soft_label_values(distilled: DistilledSet) -> int:
 
 
 def _absent(name: str, reason: str) -> Candidate:
-    def never(*_: object) -> TrainingItems:
+    def never(seed: int) -> MakeItems:
         raise InputError(reason)
 
     return Candidate(name, 0, None, None, lambda seed: "", never, absent=reason)

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from attar.class_columns import in_order_of
 from attar.config import Config, parse_config
 from attar.distilled import DistilledSet
+from attar.engines.engine import Engine
 from attar.errors import InputError
 from attar.evaluation.evaluate import check_fit, evaluate, load_splits, set_name
 from attar.evaluation.protocol import Protocol
@@ -135,6 +136,7 @@ def compare(
     cache: bool = True,
     progress: Progress | None = None,
     names: Sequence[str] | None = None,
+    engine: Engine | None = None,
 ) -> Comparison:
     """Evaluate several sets on the same data; `Comparison.plot` draws the result.
 
@@ -163,7 +165,7 @@ def compare(
     cards = [
         evaluate(
             small, splits, protocol, networks=networks, seeds=seeds, baselines=baselines, flip=flip,
-            device=device, cache=cache, progress=progress, name=name,
+            device=device, cache=cache, progress=progress, name=name, engine=engine,
         )
         for small, name in zip(loaded, names or _names(sets), strict=True)
     ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from attar import __version__
 from attar.data.image_set import ImageSet, Splits
 from attar.device import resolve_device
 from attar.distilled import DistilledSet
+from attar.engines.engine import Engine, Local
 from attar.errors import InputError
-from attar.evaluation.baselines import Candidate, baseline, baseline_kinds
+from attar.evaluation.baselines import Candidate, MakeItems, baseline, baseline_kinds
 from attar.evaluation.measuring import Measurement
 from attar.evaluation.protocol import Protocol, resolve_flip
 from attar.evaluation.protocol import protocol as protocol_named
@@ -45,6 +47,7 @@ def evaluate(
     cache: bool = True,
     progress: Progress | None = None,
     name: str | None = None,
+    engine: Engine | None = None,
 ) -> Scorecard:
     """Train networks on the set and on its baselines, and test all of them on the data's test part.
 
@@ -69,6 +72,8 @@ def evaluate(
         cache: False neither reads nor writes results.
         progress: told every training step.
         name: what the card calls the set; None takes the file's name, or recipe and data.
+        engine: trains every network as a job of its own, to the same scores; this process reads and writes the cache.
+            None and `Local` train here, on GPUs all seeds of a row together.
 
     Raises:
         InputError: a set and data that do not fit, an unknown protocol, network or baseline, no seeds, a learned rate
@@ -82,13 +87,21 @@ def evaluate(
     numbers = seed_numbers(chosen.seeds if seeds is None else seeds)
     configs = network_configs(chosen.networks if networks is None else networks)
     where = resolve_device(device)
+    if engine is not None:
+        engine.check_device(where)
     small = DistilledSet.load(distilled) if isinstance(distilled, str | Path) else distilled
     splits = load_splits(data, progress)
     check_fit(small, splits)
     used = resolve_flip(chosen, flip, splits.name)
     _, height, width = small.image_shape
     job = Measurement(
-        used, numbers, [with_depth(config, min(height, width)) for config in configs], where, cache, progress
+        used,
+        numbers,
+        [with_depth(config, min(height, width)) for config in configs],
+        where,
+        cache,
+        progress,
+        None if isinstance(engine, Local) else engine,
     )
     candidates = _candidates(small, splits.train, kinds, learned_rate(small, used), used.means and small.stochastic)
     rows = job.run(candidates, small.preprocess, splits.test)
@@ -195,11 +208,17 @@ def _candidates(
         storage.paper_bytes,
         storage.file_bytes,
         lambda seed: content_key(distilled.fingerprint, "means") if means else distilled.fingerprint,
-        lambda seed, device: distilled.training_items(device, observer and observer.to(device), means),
+        lambda seed: partial(_distilled_items, distilled, observer, means),
         learning_rate=learning_rate,
     )
     others = [baseline(kind, distilled, train) for kind in kinds]
     return [_remembering(each) for each in [main, *others] if each is not None]
+
+
+def _distilled_items(
+    distilled: DistilledSet, observer: Observer | None, means: bool, device: torch.device
+) -> TrainingItems:
+    return distilled.training_items(device, observer and observer.to(device), means)
 
 
 def _asked(distilled: DistilledSet) -> Observer | None:
@@ -219,20 +238,40 @@ def _remembering(candidate: Candidate) -> Candidate:
     """The candidate with items and content made once where they are the same for every seed."""
     if candidate.drawn:
         return candidate
-    items: dict[torch.device, TrainingItems] = {}
+    makers: list[MakeItems] = []
     contents: list[str] = []
 
-    def items_once(seed: int, device: torch.device) -> TrainingItems:
-        if device not in items:
-            items[device] = candidate.items(seed, device)
-        return items[device]
+    def maker_once(seed: int) -> MakeItems:
+        if not makers:
+            makers.append(_Remembered(candidate.maker(seed)))
+        return makers[0]
 
     def content_once(seed: int) -> str:
         if not contents:
             contents.append(candidate.content(seed))
         return contents[0]
 
-    return replace(candidate, items=items_once, content=content_once)
+    return replace(candidate, maker=maker_once, content=content_once)
+
+
+class _Remembered:
+    """Makes items once for each device; sent elsewhere, it makes them there.
+
+    Args:
+        make: the items.
+    """
+
+    def __init__(self, make: MakeItems) -> None:
+        self._make = make
+        self._items: dict[torch.device, TrainingItems] = {}
+
+    def __call__(self, device: torch.device) -> TrainingItems:
+        if device not in self._items:
+            self._items[device] = self._make(device)
+        return self._items[device]
+
+    def __reduce__(self) -> tuple[type[_Remembered], tuple[MakeItems]]:
+        return _Remembered, (self._make,)
 
 
 def _card(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ from attar import __version__
 from attar.codecs.codec import Codec
 from attar.config import Config
 from attar.data.image_set import ImageSet
-from attar.evaluation.baselines import Candidate
+from attar.engines.engine import Engine
+from attar.evaluation.baselines import Candidate, MakeItems
 from attar.evaluation.protocol import Protocol
 from attar.evaluation.scorecard import DISTILLED, Row
 from attar.evaluation.statistics import mean_and_std
@@ -59,6 +62,7 @@ class Measurement:
     device: torch.device
     cache: bool
     progress: Progress
+    engine: Engine | None = None
 
     def run(self, candidates: Sequence[Candidate], preprocess: Codec, test: ImageSet) -> list[Row]:
         """All rows, network by network.
@@ -73,13 +77,42 @@ class Measurement:
         per_seed = [Plan.of(self.protocol.training, candidate.num_items).num_steps for candidate in present]
         self.progress.start("evaluating", sum(per_seed) * len(self.seeds) * len(self.networks))
         try:
+            trained = {} if self.engine is None else self._trained_elsewhere(self.engine, present, preprocess, test)
             return [
-                self._row(candidate, network, preprocess, test) for network in self.networks for candidate in candidates
+                self._row(candidate, network, preprocess, test, trained)
+                for network in self.networks
+                for candidate in candidates
             ]
         finally:
             self.progress.finish()
 
-    def _row(self, candidate: Candidate, network: NetworkConfig, preprocess: Codec, test: ImageSet) -> Row:
+    def _trained_elsewhere(
+        self, engine: Engine, candidates: Sequence[Candidate], preprocess: Codec, test: ImageSet
+    ) -> dict[str, Score]:
+        """The scores that the cache lacks, by their keys, each network a job."""
+        lacking: dict[str, tuple[Candidate, NetworkConfig, int]] = {}
+        for network, candidate, seed in itertools.product(self.networks, candidates, self.seeds):
+            key = self._key(candidate, network, seed, preprocess, test)
+            if self._read(key, test) is None:
+                lacking[key] = candidate, network, seed
+        keys, scores = list(lacking), dict[str, Score]()
+        trials = _Trials(list(lacking.values()), self._training)
+        names = [f"{candidate.name}, {network.name}, seed {seed}" for candidate, network, seed in lacking.values()]
+        setting = _Setting(preprocess, test, self.device)
+        with closing(engine.results(_score, trials, setting, self.progress, names)) as found:
+            for place, score in found:
+                scores[keys[place]] = score
+                self._keep(keys[place], score)
+        return scores
+
+    def _row(
+        self,
+        candidate: Candidate,
+        network: NetworkConfig,
+        preprocess: Codec,
+        test: ImageSet,
+        trained: Mapping[str, Score],
+    ) -> Row:
         row = Row.model_construct(
             name=candidate.name, network=network, num_items=candidate.num_items, note=candidate.note,
             paper_bytes=candidate.paper_bytes, num_bytes=candidate.num_bytes, absent=candidate.absent,
@@ -87,17 +120,18 @@ class Measurement:
         if candidate.absent is not None:
             return Row.model_validate(row.model_dump())
         keys = {seed: self._key(candidate, network, seed, preprocess, test) for seed in self.seeds}
-        scores = {seed: score for seed, key in keys.items() if (score := self._read(key, test))}
+        scores = {seed: score for seed, key in keys.items() if key not in trained and (score := self._read(key, test))}
         cached = len(scores)
+        scores |= {seed: trained[key] for seed, key in keys.items() if key in trained}
         steps = Plan.of(self.protocol.training, candidate.num_items).num_steps
         self.progress.advance(steps * cached)
         for group in self._groups(candidate, [seed for seed in self.seeds if seed not in scores]):
             items = candidate.items(group[0], self.device)
-            found = self._measure(items, network, self._training(candidate), group, preprocess, test)
-            for seed, score in found.items():
+            setting = _Setting(preprocess, test, self.device)
+            found = _scores(setting, items, network, self._training(candidate), group, self.progress)
+            for seed, score in zip(group, found, strict=True):
                 scores[seed] = score
-                if self.cache:
-                    write_text(self._path(keys[seed]), score.model_dump_json())
+                self._keep(keys[seed], score)
         return _with_scores(row, [scores[seed] for seed in self.seeds], self.seeds, cached)
 
     def _groups(self, candidate: Candidate, missing: Sequence[int]) -> list[list[int]]:
@@ -105,36 +139,9 @@ class Measurement:
         together = self.device.type == "cuda" and not candidate.drawn
         return [list(missing)] * bool(missing) if together else [[seed] for seed in missing]
 
-    def _measure(
-        self,
-        items: TrainingItems,
-        network: NetworkConfig,
-        training: TrainingConfig,
-        seeds: list[int],
-        preprocess: Codec,
-        test: ImageSet,
-    ) -> dict[int, Score]:
-        start = time.perf_counter()
-        trained = train_networks(
-            network,
-            items,
-            test.num_classes,
-            training,
-            seeds,
-            device=self.device,
-            progress=Within(self.progress),
-        )
-        encoder = preprocess.to(self.device)
-
-        def inputs_of(images: Tensor) -> Tensor:
-            return encoder.encode(images.float() / 255)
-
-        results = test_networks(trained, inputs_of, test, precision=training.precision)
-        seconds = (time.perf_counter() - start) / len(seeds)
-        return {
-            seed: Score(confusion=tuple(tuple(row) for row in result.confusion.tolist()), seconds=seconds)
-            for seed, result in zip(seeds, results, strict=True)
-        }
+    def _keep(self, key: str, score: Score) -> None:
+        if self.cache:
+            write_text(self._path(key), score.model_dump_json())
 
     def _key(self, candidate: Candidate, network: NetworkConfig, seed: int, preprocess: Codec, test: ImageSet) -> str:
         return content_key(
@@ -172,6 +179,90 @@ class Measurement:
         shape = [len(row) for row in score.confusion]
         fits = shape == [test.num_classes] * test.num_classes and sum(map(sum, score.confusion)) == len(test)
         return score if fits else None
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What all networks have in common.
+
+    Args:
+        preprocess: images to network inputs.
+        test: what they are tested on.
+        device: where they are trained.
+    """
+
+    preprocess: Codec
+    test: ImageSet
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """One network to train and test.
+
+    Args:
+        make: its items.
+        network: its architecture.
+        training: how it is trained.
+        seed: of it.
+    """
+
+    make: MakeItems
+    network: NetworkConfig
+    training: TrainingConfig
+    seed: int
+
+
+class _Trials(Sequence[_Trial]):
+    """Trials whose items are chosen when they are asked for.
+
+    Args:
+        asked: candidate, network and seed of each.
+        training: how a candidate's networks are trained.
+    """
+
+    def __init__(
+        self,
+        asked: Sequence[tuple[Candidate, NetworkConfig, int]],
+        training: Callable[[Candidate], TrainingConfig],
+    ) -> None:
+        self._asked, self._training = asked, training
+
+    def __len__(self) -> int:
+        return len(self._asked)
+
+    def __getitem__(self, place: Any) -> Any:
+        candidate, network, seed = self._asked[place]
+        return _Trial(candidate.maker(seed), network, self._training(candidate), seed)
+
+
+def _score(setting: _Setting, trial: _Trial, progress: Progress) -> Score:
+    items = trial.make(setting.device)
+    return _scores(setting, items, trial.network, trial.training, [trial.seed], progress)[0]
+
+
+def _scores(
+    setting: _Setting,
+    items: TrainingItems,
+    network: NetworkConfig,
+    training: TrainingConfig,
+    seeds: list[int],
+    progress: Progress,
+) -> list[Score]:
+    """Networks of all seeds trained on the items, and tested."""
+    start = time.perf_counter()
+    classes, device = setting.test.num_classes, setting.device
+    trained = train_networks(network, items, classes, training, seeds, device=device, progress=Within(progress))
+    encoder = setting.preprocess.to(device)
+
+    def inputs_of(images: Tensor) -> Tensor:
+        return encoder.encode(images.float() / 255)
+
+    results = test_networks(trained, inputs_of, setting.test, precision=training.precision)
+    seconds = (time.perf_counter() - start) / len(seeds)
+    return [
+        Score(confusion=tuple(tuple(row) for row in result.confusion.tolist()), seconds=seconds) for result in results
+    ]
 
 
 def _with_scores(row: Row, scores: Sequence[Score], seeds: tuple[int, ...], cached: int) -> Row:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from attar.distill import resolve_task, train_for, training_images
+from attar.codecs.augmenting import siamese_augmentation
+from attar.distill import resolve_task, training_images
+from attar.engines.engine import Engine
 from attar.errors import InputError
 from attar.experts.buffer import ExpertBuffer
-from attar.objectives.registry import has_experts
+from attar.experts.training import train_experts
+from attar.objectives.registry import expert_part, has_experts
 from attar.progress import Progress, Silent
 from attar.real import codes_to_hold, real_items
 from attar.recipes import REGISTRY
@@ -25,6 +28,7 @@ def make_experts(
     settings: Mapping[str, Any] | None = None,
     codec: str | None = None,
     progress: Progress | None = None,
+    engine: Engine | None = None,
     **loading: Any,
 ) -> ExpertBuffer:
     """The experts that `distill` with these arguments would read, trained as far as the cache lacks them.
@@ -37,6 +41,7 @@ def make_experts(
         settings: dotted recipe settings to replace, e.g. {"objective.experts.epochs": 20}.
         codec: text of another codec.
         progress: what to report to.
+        engine: where they are trained; see `train_experts`.
         **loading: further arguments of `load_images`.
 
     Raises:
@@ -52,13 +57,17 @@ def make_experts(
             raise InputError("the count is given twice; leave out --count or --set objective.experts.count")
         changes["objective.experts.count"] = count
     task = resolve_task(recipe, None, 0, device, changes, codec, None, 1)
+    if engine is not None:
+        engine.check_device(task.device)
     train, _ = training_images(data, progress, loading)
     spaces = Spaces.of(task.recipe, train)
     codes = codes_to_hold(spaces.matching, train, task.device, progress)
     real = real_items(spaces.matching, train, codes, task.device)
-    buffer = train_for(task, spaces, train, real, progress)
-    assert isinstance(buffer, ExpertBuffer)
-    return buffer
+    objective = expert_part(task.recipe.objective)
+    assert objective is not None
+    placed = spaces.to(task.device)
+    augmentation = siamese_augmentation(objective.augmentation, placed.matching, placed.preprocess)
+    return train_experts(objective, augmentation, real, train, placed.matching, progress=progress, engine=engine)
 
 
 def summary(buffer: ExpertBuffer) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from attar.experts.buffer import ExpertBuffer
 from attar.experts.layout import floats_to_bytes
 from attar.files import atomic_path
+from attar.shapes import Float
 from attar.training.snapshots import Snapshot
 
 STATE_FORMAT = "1"
@@ -59,6 +60,22 @@ class GrowingGroup:
             state["momentum"] = snapshot.momentum.contiguous()
         with atomic_path(self._state) as temporary:
             save_file(state, str(temporary), metadata={"format": STATE_FORMAT})
+
+    def complete(
+        self, rows: Float[Tensor, "epochs experts parameters"], losses: Float[Tensor, "experts epochs"]
+    ) -> None:
+        """Keep the rows that are still missing and the mean losses of their epochs, all at once; then `finish`."""
+        layout = self.buffer.layout
+        first = layout.num_rows - len(rows)
+        for expert, own in zip(self.experts, rows.unbind(1), strict=True):
+            with _part_path(self.buffer, expert).open("r+b" if first else "wb") as file:
+                if not first:
+                    file.write(layout.header + bytes(layout.figures_bytes))
+                file.seek(layout.row_start(first))
+                for row in own:
+                    file.write(layout.row(row))
+                _to_disk(file.fileno())
+        self._losses = torch.cat([self._losses, losses], 1)
 
     @property
     def last_losses(self) -> list[float]:

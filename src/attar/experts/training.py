@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
-
-import torch
 
 from attar.claims import Claims
 from attar.codecs.codec import Codec
 from attar.data.augmentation import Augmentation
 from attar.data.image_set import ImageSet
-from attar.errors import InputError, NonFiniteLossError
+from attar.engines.engine import Engine, Local
+from attar.errors import InputError
 from attar.experts.buffer import ExpertBuffer, ExpertsIdentity, new_manifest
 from attar.experts.growing import GrowingGroup, begun_group_size, remove_old_states
 from attar.experts.items import RealTrainingItems
+from attar.experts.teaching import Lesson, Teaching, expert_seed, teach
 from attar.footprint import free_bytes, saved_bytes_per_item
 from attar.networks.network import Network, build_network, num_parameters
 from attar.objectives.discrepancy import DiscrepancyConfig
 from attar.objectives.objective import RealItems
 from attar.objectives.trajectories import TrajectoriesConfig
-from attar.progress import Progress, Silent, Within
-from attar.randomness import generator
+from attar.progress import Progress, Silent
 from attar.run_state import stop_requested
-from attar.training.loop import faster_mode, train_networks, training_acceleration
+from attar.training.loop import faster_mode, training_acceleration
 from attar.training.settings import Plan, TrainingConfig
 from attar.training.snapshots import Snapshot
 from attar.training.stacked import is_stackable
-
-TESTED_ITEMS = 2560
-"""Training items on which a finished expert is tried."""
 
 LARGEST_GROUP = 16
 """Networks stacked at most: field-notes.md has 8 to 16."""
@@ -52,6 +50,7 @@ def train_experts(
     *,
     count: int | None = None,
     progress: Progress | None = None,
+    engine: Engine | None = None,
 ) -> ExpertBuffer:
     """Networks trained on the real items, with their parameters before the first and after every epoch.
 
@@ -66,6 +65,8 @@ def train_experts(
         codec: the codec behind them.
         count: how many experts there must be; None is the configuration's.
         progress: told every step, and how good each expert became.
+        engine: trains the groups elsewhere, to the same bytes; this process writes the files, a whole expert at a time,
+            and only this process needs the cache. None and `Local` train here, and keep every epoch.
 
     Returns:
         The buffer, with at least `count` experts.
@@ -83,13 +84,15 @@ def train_experts(
         raise InputError(f"{count} experts were asked for; at least 1 is needed")
     if (augmentation is None) != (config.augmentation is None):
         raise ValueError("the augmentation given is not the configuration's")
+    if engine is not None:
+        engine.check_device(real.device)
     work = _Work.of(config, augmentation, real, (train.fingerprint, codec.identity()), progress or Silent())
     buffer = work.buffer
     remove_old_states(buffer)
     if all(buffer.has(expert) for expert in range(count)):
         return buffer
     with Claims(buffer.folder / "claims.lock") as claims, stop_requested() as stop:
-        work.fill(count, claims, stop)
+        work.fill(count, claims, stop, None if isinstance(engine, Local) else engine)
     return buffer
 
 
@@ -108,19 +111,11 @@ def training_of(config: TrajectoriesConfig | DiscrepancyConfig) -> TrainingConfi
     )
 
 
-def expert_seed(seed: int, expert: int) -> int:
-    """The seed of one expert's network: of its initial values, order and augmentation."""
-    return generator(seed, "expert", expert).initial_seed()
-
-
 @dataclass
 class _Work:
     """What all experts of a buffer have in common."""
 
-    config: TrajectoriesConfig | DiscrepancyConfig
-    training: TrainingConfig
-    real: RealItems
-    augmentation: Augmentation | None
+    teaching: Teaching
     progress: Progress
     buffer: ExpertBuffer
 
@@ -159,9 +154,9 @@ class _Work:
         known = folder.exists()
         size = 1 if known else _group_size(config, training, network, real, augmentation, progress)
         buffer = ExpertBuffer.make(new_manifest(identity, num_parameters(network), size))
-        return cls(config, training, real, augmentation, progress, buffer)
+        return cls(Teaching(config, training, real, augmentation), progress, buffer)
 
-    def fill(self, count: int, claims: Claims, stop: threading.Event) -> None:
+    def fill(self, count: int, claims: Claims, stop: threading.Event, engine: Engine | None) -> None:
         """Train, or wait for, every expert below `count`."""
         missing = self._missing(count)
         steps = self._steps_per_expert
@@ -169,20 +164,20 @@ class _Work:
         waiting = False
         try:
             while missing:
-                group = self._claimed_group(missing, claims)
-                if group is not None:
+                groups = self._claimed_groups(missing, claims, 1 if engine is None else len(missing))
+                if groups:
                     try:
-                        self._train(group, stop)
+                        self._train_all(groups, stop, engine)
                     finally:
-                        for expert in group:
+                        for expert in itertools.chain(*groups):
                             claims.release(expert)
                 elif not waiting:
                     waiting = True
                     self.progress.note(f"another process trains expert {missing[0]}: waiting for it")
-                if group is None and stop.wait(WAIT_SECONDS):
+                if not groups and stop.wait(WAIT_SECONDS):
                     raise KeyboardInterrupt
                 before, missing = missing, self._missing(count)
-                others = set(before) - set(missing) - set(group or ())
+                others = set(before) - set(missing) - set(itertools.chain(*groups))
                 if others:
                     self.progress.advance(len(others) * steps)
         finally:
@@ -190,7 +185,7 @@ class _Work:
 
     @property
     def _steps_per_expert(self) -> int:
-        return Plan.of(self.training, len(self.real.labels)).num_steps
+        return Plan.of(self.teaching.training, len(self.teaching.real.labels)).num_steps
 
     def _missing(self, count: int) -> list[int]:
         return [expert for expert in range(count) if not self.buffer.has(expert)]
@@ -217,10 +212,26 @@ class _Work:
                 claims.release(expert)
         return None
 
+    def _claimed_groups(self, missing: Sequence[int], claims: Claims, most: int) -> list[range]:
+        groups: list[range] = []
+        while len(groups) < most:
+            taken = set(itertools.chain(*groups))
+            group = self._claimed_group([expert for expert in missing if expert not in taken], claims)
+            if group is None:
+                break
+            groups.append(group)
+        return groups
+
+    def _train_all(self, groups: Sequence[range], stop: threading.Event, engine: Engine | None) -> None:
+        if engine is not None:
+            self._train_elsewhere(groups, engine)
+            return
+        for group in groups:
+            self._train(group, stop)
+
     def _train(self, experts: range, stop: threading.Event) -> None:
         group = GrowingGroup(self.buffer, experts)
-        seeds = tuple(expert_seed(self.config.experts.seed, expert) for expert in experts)
-        start = group.resume(seeds)
+        start = group.resume(self.teaching.seeds(experts))
         begin, done = time.perf_counter(), start.epoch if start else 0
 
         def watch(snapshot: Snapshot) -> None:
@@ -230,43 +241,32 @@ class _Work:
             if stop.is_set():
                 raise KeyboardInterrupt
 
-        try:
-            networks = train_networks(
-                self.config.network,
-                RealTrainingItems(self.real),
-                self.real.num_classes,
-                self.training,
-                seeds,
-                device=self.real.device,
-                mode="stacked" if len(experts) > 1 else "looped",
-                augmentation=self.augmentation,
-                watch=watch,
-                start=start,
-                progress=Within(self.progress),
-            )
-        except NonFiniteLossError as error:
-            raise NonFiniteLossError(f"expert {_names(experts)}: {error}") from None
-        accuracies = [self._accuracy(network) for network in networks]
+        accuracies = self.teaching.train(experts, start, watch, self.progress)
         group.finish(accuracies)
         self._tell(experts, group.last_losses, accuracies)
 
-    @torch.no_grad()
-    def _accuracy(self, network: Network) -> float:
-        """On some training items, the same for every expert."""
-        count = len(self.real.labels)
-        order = torch.randperm(count, generator=generator(self.config.experts.seed, "tested items"))
-        right = 0
-        for chosen in order[:TESTED_ITEMS].split(256):
-            predicted = network(self.real.gather(chosen)).argmax(1)
-            right += int((predicted == self.real.labels[chosen.to(self.real.device)]).sum())
-        return right / min(count, TESTED_ITEMS)
+    def _train_elsewhere(self, groups: Sequence[range], engine: Engine) -> None:
+        """Each group is a job; what comes back is written here at once."""
+        begun = [GrowingGroup(self.buffer, experts) for experts in groups]
+        storage = self.teaching.config.experts.storage
+        lessons = [Lesson(each.experts, each.resume(self.teaching.seeds(each.experts)), storage) for each in begun]
+        names = [
+            f"expert {experts[0]}" if len(experts) == 1 else f"experts {experts[0]} to {experts[-1]}"
+            for experts in groups
+        ]
+        with closing(engine.results(teach, lessons, self.teaching, self.progress, names)) as results:
+            for place, taught in results:
+                group = begun[place]
+                group.complete(taught.rows, taught.losses)
+                group.finish(taught.accuracies)
+                self._tell(group.experts, group.last_losses, taught.accuracies)
 
     def _tell(self, experts: range, losses: Sequence[float], accuracies: Sequence[float]) -> None:
-        tested = min(len(self.real.labels), TESTED_ITEMS)
         for expert, loss, accuracy in zip(experts, losses, accuracies, strict=True):
-            chance = "; no better than chance" if accuracy < 1.5 / self.real.num_classes else ""
+            chance = "; no better than chance" if accuracy < 1.5 / self.teaching.real.num_classes else ""
             self.progress.note(
-                f"expert {expert}: loss {loss:.4g}, {100 * accuracy:.1f} % of {tested} training items right{chance}"
+                f"expert {expert}: loss {loss:.4g}, {100 * accuracy:.1f} % of "
+                f"{self.teaching.num_tested} training items right{chance}"
             )
 
 
@@ -298,7 +298,3 @@ def _group_size(
         progress=progress,
     )
     return size if mode == "stacked" else 1
-
-
-def _names(experts: range) -> str:
-    return str(experts[0]) if len(experts) == 1 else f"one of {experts[0]} to {experts[-1]}"
