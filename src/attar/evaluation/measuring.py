@@ -18,7 +18,7 @@ from attar.config import Config
 from attar.data.image_set import ImageSet
 from attar.evaluation.baselines import Candidate
 from attar.evaluation.protocol import Protocol
-from attar.evaluation.scorecard import DISTILLED, Row
+from attar.evaluation.scorecard import DISTILLED, Row, exposure
 from attar.evaluation.statistics import mean_and_std
 from attar.files import cache_directory, content_key, write_text
 from attar.networks.network import NetworkConfig
@@ -37,10 +37,12 @@ class Score(Config):
     Args:
         confusion: counts, [true class][predicted class].
         seconds: of training and testing.
+        training_seconds: of training alone; None in what earlier versions have cached.
     """
 
     confusion: tuple[tuple[int, ...], ...]
     seconds: float = Field(ge=0)
+    training_seconds: float | None = Field(default=None, ge=0)
 
     @property
     def accuracy(self) -> float:
@@ -98,6 +100,7 @@ class Measurement:
                 scores[seed] = score
                 if self.cache:
                     write_text(self._path(keys[seed]), score.model_dump_json())
+        row = row.model_copy(update=exposure(self.protocol.training, candidate.num_items))
         return _with_scores(row, [scores[seed] for seed in self.seeds], self.seeds, cached)
 
     def _groups(self, candidate: Candidate, missing: Sequence[int]) -> list[list[int]]:
@@ -124,6 +127,7 @@ class Measurement:
             device=self.device,
             progress=Within(self.progress),
         )
+        training_seconds = (time.perf_counter() - start) / len(seeds)
         encoder = preprocess.to(self.device)
 
         def inputs_of(images: Tensor) -> Tensor:
@@ -132,7 +136,11 @@ class Measurement:
         results = test_networks(trained, inputs_of, test, precision=training.precision)
         seconds = (time.perf_counter() - start) / len(seeds)
         return {
-            seed: Score(confusion=tuple(tuple(row) for row in result.confusion.tolist()), seconds=seconds)
+            seed: Score(
+                confusion=tuple(tuple(row) for row in result.confusion.tolist()),
+                seconds=seconds,
+                training_seconds=training_seconds,
+            )
             for seed, result in zip(seeds, results, strict=True)
         }
 
@@ -185,4 +193,7 @@ def _with_scores(row: Row, scores: Sequence[Score], seeds: tuple[int, ...], cach
         detail["confusion"] = tuple(tuple(each) for each in total.tolist())
     minutes = sum(score.seconds for score in scores) / 60
     update = {"seeds": seeds, "accuracies": accuracies, "mean": mean, "std": std, "minutes": minutes, "cached": cached}
+    training = [score.training_seconds for score in scores if score.training_seconds is not None]
+    if len(training) == len(scores):
+        detail["training_minutes"] = sum(training) / 60 / len(scores)
     return Row.model_validate({**dict(row), **update, **detail})
