@@ -101,6 +101,8 @@ def plot_accuracy(
         panels[1].sharey(panels[0])
     for panel in panels:
         _accuracy_axis(panel, points, chance)
+    for panel in panels[1:]:
+        panel.set_ylabel("")
     figure.suptitle("\n".join(textwrap.wrap(title, 75 * len(panels))), x=0.01, ha="left", fontsize=10)
     figure.legend(*_legend(panels[0]), frameon=False, fontsize=8, loc="outside lower center", ncols=2 + len(panels))
     return _save(figure, path)
@@ -240,7 +242,7 @@ def _accuracy_axis(axes: Axes, points: Sequence[Point], chance: float | None) ->
         axes.axhline(chance, color="#888888", linestyle="--", linewidth=1, label="chance", zorder=1)
     elif chance is not None:
         told = f"; chance {chance:.3g} %"
-    axes.set_ylabel(f"accuracy (%), mean ± std over seeds{told}")
+    axes.set_ylabel(f"accuracy (%), mean ± std over seeds{told}", fontsize=9)
 
 
 def _bytes_axis(axes: Axes, sizes: Sequence[int], label: str) -> None:
