@@ -150,8 +150,8 @@ def test_why_other_rows_of_table_9_cannot_be_met() -> None:
         if size == "S"
     ]
     assert [round(latents) for latents in left] == [706, 1295, 878, 2724, 177, 353], "never Table 8's 64, nor any one"
-    medium = {row[4]: row[-1] for row in TABLE_9 if row[0] == "M" and row[4] == 1 and row[3] == 2}
-    assert 4 * 5.7e6 / MEBIBYTE > 2 * max(medium.values()), "Table 8's M alone is more than twice the row"
+    medium = [row[-1] for row in TABLE_9 if row[0] == "M" and row[4] == 1]
+    assert all(2 * published < 4 * 5.7e6 / MEBIBYTE for published in medium), "Table 8's M alone is twice the row"
     large = [(row[-1] * MEBIBYTE / 4 - row[4] * 6.3e6) / (2 * row[2] * row[3]) for row in TABLE_9 if row[0] == "L"]
     assert [round(latents) for latents in large] == [2095, 4192], "Tiny-ImageNet has Table 8's 2048, ImageNet-1K 4096"
 
