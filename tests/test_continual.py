@@ -72,7 +72,7 @@ def results(card: ContinualCard) -> str:
     tree = json.loads(card.to_json())
     for step in tree["steps"]:
         for row in step["rows"]:
-            del row["minutes"], row["cached"]
+            del row["minutes"], row["training_minutes"], row["cached"]
     return json.dumps(tree)
 
 

@@ -231,7 +231,10 @@ def test_scores_come_from_the_cache_and_are_the_same(
     for entry in cache_directory("scores").iterdir():
         entry.write_text('{"confusion": [[1]], "seconds": 1.0}')
     assert evaluate(small, digits, TINY, baselines=False).row() == first.row().model_copy(
-        update={"minutes": pytest.approx(first.row().minutes, abs=10)}
+        update={
+            "minutes": pytest.approx(first.row().minutes, abs=10),
+            "training_minutes": pytest.approx(first.row().training_minutes, abs=10),
+        }
     )
 
 
@@ -366,7 +369,7 @@ def test_comparison_of_two_sets(digits: Splits, tmp_path: Path) -> None:
     picture = compared.plot(tmp_path / "plot.png")
     with pytest.raises(InputError, match="exists"):
         compared.plot(picture)
-    assert {(point.num_bytes, point.label) for point in compared.points() if point.label} == {
+    assert {(point.num_bytes, point.series) for point in compared.points() if not point.baseline} == {
         (path.stat().st_size, path.name.split(".")[0]) for path in paths
     }
     with pytest.raises(InputError, match="at least one"):

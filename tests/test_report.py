@@ -131,7 +131,7 @@ def test_sheets_refuse(small: DistilledSet, real: ImageSet, tmp_path: Path) -> N
 
 
 def test_accuracy_plot(tmp_path: Path) -> None:
-    points = [Point("distilled", 5000, 80.0, 1.0, "mine"), Point("random images", 640, 60.0, None, joined=True)]
+    points = [Point("mine", 5000, 80.0, 1.0), Point("yours", 9000, 70.0, 1.0), Point("random", 640, 60.0, None)]
     written = plot_accuracy(points, tmp_path / "plot.png", title="digits", size_label="bytes", chance=10)
     first = written.read_bytes()
     plot_accuracy(points, written, title="digits", size_label="bytes", chance=10, overwrite=True)

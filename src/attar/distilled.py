@@ -42,6 +42,7 @@ from attar.parameterizations.codes import Codes
 from attar.parameterizations.parameterization import Parameterization
 from attar.parameterizations.registry import canvas_grid, check_payload, restore_parameterization
 from attar.randomness import generator
+from attar.sampling import CHUNK_VALUES, LARGEST_CHUNK, Sampler
 from attar.shapes import Float, Int64
 from attar.storage import Storage, online_observers, storage_of
 from attar.streaming import (
@@ -52,10 +53,6 @@ from attar.streaming import (
     label_probabilities,
     labelled_regions,
 )
-
-# Image values decoded at once: 8 MiB of float32, because a deep decoder needs a hundred times its output.
-CHUNK_VALUES = 2**21
-LARGEST_CHUNK = 512
 
 
 class DistilledSet:
@@ -379,8 +376,8 @@ class DistilledSet:
             return self._region_items(device, observer)
         labels = self._training_labels.to(device)
         if self.stochastic:
-            fixed = self._inputs(None, device) if means else None
-            return SampledItems(lambda draw: self._inputs(draw, device), labels, fixed)
+            sampler = Sampler(self.parameterizations(), self.preprocess, device)
+            return SampledItems(sampler, labels, sampler(None) if means else None)
         return DecodedItems(self._inputs(generator(self.manifest.seed, "images", 0), device), labels)
 
     def describe(self) -> dict[str, Any]:
@@ -487,7 +484,7 @@ class DistilledSet:
         return images
 
     @torch.no_grad()
-    def _inputs(self, draw: torch.Generator | None, device: torch.device) -> Tensor:
+    def _inputs(self, draw: torch.Generator, device: torch.device) -> Tensor:
         inputs = torch.empty(len(self), *self.preprocess.code_shape, device=device)
         for start, part in self._chunks(torch.arange(len(self))):
             inputs[start : start + len(part)] = self.preprocess.encode(self._decode(part, draw, device))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from attar.labels.region_logits import check_columns, read_region_logits
 from attar.labels.regions import KeptCanvases, Labeller, ObserverFacts, RegionParameters, Regions
 from attar.manifest import SOFT_LABELS, RegionSpec
 from attar.parameterizations.parameterization import Parameterization
+from attar.sampling import Precision, Sampler
 from attar.shapes import Float, Int64
 
 LARGEST_KEPT_LOGITS = 2**26
@@ -51,6 +53,13 @@ class SampledItems:
         self._draw, self._means = draw, means
         self.labels = labels if means is None else torch.cat([labels, labels])
         self.num_items = len(self.labels)
+
+    def at(self, precision: Precision) -> SampledItems:
+        """The same items, sampled in the precision that networks are trained in where a `Sampler` draws them."""
+        other = copy(self)
+        if isinstance(self._draw, Sampler):
+            other._draw = self._draw.at(precision)
+        return other
 
     def epoch(self, epoch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """One sample of every item, and then the means where there are some."""

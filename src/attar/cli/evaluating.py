@@ -23,6 +23,7 @@ from attar.cli.options import (
     ImageSize,
     JsonOut,
     Networks,
+    NoBaselines,
     NoCache,
     Overwrite,
     Protocol,
@@ -51,7 +52,7 @@ def evaluate_verb(
     networks: Networks = None,
     seeds: Seeds = None,
     baselines: Baselines = None,
-    no_baselines: Annotated[bool, typer.Option("--no-baselines", help="Only the distilled set itself.")] = False,
+    no_baselines: NoBaselines = False,
     json_out: JsonOut = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
     flip: Flip = None,
@@ -109,6 +110,8 @@ def compare_verb(
     protocol: Protocol = "quick",
     networks: Networks = None,
     seeds: Seeds = None,
+    baselines: Baselines = None,
+    no_baselines: NoBaselines = False,
     out: Annotated[Path | None, typer.Option(help="Write a plot (.png), a table (.md) or everything (.json).")] = None,
     flip: Flip = None,
     device: Device = "auto",
@@ -123,10 +126,11 @@ def compare_verb(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Evaluate several files alike: a table and a plot."""
+    """Evaluate several files alike: a table, and a plot of accuracy against bytes and against minutes."""
     refuse_output(out, overwrite)
     if out is not None and out.suffix not in (".png", ".md", ".json"):
         raise InputError(f"--out {out} ends in {out.suffix or 'nothing'}; write .png (plot), .md (table) or .json")
+    rows = chosen_baselines(baselines, no_baselines)
     place = chosen_engine(engine, address, workers, gpus)
     import attar
     from attar.evaluation.evaluate import set_name
@@ -139,6 +143,7 @@ def compare_verb(
             protocol,
             networks=listed(networks),
             seeds=seeds,
+            baselines=rows,
             flip=flip,
             device=device,
             cache=not no_cache,

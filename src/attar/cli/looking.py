@@ -25,17 +25,28 @@ def show_verb(
     per_class: Annotated[int | None, typer.Option(min=1, help="At most so many items of each class.")] = None,
     data: Annotated[str | None, typer.Option(help="Real data whose images are drawn beside them.")] = None,
     epoch: Epoch = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Of each distribution, its mean and samples.")] = None,
+    between: Annotated[
+        str | None, typer.Option(help="What lies between items: cat,dog or cat:3,dog:0; four are corners of a square.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Images from one item to another; else 8.")] = None,
+    interpolation: Annotated[
+        Literal["linear", "spherical"] | None, typer.Option(help="The way between two items; else linear.")
+    ] = None,
     resize: Resize = "refuse",
     overwrite: Overwrite = False,
 ) -> None:
-    """Draw the images of a file, class by class."""
+    """Draw the images of a file, class by class, or samples of its distributions, or what lies between items."""
     refuse_output(out, overwrite)
     import attar
     from attar.progress import Silent
 
     distilled = attar.load(file)
     real = None if data is None else real_images(distilled, data, None, None, resize, Silent()).train
-    attar.show(distilled, out, overwrite=overwrite, per_class=per_class, real=real, epoch=epoch)
+    attar.show(
+        distilled, out, overwrite=overwrite, per_class=per_class, real=real, epoch=epoch,
+        samples=samples, between=between, steps=steps, interpolation=interpolation,
+    )  # fmt: skip
     say(str(out))
 
 

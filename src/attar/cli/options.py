@@ -37,8 +37,9 @@ Networks = Annotated[
 ]
 Seeds = Annotated[int | None, typer.Option(min=1, help="Networks trained for each row; else the protocol's number.")]
 Baselines = Annotated[
-    str | None, typer.Option(help="Only these rows beside it, e.g. random,same-labels; else the usual ones.")
+    str | None, typer.Option(help="Only these rows beside it, e.g. random,full (all real images); else the usual ones.")
 ]
+NoBaselines = Annotated[bool, typer.Option("--no-baselines", help="Only the distilled sets themselves.")]
 Flip = Annotated[
     bool | None, typer.Option("--flip/--no-flip", help="Mirror training images; else as the protocol, never digits.")
 ]

@@ -14,6 +14,7 @@ from attar.codecs.codec import Codec
 from attar.data.image_set import ImageSet
 from attar.errors import InputError, unknown
 from attar.evaluation.relabelled import known_observer, labelled_alike, regions_of
+from attar.evaluation.scorecard import FULL
 from attar.files import content_key
 from attar.initialization import Sources
 from attar.initialization.selection import SELECTIONS
@@ -28,7 +29,7 @@ from attar.training.loop import FixedItems, TrainingItems
 if TYPE_CHECKING:
     from attar.distilled import DistilledSet
 
-BASELINES = ("random", "same-labels", "herding", "k-centre", "initial", "random-uint8")
+BASELINES = ("random", "same-labels", "herding", "k-centre", "initial", "random-uint8", "full")
 USUAL = ("random", "same-labels", "herding", "initial", "random-uint8")
 NAMES = {
     "random": "random images",
@@ -37,6 +38,7 @@ NAMES = {
     "k-centre": "k-centre images",
     "initial": "initial codes",
     "random-uint8": "random uint8 images in the file's bytes",
+    "full": FULL,
 }
 BLOCK_VALUES = 2**24
 
@@ -101,7 +103,7 @@ def baseline_kinds(wanted: bool | Sequence[str]) -> tuple[str, ...]:
     """The kinds asked for, in the order of `BASELINES`.
 
     Args:
-        wanted: True for the usual ones (all but k-centre), False for none, or names of `BASELINES`.
+        wanted: True for the usual ones (all but k-centre and the whole data), False for none, or names of `BASELINES`.
 
     Raises:
         InputError: an unknown name; the nearest is named.
@@ -126,6 +128,8 @@ def baseline(kind: str, distilled: DistilledSet, train: ImageSet) -> Candidate |
         return _initial_codes(distilled, train)
     if kind == "same-labels":
         return _labelled_alike(distilled, train)
+    if kind == "full":
+        return _all_images(distilled, train)
     count = images_at_paper_bytes(distilled)
     if kind != "random-uint8":
         return _real_images(kind, kind, count, distilled, train, "")
@@ -173,6 +177,20 @@ def _rendered_items(items: Codes, preprocess: Codec, device: torch.device) -> Fi
     placed = items.to(device)
     images = placed.images(torch.arange(len(placed), device=device))
     return FixedItems(network_inputs(images, preprocess, device), placed.labels.to(device))
+
+
+def _all_images(distilled: DistilledSet, train: ImageSet) -> Candidate:
+    """The whole training part, whose accuracy the others recover a share of; its bytes are those of plain uint8."""
+    preprocess, values = distilled.preprocess, len(train) * _product(train.image_shape)
+
+    def maker(seed: int) -> MakeItems:
+        return partial(image_items, train.images, train.labels, preprocess)
+
+    def content(seed: int) -> str:
+        return content_key("all images", train.fingerprint, preprocess.identity())
+
+    note = f"all {len(train):,} training images, under the same protocol as the rows that are compared with them"
+    return Candidate(NAMES["full"], len(train), 4 * values, values, content, maker, note=note)
 
 
 def _real_images(

@@ -15,7 +15,7 @@ from attar.engines.engine import Engine
 from attar.errors import InputError
 from attar.evaluation.evaluate import check_fit, evaluate, load_splits, set_name
 from attar.evaluation.protocol import Protocol
-from attar.evaluation.scorecard import COLUMNS, DISTILLED, Scorecard, markdown_table, rich_table
+from attar.evaluation.scorecard import COLUMNS, DISTILLED, Row, Scorecard, markdown_table, rich_table
 from attar.networks.network import NetworkConfig
 from attar.progress import Progress, Silent
 from attar.report.plots import Point, plot_accuracy
@@ -89,34 +89,50 @@ class Comparison(Config):
         return parse_config(cls, text, "comparison")
 
     def points(self, size: Literal["file", "paper"] = "file") -> list[Point]:
-        """What the plot shows, on the first network: a point for each set, a dotted line for each baseline.
+        """What the plot shows, on the first network: a point for each set, and quieter ones for the baselines.
+
+        Minutes are those of one network's training, or with its testing where a score of an earlier version is shown.
 
         Args:
             size: which bytes: as really stored, or by the papers' convention.
         """
-        network = self.cards[0].rows[0].network
         points = []
-        for card in self.cards:
-            for row in card.rows:
-                num_bytes = row.paper_bytes if size == "paper" else row.num_bytes
-                if row.network != network or row.mean is None or not num_bytes:
-                    continue
-                own = row.name == DISTILLED
-                label = card.name if own else ""
-                points.append(Point(row.name, num_bytes, row.mean, row.std, label, joined=not own))
-        return list(dict.fromkeys(points))
+        for card, row in self._plotted():
+            num_bytes = row.paper_bytes if size == "paper" else row.num_bytes
+            if row.mean is None or not num_bytes:
+                continue
+            own = row.name == DISTILLED
+            minutes = row.training_minutes if self._told_apart() else row.minutes / len(row.seeds)
+            series = card.name if own else row.name
+            points.append(Point(series, num_bytes, row.mean, row.std, minutes, baseline=not own))
+        return sorted(dict.fromkeys(points), key=lambda point: point.baseline)
 
     def plot(self, out: Path | str, *, size: Literal["file", "paper"] = "file", overwrite: bool = False) -> Path:
-        """Write a PNG of accuracy against bytes. Raises InputError for an existing `out`."""
+        """Write a PNG of accuracy against bytes and against minutes. Raises InputError for an existing `out`.
+
+        Source: D3 Figure 1.
+        """
         network = self.cards[0].rows[0].network.name
+        counted = "training" if self._told_apart() else "training and testing"
         return plot_accuracy(
             self.points(size),
             out,
             title=f"{self.title}, {network}",
             size_label=SIZE_LABELS[size],
+            minutes_label=f"minutes of {counted} one network ({self.cards[0].device})",
             chance=100 / len(self.cards[0].classes),
             overwrite=overwrite,
         )
+
+    def _plotted(self) -> list[tuple[Scorecard, Row]]:
+        """Every measured row on the first network, with its card."""
+        network = self.cards[0].rows[0].network
+        pairs = [(card, row) for card in self.cards for row in card.rows]
+        return [(card, row) for card, row in pairs if row.network == network and row.mean is not None]
+
+    def _told_apart(self) -> bool:
+        """Whether every score says how long training alone took."""
+        return all(row.training_minutes is not None for _, row in self._plotted())
 
     def _told(self, card: Scorecard) -> list[tuple[str, bool]]:
         """A card's remarks, and whether every card makes them."""

@@ -21,7 +21,7 @@ from attar.data.image_set import ImageSet
 from attar.engines.engine import Engine
 from attar.evaluation.baselines import Candidate, MakeItems
 from attar.evaluation.protocol import Protocol
-from attar.evaluation.scorecard import DISTILLED, Row
+from attar.evaluation.scorecard import DISTILLED, Row, exposure
 from attar.evaluation.statistics import mean_and_std
 from attar.files import cache_directory, content_key, write_text
 from attar.networks.network import NetworkConfig
@@ -40,10 +40,12 @@ class Score(Config):
     Args:
         confusion: counts, [true class][predicted class].
         seconds: of training and testing.
+        training_seconds: of training alone; None in what earlier versions have cached.
     """
 
     confusion: tuple[tuple[int, ...], ...]
     seconds: float = Field(ge=0)
+    training_seconds: float | None = Field(default=None, ge=0)
 
     @property
     def accuracy(self) -> float:
@@ -132,6 +134,7 @@ class Measurement:
             for seed, score in zip(group, found, strict=True):
                 scores[seed] = score
                 self._keep(keys[seed], score)
+        row = row.model_copy(update=exposure(self.protocol.training, candidate.num_items))
         return _with_scores(row, [scores[seed] for seed in self.seeds], self.seeds, cached)
 
     def _groups(self, candidate: Candidate, missing: Sequence[int]) -> list[list[int]]:
@@ -253,6 +256,7 @@ def _scores(
     start = time.perf_counter()
     classes, device = setting.test.num_classes, setting.device
     trained = train_networks(network, items, classes, training, seeds, device=device, progress=Within(progress))
+    training_seconds = (time.perf_counter() - start) / len(seeds)
     encoder = setting.preprocess.to(device)
 
     def inputs_of(images: Tensor) -> Tensor:
@@ -261,7 +265,12 @@ def _scores(
     results = test_networks(trained, inputs_of, setting.test, precision=training.precision)
     seconds = (time.perf_counter() - start) / len(seeds)
     return [
-        Score(confusion=tuple(tuple(row) for row in result.confusion.tolist()), seconds=seconds) for result in results
+        Score(
+            confusion=tuple(tuple(row) for row in result.confusion.tolist()),
+            seconds=seconds,
+            training_seconds=training_seconds,
+        )
+        for result in results
     ]
 
 
@@ -276,4 +285,7 @@ def _with_scores(row: Row, scores: Sequence[Score], seeds: tuple[int, ...], cach
         detail["confusion"] = tuple(tuple(each) for each in total.tolist())
     minutes = sum(score.seconds for score in scores) / 60
     update = {"seeds": seeds, "accuracies": accuracies, "mean": mean, "std": std, "minutes": minutes, "cached": cached}
+    training = [score.training_seconds for score in scores if score.training_seconds is not None]
+    if len(training) == len(scores):
+        detail["training_minutes"] = sum(training) / 60 / len(scores)
     return Row.model_validate({**dict(row), **update, **detail})

@@ -12,11 +12,13 @@ from attar.evaluation.protocol import Protocol
 from attar.evaluation.statistics import mean_and_std, paired_interval
 from attar.networks.network import NetworkConfig
 from attar.storage import Storage
+from attar.training.settings import Plan, TrainingConfig, images_seen
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 DISTILLED = "distilled"
+FULL = "all real images"
 COLUMNS = (
     "trained on",
     "network",
@@ -25,7 +27,12 @@ COLUMNS = (
     "stored bytes",
     "accuracy %",
     "distilled minus row",
+    "images seen",
     "minutes",
+)
+COSTS = (
+    "images seen: by one network in all of its training, epoch by epoch; "
+    "minutes: training and testing of all seeds' networks on the device above"
 )
 DIFFERENCES = (
     "differences are percentage points paired by seed, with a 95 % confidence interval (Student's t) "
@@ -49,6 +56,10 @@ class Row(Config):
         per_class: percent for each class, over all seeds; None where a class has no test image.
         confusion: counts over all seeds, [true class][predicted class]; kept for the distilled row only.
         minutes: of training and testing, all seeds together, when they were computed.
+        training_minutes: of training alone, of one network; None where a score of an earlier version is among them.
+        images_seen: images that one network is trained on until it is tested, each as often as it is seen; None in
+            cards of earlier versions.
+        num_epochs: passes over the items in this, the last perhaps in part; None as before.
         cached: how many of the seeds were read from the cache.
         note: what should be known about these items.
         absent: why nothing was measured, or None.
@@ -66,6 +77,9 @@ class Row(Config):
     per_class: tuple[float | None, ...] = ()
     confusion: tuple[tuple[int, ...], ...] = ()
     minutes: float = Field(default=0.0, ge=0)
+    training_minutes: float | None = Field(default=None, ge=0)
+    images_seen: int | None = Field(default=None, ge=0)
+    num_epochs: int | None = Field(default=None, ge=0)
     cached: int = Field(default=0, ge=0)
     note: str = ""
     absent: str | None = None
@@ -177,6 +191,22 @@ class Scorecard(Config):
         found = (each for each in self.differences if (each.baseline, each.network) == (row.name, row.network))
         return next(found, None)
 
+    def images_seen(self, row: Row) -> int | None:
+        """As of `row`, or for a card of an earlier version what its protocol says; None for an absent row."""
+        if row.absent is not None or row.images_seen is not None:
+            return row.images_seen
+        return images_seen(self.protocol.training, row.num_items)
+
+    def recovery(self, row: Row) -> float | None:
+        """The row's accuracy in percent of that of all real images under the same protocol; None without such a row.
+
+        Source: D3 section 2.1, recovery accuracy; its introduction gives SRe2L's in percent of full training.
+        """
+        full = next((each for each in self.rows if (each.name, each.network) == (FULL, row.network)), None)
+        if full is None or not full.mean or row.mean is None:
+            return None
+        return 100 * row.mean / full.mean
+
     def to_json(self) -> str:
         """Everything, as indented JSON."""
         return self.model_dump_json(indent=2)
@@ -197,13 +227,13 @@ class Scorecard(Config):
 
     def lines(self) -> list[list[str]]:
         """The table's cells, in the order of COLUMNS."""
-        return [_cells(row, self.difference(row)) for row in self.rows]
+        return [_cells(row, self.difference(row), self.images_seen(row), self.recovery(row)) for row in self.rows]
 
     def remarks(self) -> list[str]:
         """Sizes, then every note of the card and of its rows, each once."""
         told = [f"{row.name}: {row.absent or row.note}" for row in self.rows if row.absent or row.note]
         differences = [DIFFERENCES] if self.differences else []
-        return list(dict.fromkeys([sizes_text(self.storage), *self.notes, *differences, *told]))
+        return list(dict.fromkeys([sizes_text(self.storage), *self.notes, COSTS, *differences, *told]))
 
     def as_table(self) -> Table:
         """The rows as a table for rich, the remarks as its caption."""
@@ -212,6 +242,12 @@ class Scorecard(Config):
     def as_markdown(self) -> str:
         """The rows as a markdown table, title above and remarks below."""
         return markdown_table(self.title, COLUMNS, self.lines(), self.remarks())
+
+
+def exposure(training: TrainingConfig, num_items: int) -> dict[str, int]:
+    """What a row says of how long one network is trained on so many items."""
+    plan = Plan.of(training, num_items)
+    return {"images_seen": images_seen(training, num_items), "num_epochs": plan.num_epochs}
 
 
 def sizes_text(storage: Storage) -> str:
@@ -246,21 +282,23 @@ def markdown_table(title: str, columns: Sequence[str], lines: Sequence[Sequence[
     return "\n".join([f"**{_escaped(title)}**", "", *table, "", *listed, ""])
 
 
-def _cells(row: Row, difference: Difference | None) -> list[str]:
+def _cells(row: Row, difference: Difference | None, seen: int | None, recovery: float | None) -> list[str]:
+    share = f" ({recovery:.0f} % of full)" if recovery is not None and row.name != FULL else ""
     return [
         row.name,
         row.network.name,
         str(row.num_items) if row.absent is None else "",
         _bytes(row.paper_bytes),
         _bytes(row.num_bytes),
-        row.accuracy_text,
+        row.accuracy_text + share,
         difference.text if difference else "",
+        _bytes(seen),
         f"{row.minutes:.2g}" if row.absent is None else "",
     ]
 
 
 def _is_number(column: str) -> bool:
-    return column in ("items", "paper bytes", "stored bytes", "accuracy %", "minutes")
+    return column in ("items", "paper bytes", "stored bytes", "accuracy %", "images seen", "minutes")
 
 
 def _bytes(count: int | None) -> str:

@@ -76,6 +76,13 @@ class Codes(Parameterization):
     ) -> Float[Tensor, "batch C H W"]:
         return self.codec.decode(self.codes[items])
 
+    def latents(self, items: Int64[Tensor, " batch"]) -> Float[Tensor, "batch c h w"]:
+        return self.codes[items].detach()
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch C H W"]:
+        return self.codec.decode(latents)
+
     @torch.no_grad()
     def cut_to_valid_range(self) -> None:
         """Every code becomes the nearest one that decodes to [0, 1].

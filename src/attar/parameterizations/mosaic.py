@@ -92,6 +92,10 @@ class Mosaic(Codes):
     ) -> Float[Tensor, "batch C H W"]:
         return self.codec.decode(self.codes[indices])
 
+    def latents(self, items: Int64[Tensor, " batch"]) -> Float[Tensor, "batch c h w"]:
+        """The codes of the canvases that the tiles lie in; `decode` gives whole canvases."""
+        return self.codes[items // self.grid.num_tiles].detach()
+
     def spec(self) -> dict[str, Any]:
         return super().spec() | {"grid": self.grid.side}
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attar.codecs.codec import Codec
+from attar.errors import InputError
 from attar.shapes import Float, Int64
 
 
@@ -69,6 +70,18 @@ class Parameterization(nn.Module, ABC):
         """As `forward`, without what is sampled: the one item that an expert's soft label is made from. No gradient."""
         found: Tensor = self(items)
         return found
+
+    def latents(self, items: Int64[Tensor, " batch"]) -> Float[Tensor, "batch ..."]:
+        """The code behind each item, without gradient: what `decode` makes an image of, and others on the way to it.
+
+        Raises:
+            InputError: items that have no code.
+        """
+        raise InputError(f"items of kind {self.kind!r} have no code of their own; take a set of priors, or of codes")
+
+    def decode(self, latents: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch C H W"]:
+        """The images of codes such as `latents` gives, stored or not; no gradient. Raises InputError as it does."""
+        raise InputError(f"items of kind {self.kind!r} have no code of their own; take a set of priors, or of codes")
 
     def statistics(self) -> dict[str, Tensor]:
         """What `forward` changes without a gradient, e.g. a norm's running values: themselves, not copies."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from typing import Any, Literal
 
 import torch
@@ -185,16 +186,40 @@ class Priors(Parameterization):
         self, items: Int64[Tensor, " batch"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "batch C H W"]:
         """One sample of each item, or without a generator the item's mean image."""
-        if generator is None:
-            return self.mean_images(items)
-        with self._evaluated():
-            return self.codec.decode(self(items, generator))
+        return self.mean_images(items) if generator is None else self.codec.decode(self.samples(items, generator))
 
     @torch.no_grad()
     def means(self, items: Int64[Tensor, " batch"]) -> Float[Tensor, "batch c h w"]:
         """What the decoder makes of the items' means, with running statistics."""
         with self._evaluated():
             return self._decoded(self.mean[items])
+
+    @torch.no_grad()
+    def samples(self, items: Int64[Tensor, " batch"], generator: torch.Generator) -> Float[Tensor, "batch c h w"]:
+        """As `forward`, with running statistics; no gradient."""
+        with self._evaluated():
+            return self(items, generator)
+
+    def latents(self, items: Int64[Tensor, " batch"]) -> Float[Tensor, "batch latents"]:
+        """The items' means."""
+        return self.mean[items].detach()
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "batch latents"]) -> Float[Tensor, "batch C H W"]:
+        """The images of any latent vectors, with running statistics."""
+        with self._evaluated():
+            return self.codec.decode(self._decoded(latents))
+
+    def with_decoder(self, decoder: Decoder) -> Priors:
+        """The same priors, frozen and in memory shared with these, under another decoder."""
+        other = copy(self)
+        other._modules = {**self._modules, "decoder": decoder}
+        other._buffers = dict(self._buffers)
+        other._parameters = {
+            name: None if values is None else nn.Parameter(values.detach(), requires_grad=False)
+            for name, values in self._parameters.items()
+        }
+        return other
 
     def statistics(self) -> dict[str, Tensor]:
         """Running means and variances of the decoder's norms."""

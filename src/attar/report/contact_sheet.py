@@ -15,6 +15,7 @@ from torch import Tensor
 from attar.data.image_set import ImageSet
 from attar.errors import InputError
 from attar.files import atomic_path, refuse_existing
+from attar.report.interpolation import Interpolation, images_between, item_name
 from attar.shapes import Float, UInt8
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ ONE_BLOCK_CLASSES = 20
 SHAPE = 1.3  # width over height aimed at where there are many classes
 LARGEST_PIXELS = 120_000_000
 TEXT, HEADING = 13, 15
+STEPS = 8
 
 
 def show(
@@ -40,9 +42,16 @@ def show(
     scale: float | None = None,
     real: ImageSet | None = None,
     epoch: int | None = None,
+    samples: int | None = None,
+    between: Sequence[str] | str | None = None,
+    steps: int | None = None,
+    interpolation: Interpolation | None = None,
     title: str | None = None,
 ) -> Path:
     """Write a PNG contact sheet: rows are classes, columns are items; real images of the same classes at the right.
+
+    With `samples` rows are items that are distributions: the mean, and samples beside it. With `between` there is one
+    row, or a square, of images on the way from one item's code to another's.
 
     Values outside [0, 1] are clamped. Small images are magnified without smoothing, so that every pixel is seen.
 
@@ -54,29 +63,86 @@ def show(
         scale: screen pixels for one pixel of an image: a whole number, or a fraction below 1; None chooses.
         real: real images to set beside them, the first ones of every class.
         epoch: which sample of items that are distributions; None shows their means.
+        samples: how many of each item, those of epochs 0, 1, ...
+        between: two or four items, e.g. ["cat:3", "dog"] or "cat:3,dog"; see `images_between`.
+        steps: images along a side from one item to another; 8 where nothing is said.
+        interpolation: "linear", where nothing is said, or "spherical".
         title: None says data, recipe, items and bytes.
 
     Raises:
         InputError: an existing or impossible `out`, a number out of range or without effect, real images of other
-            classes.
+            classes, items between which nothing lies.
+
+    Source: D3 section 3.2, Figures 3 (`samples`) and 4 (`between`).
     """
     path = Path(out)
     refuse_existing(path, overwrite)
     _check(distilled, path, per_class, scale, real, epoch)
+    _check_other_pictures(distilled, per_class, real, epoch, samples, between, steps, interpolation)
     magnification = scale or _scale_for(distilled.image_shape)
+    told = title or _title(distilled)
+    if between is not None:
+        sheet = _sheet_between(distilled, between, steps or STEPS, interpolation or "linear", magnification, told)
+    elif samples is not None:
+        sheet = _sheet_of_samples(distilled, samples, per_class, magnification, told)
+    else:
+        sheet = _sheet_of_classes(distilled, per_class, magnification, real, epoch, told)
+    with atomic_path(path) as temporary:
+        sheet.save(temporary, format="PNG")
+    return path
+
+
+def _sheet_of_classes(
+    distilled: DistilledSet,
+    per_class: int | None,
+    magnification: float,
+    real: ImageSet | None,
+    epoch: int | None,
+    title: str,
+) -> Image.Image:
     count = min(per_class or _columns_for(distilled.image_shape, magnification, real), _most_items(distilled))
-    _, height, width = (round(side * magnification) for side in distilled.image_shape)
-    _refuse_large(width * count * (1 if real is None else 2), height * len(distilled.classes))
+    _refuse_cells(distilled, magnification, count * (1 if real is None else 2), len(distilled.classes))
     groups = [_distilled_rows(distilled, count, magnification, epoch)]
     if real is not None:
         groups.append(_real_rows(real, count, magnification))
     shown = (
         "" if count >= _most_items(distilled) else f"  (the first {count} of {_most_items(distilled)} of each class)"
     )
-    sheet = draw_sheet((title or _title(distilled)) + shown, distilled.classes, groups, ("distilled", "real"))
-    with atomic_path(path) as temporary:
-        sheet.save(temporary, format="PNG")
-    return path
+    return draw_sheet(title + shown, distilled.classes, groups, ("distilled", "real"))
+
+
+def _sheet_of_samples(
+    distilled: DistilledSet, samples: int, per_class: int | None, magnification: float, title: str
+) -> Image.Image:
+    """A row for each item: its mean, and so many samples."""
+    labels, most = distilled.labels.cpu(), per_class or _most_items(distilled)
+    members = [(labels == label).nonzero()[:most, 0] for label in range(len(distilled.classes))]
+    items = torch.cat(members)
+    _refuse_cells(distilled, magnification, 1 + samples, len(items))
+    drawn = [_pictures(distilled.images(items, epoch), magnification) for epoch in range(samples)]
+    means = _pictures(distilled.images(items, None), magnification)
+    groups = [[[mean] for mean in means], [list(row) for row in zip(*drawn, strict=True)]]
+    names = [item_name(distilled, int(item)) for item in items]
+    shown = "" if most >= _most_items(distilled) else f"  (the first {most} of {_most_items(distilled)} of each class)"
+    return draw_sheet(title + shown, names, groups, ("mean", "samples"))
+
+
+def _sheet_between(
+    distilled: DistilledSet,
+    between: Sequence[str] | str,
+    steps: int,
+    interpolation: Interpolation,
+    magnification: float,
+    title: str,
+) -> Image.Image:
+    """One row from an item to another, or a square of rows."""
+    items, images = images_between(distilled, between, steps, interpolation)
+    _refuse_cells(distilled, magnification, images.shape[1], len(images))
+    names = [item_name(distilled, item) for item in items]
+    ends = [f"{one} to {other}" for one, other in zip(names[::2], names[1::2], strict=True)]
+    rows = [ends[0], *[""] * (len(images) - 2), ends[-1]] if len(images) > 1 else ends
+    told = f"{title}, {interpolation} between {' and '.join(names) if len(names) == 2 else 'four items'}"
+    return draw_sheet(told, rows, [[_pictures(row, magnification) for row in images]], ("between",))
 
 
 def draw_sheet(
@@ -198,11 +264,41 @@ def _draw_name(
         draw.text((left, upper + number * (TEXT + 3)), line, INK, font)
 
 
+def _refuse_cells(distilled: DistilledSet, scale: float, columns: int, rows: int) -> None:
+    """Before anything is decoded."""
+    _, height, width = (round(side * scale) for side in distilled.image_shape)
+    _refuse_large(width * columns, height * rows)
+
+
 def _refuse_large(width: int, height: int) -> None:
     if width * height > LARGEST_PIXELS:
         raise InputError(
             f"a sheet of {width} x {height} pixels is too much; show fewer items a class, or a smaller scale"
         )
+
+
+def _check_other_pictures(
+    distilled: DistilledSet,
+    per_class: int | None,
+    real: ImageSet | None,
+    epoch: int | None,
+    samples: int | None,
+    between: Sequence[str] | str | None,
+    steps: int | None,
+    interpolation: Interpolation | None,
+) -> None:
+    if samples is not None and samples < 1:
+        raise InputError(f"{samples} samples were asked for; at least 1 of each item must be shown")
+    if samples is not None and not distilled.stochastic:
+        raise InputError("samples has no effect: the set's items are the same in every epoch; leave it out")
+    if between is None and (steps is not None or interpolation is not None):
+        raise InputError("steps and interpolation have no effect without between; name two items, e.g. cat,dog")
+    chosen = "between" if between is not None else "samples" if samples is not None else None
+    others = {"samples": samples, "real images": real, "epoch": epoch, "per_class": per_class}
+    unused = {"between": tuple(others), "samples": ("real images", "epoch")}.get(chosen or "", ())
+    for name in unused:
+        if others[name] is not None:
+            raise InputError(f"{name} has no effect on a picture of {chosen}; leave one of them out")
 
 
 def _check(

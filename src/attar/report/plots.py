@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attar.errors import InputError
 from attar.files import atomic_path, refuse_existing
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette without its yellow: told apart by readers of every colour vision; markers differ as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+QUIET = ("#7f7f7f", "#a8927c", "#7c93a8", "#93a87c", "#a07c9c")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 SMOOTHED_SHARE = 0.05
 LOG_RATIO = 30.0
+LOG_MINUTES = 5.0
 
 
 @dataclass(frozen=True)
@@ -31,16 +34,16 @@ class Point:
         series: points of one series share a colour, a marker and an entry of the legend.
         num_bytes: above 0.
         mean, std: percent; std None for a single seed.
-        label: written beside the point where not empty.
-        joined: whether the series' points are joined by a line.
+        minutes: of training; None leaves the point out of that panel.
+        baseline: drawn small, hollow and pale.
     """
 
     series: str
     num_bytes: int
     mean: float
     std: float | None
-    label: str = ""
-    joined: bool = False
+    minutes: float | None = None
+    baseline: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,31 +68,43 @@ def plot_accuracy(
     *,
     title: str,
     size_label: str,
+    minutes_label: str = "minutes of training",
     chance: float | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a PNG of accuracy against bytes, with bars of one standard deviation over seeds.
+    """Write a PNG of accuracy against bytes, and against minutes, with bars of one standard deviation over seeds.
 
     Args:
-        points: at least one.
+        points: at least one; without any minutes there is one panel.
         title: above the plot.
-        size_label: which bytes the horizontal axis counts.
+        size_label, minutes_label: what the horizontal axes count.
         chance: percent, drawn as a dashed line where that does not flatten the rest, else only told.
 
     Raises:
         InputError: nothing to draw, or an existing `out`.
+
+    Source: D3 section 2.1 and Figure 1.
     """
     path = _png(out, overwrite)
     if not points:
         raise InputError("there is no score to plot; every row is absent")
-    figure, axes = _figure()
-    for number, series in enumerate(dict.fromkeys(point.series for point in points)):
-        members = sorted((point for point in points if point.series == series), key=lambda point: point.num_bytes)
-        _draw_series(axes, series, members, number)
-    _bytes_axis(axes, [point.num_bytes for point in points], size_label)
-    _accuracy_axis(axes, points, chance)
-    axes.set_title(title, loc="left", fontsize=10, wrap=True)
-    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=3)
+    timed = [point for point in points if point.minutes]
+    figure, panels = _figure(2 if timed else 1)
+    styles = _styles(points)
+    for point in points:
+        _draw_point(panels[0], point, point.num_bytes, styles[point.series])
+    _bytes_axis(panels[0], [point.num_bytes for point in points], size_label)
+    for point in timed:
+        _draw_point(panels[1], point, point.minutes or 0.0, styles[point.series])
+    if timed:
+        _minutes_axis(panels[1], [point.minutes or 0.0 for point in timed], minutes_label)
+        panels[1].sharey(panels[0])
+    for panel in panels:
+        _accuracy_axis(panel, points, chance)
+    for panel in panels[1:]:
+        panel.set_ylabel("")
+    figure.suptitle("\n".join(textwrap.wrap(title, 75 * len(panels))), x=0.01, ha="left", fontsize=10)
+    figure.legend(*_legend(panels[0]), frameon=False, fontsize=8, loc="outside lower center", ncols=2 + len(panels))
     return _save(figure, path)
 
 
@@ -106,7 +121,7 @@ def plot_classes(curves: Sequence[Curve], out: Path | str, *, title: str, overwr
     path = _png(out, overwrite)
     if not curves:
         raise InputError("there is no score to plot; every row is absent")
-    figure, axes = _figure()
+    figure, [axes] = _figure()
     for number, curve in enumerate(curves):
         axes.errorbar(
             curve.num_classes,
@@ -141,7 +156,7 @@ def plot_loss(metrics: Path | str, out: Path | str, *, title: str = "", overwrit
     """
     path = _png(out, overwrite)
     steps, losses = _read_metrics(Path(metrics))
-    figure, axes = _figure()
+    figure, [axes] = _figure()
     window = max(1, round(len(losses) * SMOOTHED_SHARE))
     if window > 1:
         axes.plot(steps, losses, color=COLOURS[5], linewidth=0.8, alpha=0.6, label="each step")
@@ -166,18 +181,19 @@ def _png(out: Path | str, overwrite: bool) -> Path:
     return path
 
 
-def _figure() -> tuple[Figure, Axes]:
+def _figure(num_panels: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure of its own: neither pyplot nor any global state is touched, and no display is needed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.6, 4.4), dpi=150, layout="constrained")
+    figure = Figure(figsize=(7.6 if num_panels == 1 else 11.6, 4.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.grid(True, color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    panels = [figure.add_subplot(1, num_panels, place + 1) for place in range(num_panels)]
+    for axes in panels:
+        axes.grid(True, color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels
 
 
 def _save(figure: Figure, path: Path) -> Path:
@@ -186,38 +202,36 @@ def _save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def _draw_series(axes: Axes, series: str, members: Sequence[Point], number: int) -> None:
-    from matplotlib.patheffects import withStroke
+def _styles(points: Sequence[Point]) -> dict[str, dict[str, Any]]:
+    """How each series is drawn: sets in full colours, baselines hollow and in greys."""
+    styles: dict[str, dict[str, Any]] = {}
+    for baseline in (False, True):
+        for number, series in enumerate(dict.fromkeys(point.series for point in points if point.baseline == baseline)):
+            lap, place = divmod(number, len(COLOURS))
+            colour = QUIET[number % len(QUIET)] if baseline else COLOURS[place]
+            styles[series] = {
+                "color": colour,
+                "marker": MARKERS[(place + lap) % len(MARKERS)],
+                "markersize": 5.5 if baseline else 8,
+                "markerfacecolor": "white" if baseline else colour,
+                "linewidth": 0.8 if baseline else 1.2,
+                "zorder": 3 if baseline else 4,
+            }
+    return styles
 
-    colour = COLOURS[number % len(COLOURS)]
-    marker = MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
-    sizes, means = [point.num_bytes for point in members], [point.mean for point in members]
-    axes.errorbar(
-        sizes,
-        means,
-        yerr=[math.nan if point.std is None else point.std for point in members],
-        color=colour,
-        marker=marker,
-        markersize=6 if members[0].joined else 7.5,
-        capsize=3,
-        linewidth=1,
-        linestyle=":" if members[0].joined else "none",
-        label=series,
-        zorder=3 if members[0].joined else 4,
-    )
-    outline = [withStroke(linewidth=2.5, foreground="white")]
-    for point in members:
-        if point.label:
-            axes.annotate(
-                point.label,
-                (point.num_bytes, point.mean),
-                xytext=(7, 5),
-                textcoords="offset points",
-                fontsize=8,
-                color=colour,
-                path_effects=outline,
-                zorder=5,
-            )
+
+def _draw_point(axes: Axes, point: Point, where: float, style: dict[str, Any]) -> None:
+    spread = math.nan if point.std is None else point.std
+    axes.errorbar([where], [point.mean], yerr=[spread], capsize=3, linestyle="none", label=point.series, **style)
+
+
+def _legend(axes: Axes) -> tuple[list[Any], list[str]]:
+    """Each series once, in the order in which they were drawn."""
+    handles, labels = axes.get_legend_handles_labels()
+    entries: dict[str, Any] = {}
+    for handle, label in zip(handles, labels, strict=True):
+        entries.setdefault(label, handle)
+    return list(entries.values()), list(entries)
 
 
 def _accuracy_axis(axes: Axes, points: Sequence[Point], chance: float | None) -> None:
@@ -228,7 +242,7 @@ def _accuracy_axis(axes: Axes, points: Sequence[Point], chance: float | None) ->
         axes.axhline(chance, color="#888888", linestyle="--", linewidth=1, label="chance", zorder=1)
     elif chance is not None:
         told = f"; chance {chance:.3g} %"
-    axes.set_ylabel(f"accuracy (%), mean ± std over seeds{told}")
+    axes.set_ylabel(f"accuracy (%), mean ± std over seeds{told}", fontsize=9)
 
 
 def _bytes_axis(axes: Axes, sizes: Sequence[int], label: str) -> None:
@@ -243,6 +257,22 @@ def _bytes_axis(axes: Axes, sizes: Sequence[int], label: str) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: bytes_text(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(label)
+
+
+def _minutes_axis(axes: Axes, minutes: Sequence[float], label: str) -> None:
+    """From zero, or logarithmic where the longest is many times the shortest."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = min(minutes), max(minutes)
+    axes.set_xlabel(label)
+    if high < LOG_MINUTES * low:
+        axes.set_xlim(0, 1.08 * high)
+        return
+    axes.set_xscale("log")
+    axes.set_xlim(low / 1.25, high * 1.25)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def bytes_text(count: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +40,8 @@ class Inputs(Protocol):
 class TrainingItems(Protocol):
     """What networks are trained on; the inputs may be drawn afresh for every epoch, and the labels with them.
 
-    Two more attributes are read where there are any:
+    Three more attributes are read where there are any:
+        at: of a precision, to the same items made in it; float32 unless it is asked for.
         augmented: True where labels belong to the inputs exactly as they are; nothing is augmented or mixed on top.
         gives_logits: True where soft labels are logits, of which training makes what its settings say.
     """
@@ -172,6 +173,12 @@ def training_batches(
             batch, draw = _batch(inputs[chosen], labels[chosen], training), generator(seed, "augmentation", step)
             yield _augmented(batch, augmentation, cutmix_probability, draw)
             step += 1
+
+
+def at_precision(items: TrainingItems, precision: Literal["float32", "bfloat16"]) -> TrainingItems:
+    """The items made in the precision that networks are trained in, where they can be."""
+    made: TrainingItems = items.at(precision) if hasattr(items, "at") else items
+    return made
 
 
 def gives_logits(items: TrainingItems) -> bool:

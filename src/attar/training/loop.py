@@ -23,6 +23,7 @@ from attar.training.items import (
     Batch,
     FixedItems,
     TrainingItems,
+    at_precision,
     check_items,
     gives_logits,
     item_losses,
@@ -184,6 +185,7 @@ class _Trainer:
         self.hooks = hooks
         self.plan = Plan.of(training, items.num_items)
         self.acceleration = training_acceleration(network, items.num_items, training, device)
+        self.items = at_precision(items, self.acceleration.precision)
         self.forward = forward_function(network, self.acceleration, progress)
         if self.acceleration.remark:
             progress.note(self.acceleration.remark)

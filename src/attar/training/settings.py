@@ -107,6 +107,22 @@ class Plan:
         return (step + 1) % self.steps_per_epoch == 0 or step + 1 == self.num_steps
 
 
+def images_seen(training: TrainingConfig, num_items: int) -> int:
+    """How many images one network is trained on, one after another: the items of every step together.
+
+        B per step, but for an epoch's last step, which has what is left of the M items
+
+    Example:
+        >>> images_seen(TrainingConfig(epochs=2, batch_size=256), 300)
+        600
+        >>> images_seen(TrainingConfig(epochs=2, batch_size=256, max_steps=3), 300)
+        556
+    """
+    plan = Plan.of(training, num_items)
+    whole, rest = divmod(plan.num_steps, plan.steps_per_epoch)
+    return whole * num_items + rest * training.batch_size
+
+
 def make_optimizer(parameters: Sequence[Tensor], training: TrainingConfig) -> torch.optim.Optimizer:
     """The configured optimiser, exactly PyTorch's; stacked parameters are stepped as each network's own would be."""
     if training.optimizer == "adamw":
