@@ -98,4 +98,7 @@ def _regions(
     if labels.storage == "top-k":
         classes = tensors["classes"]
         return {**tensors, "classes": columns[classes.long()].to(classes.dtype)}
-    return {**tensors, "logits": at_rest(tensors["logits"][..., columns.argsort()])}
+    order = columns.argsort()
+    if labels.storage == "codebook":
+        return {**tensors, **{name: at_rest(tensors[name][order]) for name in ("mean", "directions")}}
+    return {**tensors, "logits": at_rest(tensors["logits"][..., order])}
