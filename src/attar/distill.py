@@ -37,6 +37,7 @@ from attar.objectives.none import NoObjectiveConfig
 from attar.objectives.objective import Context, Experts, Objective, RealItems
 from attar.objectives.registry import build_objective, expert_part, learned_names
 from attar.observers import Observer, observer_for
+from attar.parameterizations.diffusion import DiffusionConfig
 from attar.parameterizations.mosaic import MosaicConfig
 from attar.parameterizations.parameterization import Parameterization
 from attar.parameterizations.priors import PriorsConfig
@@ -248,7 +249,8 @@ def initial_kind(recipe: Recipe) -> str:
 
 
 def num_codes_per_class(task: Task, spaces: Spaces, train: ImageSet, name: str, progress: Progress) -> int:
-    """Codes of each class that the budget allows; of a mosaic, canvases; of priors, as many as the budget says images.
+    """Codes of each class that the budget allows; of a mosaic, canvases; of priors and of what a diffusion model
+    renders, as many as the budget says images.
 
     A budget in bytes counts the whole file, labels too, and takes no more codes than the smallest class has images for.
 
@@ -257,8 +259,8 @@ def num_codes_per_class(task: Task, spaces: Spaces, train: ImageSet, name: str, 
     """
     recipe = task.recipe
     if task.budget.unit != "bytes":
-        priors = isinstance(recipe.parameterization, PriorsConfig)
-        return task.budget.amount if priors else items_per_class(task.budget, spaces.codec)
+        one_to_one = isinstance(recipe.parameterization, PriorsConfig | DiffusionConfig)
+        return task.budget.amount if one_to_one else items_per_class(task.budget, spaces.codec)
     facts = _facts(task, spaces.codec, train, name)
     labels, made = recipe.labels, recipe.parameterization
 
@@ -269,6 +271,7 @@ def num_codes_per_class(task: Task, spaces: Spaces, train: ImageSet, name: str, 
             storage=made.storage,
             grid=made.grid if isinstance(made, MosaicConfig) else None,
             priors=made if isinstance(made, PriorsConfig) else None,
+            diffusion=made if isinstance(made, DiffusionConfig) else None,
             label_storage=labels.storage if isinstance(labels, SoftLabels) else None,
             regions=labels if isinstance(labels, RegionLabels) else None,
             observer=None if recipe.observer is None else ObserverFacts.unknown(recipe.observer.network.name),
