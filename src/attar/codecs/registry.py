@@ -12,7 +12,7 @@ from torch import Tensor
 from attar.codecs.autoencoder import Autoencoder, AutoencoderConfig, fit_autoencoder
 from attar.codecs.codec import Codec
 from attar.codecs.dct import Dct, DctConfig, fit_dct
-from attar.codecs.diffusion import DiffusionCodecConfig, fit_diffusion, restore_diffusion
+from attar.codecs.diffusion import DiffusionCodecConfig
 from attar.codecs.pca import Pca, PcaConfig, fit_pca
 from attar.codecs.pixels import Pixels, PixelsConfig, fit_pixels
 from attar.codecs.resample import Resample, ResampleConfig, ResampleSpec, magnified_sample
@@ -51,6 +51,8 @@ def fit_codec(config: CodecConfig, images: ImageSet) -> Codec:
         case ResampleConfig():
             return Resample(fit_codec(config.codec, magnified_sample(images, config.factor)), config.factor)
         case DiffusionCodecConfig():
+            from attar.diffusion.codec import fit_diffusion  # whose rooms stand on this one
+
             return fit_diffusion(config, images)
 
 
@@ -64,6 +66,8 @@ def restore_codec(spec: dict[str, Any], tensors: dict[str, Tensor]) -> Codec:
     if kind == "resample":
         return _restore_resample(spec, tensors)
     if kind == "diffusion":
+        from attar.diffusion.codec import restore_diffusion
+
         return restore_diffusion(spec, tensors, restore_codec)
     if not isinstance(kind, str) or kind not in KINDS:
         raise unknown("codec", str(kind)[:80], [*KINDS, "resample", "diffusion"])

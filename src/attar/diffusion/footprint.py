@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from attar.codecs.diffusion import DiffusionCodec
+from attar.diffusion.codec import DiffusionCodec
 from attar.diffusion.model import DiffusionModel
 from attar.footprint import saved_bytes_per_item
 from attar.parameterizations.diffusion import Diffusion

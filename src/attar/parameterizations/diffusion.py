@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from attar.codecs.codec import Codec
-from attar.codecs.diffusion import DiffusionCodec
 from attar.config import Config, parse_config
+from attar.diffusion.codec import DiffusionCodec
 from attar.diffusion.sampling import item_noise, sampled
 from attar.diffusion.schedule import SamplingConfig
 from attar.errors import InputError
