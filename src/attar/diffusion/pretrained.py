@@ -257,9 +257,9 @@ def _read(folder: Folder, random_seed: int | None) -> Any:
         raise unknown("denoiser class", str(name), ARCHITECTURES)
     architecture = getattr(diffusers, name)
     try:
-        if random_seed is None:
-            return read_diffusers(architecture, replace(weights, files=weights.files[:1]))
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):  # a class of diffusers draws values, also where it then reads them
+            if random_seed is None:
+                return read_diffusers(architecture, replace(weights, files=weights.files[:1]))
             torch.manual_seed(random_seed)
             return architecture.from_config(weights.config).float()
     except InputError:
