@@ -218,7 +218,7 @@ def test_what_no_model_can_be_found_for_is_refused(prior_file: Path, tmp_path: P
             ImageSet(torch.zeros(20, 1, 9, 9).byte(), images.labels[:20], images.classes),
         )
     renamed = ImageSet(images.images, images.labels, tuple("abcdefghij"))
-    with pytest.raises(InputError, match="codec.classes"):
+    with pytest.raises(InputError, match=r"codec\.classes"):
         fit_codec(DiffusionCodecConfig(path=str(prior_file)), renamed)
     given = fit_codec(DiffusionCodecConfig(path=str(prior_file), classes=tuple(range(10))), renamed)
     assert given.identity() == fit_codec(DiffusionCodecConfig(path=str(prior_file)), images).identity()

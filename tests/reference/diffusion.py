@@ -76,15 +76,13 @@ def official_steps(
     return x
 
 
-def three_passes(
-    render: Callable[[Tensor, Tensor], Tensor], codes: Tensor, conditioning: Tensor, loss: Callable
-) -> None:
+def three_passes(render: Callable[[], Tensor], loss: Callable[[Tensor], Tensor]) -> None:
     """The official recipe of a step: render without graph, find dL/dx, render again and send dL/dx back.
 
     `render` checkpoints its steps, so that the model runs once for the loss, once for the graph, once to go back.
     """
     with torch.no_grad():
-        images = render(codes, conditioning)
+        images = render()
     images.requires_grad_()
     (of_images,) = torch.autograd.grad(loss(images), images)
-    render(codes, conditioning).backward(of_images)
+    render().backward(of_images)

@@ -11,12 +11,15 @@ from attar.parameterizations.diffusion import Diffusion
 
 VALUE_BYTES = 4
 
+KEPT_CODES = 4
+"""Z, its gradient, the noise of z_T and z_T itself."""
+
 
 def rendering_bytes(items: Diffusion) -> int:
     """Bytes at the peak of a step's rendering, with its gradient, and of the frozen weights.
 
     The activations of one step or of the decoder, whichever is larger, exist for one chunk at a time; of every item
-    the codes of all steps (three for each, with what a residual blends), and the image. Without checkpoints all
+    the code of each step (two with "dpm"), and the image. Without checkpoints all
     activations of all steps and items exist at once.
     """
     codec, sampling = items.codec, items.config.sampling
@@ -28,7 +31,8 @@ def rendering_bytes(items: Diffusion) -> int:
         activations = min(items.chunk_items, len(items)) * max(of_step, of_decoder)
     else:
         activations = len(items) * (sampling.num_steps * of_step + of_decoder)
-    kept = len(items) * VALUE_BYTES * (3 * sampling.num_steps * codec.num_code_values + 3 * codec.num_image_values)
+    codes = (2 if sampling.solver == "dpm" else 1) * sampling.num_steps + KEPT_CODES
+    kept = len(items) * VALUE_BYTES * (codes * codec.num_code_values + 3 * codec.num_image_values)
     weights = sum(value.numel() * value.element_size() for value in codec.parameters())
     return int(activations + kept + weights)
 

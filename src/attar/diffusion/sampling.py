@@ -76,7 +76,8 @@ def sampled(
             now = begin
         else:
             arguments = (model, config, step, before, now, earlier, begin, codes, conditioning)
-            now, earlier = _run(_step, checkpointed, *arguments)
+            now, clean = _run(_step, checkpointed, *arguments)
+            earlier = clean if config.solver == "dpm" else None  # what is handed on is kept
             before = step
         if step.deviation:
             now = now + step.deviation * noise(step.number)

@@ -1,0 +1,109 @@
+"""Rendering through a frozen diffusion model: `python bench/diffusion.py [--json OUT] [--only ...] [--small]`.
+
+`time`: one step's rendering and gradient at T = 10, guidance 3, with checkpoints, without them, and as the official
+code has it (rendered without graph, then again with checkpoints, sending dL/dx back). The three alternate; medians.
+`memory`: the peak above what was there before at T = 5 and 40, each in a process of its own. 8 items of
+3 x 16 x 16 in one chunk, a denoiser of width 64; weights are random, on which neither time nor memory depends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "tests")]
+
+from attar.process import prepare_process
+
+prepare_process()
+
+import torch
+from bench.reporting import peak_of, run_benches
+from bench.run import median_seconds
+
+from attar.codecs.pixels import PixelsConfig
+from attar.codecs.registry import fit_codec
+from attar.data.image_set import ImageSet
+from attar.diffusion.codec import DiffusionCodec
+from attar.diffusion.model import OwnModel
+from attar.diffusion.schedule import SamplingConfig, ScheduleConfig
+from attar.networks.denoiser import DenoiserConfig, build_denoiser
+from attar.parameterizations.diffusion import Diffusion, DiffusionConfig
+from attar.randomness import generator
+from reference.diffusion import three_passes
+
+STEPS = {"few": 5, "many": 40}
+
+
+def items_of(num_steps: int, checkpointed: bool, small: bool, device: torch.device) -> Diffusion:
+    """Items of two classes whose codes are images of 3 x 16 x 16, eight in one chunk."""
+    side = 8 if small else 16
+    pixels = torch.zeros(2, 3, side, side, dtype=torch.uint8)
+    codec = fit_codec(PixelsConfig(), ImageSet(pixels + 9, torch.arange(2), ("a", "b")))
+    sizes = DenoiserConfig(width=8 if small else 64, levels=2)
+    network = build_denoiser(sizes, codec.code_shape, 2, generator(0, "denoiser"))
+    model = DiffusionCodec(codec, OwnModel(network, ScheduleConfig()), (0, 1))
+    codes = torch.randn(8, *codec.code_shape, generator=generator(0, "codes"))
+    sampling = SamplingConfig(num_steps=num_steps)
+    config = DiffusionConfig(sampling=sampling, chunk_items=8, checkpointed=checkpointed)
+    labels = torch.arange(2).repeat_interleave(4)
+    return Diffusion(model, codes, labels, config, 0, preprocess=codec).to(device)
+
+
+def step(items: Diffusion) -> None:
+    """Render, and the gradient of a sum of squares."""
+    items.zero_grad()
+    items(torch.arange(len(items), device=items.labels.device)).square().sum().backward()
+
+
+def literal_step(items: Diffusion) -> None:
+    """The same as the official code goes about it."""
+    items.zero_grad()
+    everything = torch.arange(len(items), device=items.labels.device)
+    three_passes(lambda: items(everything), lambda images: images.square().sum())
+
+
+def bench_time(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of a step, and ratios to checkpointed steps."""
+    device = torch.device(options.device)
+    ours, kept = (items_of(10, checkpointed, options.small, device) for checkpointed in (True, False))
+    runs = {
+        "checkpointed": lambda: step(ours),
+        "without checkpoints": lambda: step(kept),
+        "three passes": lambda: literal_step(ours),
+    }
+    seconds = median_seconds(runs, options.repeats, device)
+    return {
+        "seconds": seconds,
+        "to without checkpoints": seconds["checkpointed"] / seconds["without checkpoints"],
+        "to three passes": seconds["checkpointed"] / seconds["three passes"],
+    }
+
+
+def bench_memory(options: argparse.Namespace) -> dict[str, Any]:
+    """Peak bytes at T = 5 and 40, with and without checkpoints, and the growth of the first."""
+    peaks = {}
+    for name, num_steps in STEPS.items():
+        for checkpointed in (True, False):
+            command = [sys.executable, __file__, "--case", str(num_steps), str(int(checkpointed)), options.device]
+            done = subprocess.run([*command, *["small"] * options.small], capture_output=True, text=True, check=True)
+            peaks[f"{name}{'' if checkpointed else ', without checkpoints'}"] = int(done.stdout)
+    return {"peak_bytes": peaks, "growth": peaks["many"] / peaks["few"] - 1}
+
+
+def _case(num_steps: str, checkpointed: str, device: str, *small: str) -> None:
+    torch.set_num_threads(1)
+    where = torch.device(device)
+    step(items_of(2, True, True, where))
+    items = items_of(int(num_steps), bool(int(checkpointed)), bool(small), where)
+    print(peak_of(lambda: step(items), where))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--case"]:
+        _case(*sys.argv[2:])
+    else:
+        run_benches({"time": bench_time, "memory": bench_memory}, __doc__, 3, "a small model, to see that it runs")
