@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from attar.diffusion.model import DiffusionModel
+from attar.diffusion.recomputing import recomputed
 from attar.diffusion.schedule import SamplingConfig, Step, steps_of
 from attar.randomness import Counter
 from attar.shapes import Float
@@ -75,19 +75,15 @@ def sampled(
         if step.weight == 1 and config.residual_target == "noisy":
             now = begin
         else:
-            arguments = (model, config, step, before, now, earlier, begin, codes, conditioning)
-            now, clean = _run(_step, checkpointed, *arguments)
+            taken = functools.partial(_step, model, config, step, before)
+            tensors = (now, begin, codes, conditioning, *([] if earlier is None else [earlier]))
+            kept = checkpointed and torch.is_grad_enabled()
+            now, clean = recomputed(taken, *tensors) if kept else taken(*tensors)
             earlier = clean if config.solver == "dpm" else None  # what is handed on is kept
             before = step
         if step.deviation:
             now = now + step.deviation * noise(step.number)
     return now
-
-
-def _run(function: Callable[..., Any], checkpointed: bool, *arguments: Any) -> Any:
-    if checkpointed and torch.is_grad_enabled():
-        return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
-    return function(*arguments)
 
 
 def _step(
@@ -96,10 +92,10 @@ def _step(
     step: Step,
     before: Step | None,
     now: Tensor,
-    earlier: Tensor | None,
     begin: Tensor,
     codes: Tensor,
     conditioning: Tensor,
+    earlier: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """z_{t-1} without its noise, and the prediction of z_0 that the next step may use."""
     eps = guided(model, now, step.level, conditioning, config.guidance)

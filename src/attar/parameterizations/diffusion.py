@@ -7,11 +7,11 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from attar.codecs.codec import Codec
 from attar.config import Config, parse_config
 from attar.diffusion.codec import DiffusionCodec
+from attar.diffusion.recomputing import recomputed
 from attar.diffusion.sampling import item_noise, sampled
 from attar.diffusion.schedule import SamplingConfig
 from attar.errors import InputError
@@ -186,7 +186,7 @@ class Diffusion(Parameterization):
             self.config.checkpointed,
         )
         if kept:
-            decoded: Tensor = checkpoint(codec.decode, codes, use_reentrant=False, preserve_rng_state=False)
+            decoded: Tensor = recomputed(codec.decode, codes)
             return decoded
         return codec.decode(codes)
 
