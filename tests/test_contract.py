@@ -40,6 +40,7 @@ from attar.parameterizations.priors import Priors, PriorsConfig
 from attar.parameterizations.registry import restore_parameterization
 from attar.parameterizations.tiling import Grid, squeeze
 from attar.randomness import generator
+from small_diffusion import diffusion_items
 from small_observer import SmallObserver
 from small_sets import digit_images
 
@@ -80,7 +81,15 @@ def _priors(storage: Any, distribution: Any) -> Callable[[Codec, ImageSet], Para
 PRIORS = {"priors-float32": _priors("float32", "gaussian"), "priors-float16": _priors("float16", "fixed")}
 """What trajectories, discrepancy and their sum match; no other objective hands on a generator in one call."""
 
-EVERY = PARAMETERIZATIONS | PRIORS
+RENDERED: dict[str, Callable[[Codec, ImageSet], Parameterization]] = {
+    f"diffusion-{storage}": lambda codec, train, storage=storage: diffusion_items(  # type: ignore[misc]
+        codec, train, _preprocess(codec, train), storage=storage, chunk_items=7
+    )
+    for storage in ("float32", "float16", "int8")
+}
+"""What is matched as network inputs, through frozen models whose weights have no gradient."""
+
+EVERY = PARAMETERIZATIONS | PRIORS | RENDERED
 
 
 def _first(train: ImageSet, count: int) -> Tensor:
@@ -245,6 +254,31 @@ def test_a_composition_of_priors(codec: str, kind: str, objective: str, train: I
     assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
 
 
+@pytest.mark.parametrize("objective", ["features-dsa", "gradients-cosine", "trajectories", "discrepancy", "sum"])
+@pytest.mark.parametrize("codec", ["pixels", "pca"])
+def test_a_composition_with_a_frozen_model(codec: str, objective: str, train: ImageSet) -> None:
+    """As the first, with gradients at codes and conditioning of every item and none at the model."""
+    image_codec = fit_codec(CODECS[codec], train)  # type: ignore[arg-type]
+    matching = _preprocess(image_codec, train)
+    config, results, real = OBJECTIVES[objective], [], _real(matching, train)
+    for _ in range(2):
+        items = RENDERED["diffusion-float32"](image_codec, train)
+        learned = {name: value for name, value in items.named_parameters() if value.requires_grad}
+        assert set(learned) == {"codes", "conditioning"}
+        matcher = build_objective(config, _context(config, matching, matching, real))
+        optimizer = torch.optim.SGD([{"params": list(learned.values())}, *matcher.parameter_groups()], lr=1e-3)
+        for step in range(2):
+            optimizer.zero_grad()
+            assert matcher.accumulate(items, real, generator(0, "step", step))["loss"] > 0
+            for value in learned.values():
+                assert value.grad is not None and value.grad.isfinite().all()
+                assert (value.grad.flatten(1).norm(dim=1) > 0).all()
+            optimizer.step()
+        assert all(value.grad is None for value in items.parameters() if not value.requires_grad)
+        results.append([value.detach().clone() for value in learned.values()])
+    assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
+
+
 @pytest.mark.parametrize("objective", ["gradients-cosine", "gradients-mse", "trajectories", "trajectories-dsa", "sum"])
 def test_gradients_reach_soft_labels(objective: str, train: ImageSet) -> None:
     """Every item's logits are learned; adding the same to all logits of an item changes no label, so no loss."""
@@ -271,7 +305,7 @@ def test_payload_and_spec_rebuild_the_items(codec: str, kind: str, train: ImageS
     image_codec = fit_codec(CODECS[codec], train)  # type: ignore[arg-type]
     items = EVERY[kind](image_codec, train)
     payload = items.payload()
-    again = restore_parameterization(image_codec, payload, items.spec(), _preprocess(image_codec, train))
+    again = restore_parameterization(items.codec, payload, items.spec(), _preprocess(image_codec, train))
     assert torch.equal(again.labels, items.labels)
     everything = torch.arange(len(items))
     worst = (again.images(everything) - items.images(everything)).abs().max()

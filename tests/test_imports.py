@@ -26,7 +26,7 @@ OPTIONAL = (
     "beartype",
 )
 HOMES = {
-    "diffusers": {"codecs/autoencoder.py"},
+    "diffusers": {"codecs/autoencoder.py", "diffusion/pretrained.py"},
     "pyarrow": {"data/tables.py"},
     "datasets": {"data/tables.py"},
     "jaxtyping": {"shapes.py"},

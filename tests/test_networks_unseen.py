@@ -1,4 +1,4 @@
-"""VGG-11 and AlexNet, the field's unseen architectures: sizes, shapes, names, gradients, initial values."""
+"""VGG-11, AlexNet and ViT, the unseen architectures: sizes, shapes, names, gradients, initial values."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from attar.errors import InputError
-from attar.networks import NetworkConfig, build_network, initialise_parameters, network_from_text, num_parameters
+from attar.networks import (
+    NetworkConfig,
+    build_network,
+    initialise_parameters,
+    network_from_text,
+    network_shell,
+    num_parameters,
+)
 from attar.randomness import generator
 
 # Convolutions with their biases, of three-channel inputs, written out.
@@ -123,3 +130,50 @@ def test_initialising_covers_every_layer(text: str) -> None:
             value.fill_(7)
     initialise_parameters(network, generator(0))
     assert all(torch.equal(value, wanted[name]) for name, value in network.state_dict().items())
+
+
+def test_vit_has_the_size_of_vit_tiny_and_its_keys() -> None:
+    network = network_shell(network_from_text("vit"), (3, 224, 224), 1000)
+    assert num_parameters(network) == 5_717_416
+    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    assert shapes["pos_embed"] == (1, 197, 192) and shapes["patch_embed.proj.weight"] == (192, 3, 16, 16)
+    assert shapes["blocks.11.attn.qkv.weight"] == (576, 192) and shapes["blocks.0.mlp.fc1.weight"] == (768, 192)
+    assert {"cls_token", "norm.bias", "head.weight"} <= shapes.keys()
+
+
+@pytest.mark.parametrize(
+    ("shape", "patch", "grid"),
+    [
+        ((1, 8, 8), 1, (8, 8)),
+        ((1, 28, 28), 2, (14, 14)),
+        ((3, 32, 32), 4, (8, 8)),
+        ((3, 50, 40), 4, (13, 10)),
+        ((3, 64, 64), 8, (8, 8)),
+        ((3, 128, 128), 16, (8, 8)),
+        ((3, 256, 256), 16, (16, 16)),
+    ],
+)
+def test_vit_takes_patches_that_suit_the_image(shape: tuple[int, int, int], patch: int, grid: tuple[int, int]) -> None:
+    network = build_network(network_from_text("vit"), shape, 5)
+    assert (network.patch, network.grid) == (patch, grid)
+    assert network(torch.zeros(1, *shape)).shape == (1, 5)
+    assert network.maps(torch.zeros(1, *shape), 0).shape == (1, 192, *grid)
+
+
+def test_vit_sees_places_and_depends_on_no_global_state() -> None:
+    one, two = (build_network(network_from_text("vit"), (1, 8, 8), 4, generator(0)) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    inputs = torch.randn(2, 1, 8, 8, generator=generator(1))
+    assert not torch.allclose(one(inputs), one(inputs.flip(3)), atol=1e-4)
+    one(inputs).square().sum().backward()
+    assert all(value.grad is not None and value.grad.abs().sum() > 0 for value in one.parameters())
+    assert torch.equal(one(inputs), one.head(one.features(inputs)))
+
+
+def test_vit_without_positions_would_not_see_them() -> None:
+    """The check above can fail: tokens without positions are a set."""
+    network = build_network(network_from_text("vit"), (1, 8, 8), 4, generator(0))
+    with torch.no_grad():
+        network.pos_embed.zero_()
+    inputs = torch.randn(2, 1, 8, 8, generator=generator(1))
+    torch.testing.assert_close(network(inputs), network(inputs.flip(3)), rtol=1e-4, atol=1e-5)

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from attar.citations import ENTRIES
+from attar.config import override
+from attar.errors import InputError
 from attar.labels import HardLabels, SoftLabels
 from attar.objectives.discrepancy import DiscrepancyConfig
 from attar.objectives.features import FeaturesConfig
@@ -14,6 +16,7 @@ from attar.objectives.gradients import GradientsConfig
 from attar.objectives.none import NoObjectiveConfig
 from attar.objectives.sums import SumConfig
 from attar.objectives.trajectories import TrajectoriesConfig
+from attar.parameterizations.diffusion import DiffusionConfig
 from attar.parameterizations.priors import PriorsConfig
 from attar.recipes import REGISTRY, Recipe, recipe
 
@@ -25,6 +28,7 @@ WITHOUT_FIGURES = {
     *(f"{method}-{data}" for method in ("dc", "dsa") for data in ("cifar100-ipc50", "tiny-ipc1", "tiny-ipc10")),
     *("dc-tiny-ipc50", "dsa-tiny-ipc50"),
     *("lic", "random-regions"),
+    *("ld3m-dc-official", "ld3m-dm-official", "ld3m-mtt-official"),  # the official code gives none
     *("d3", "d3-fixed", "d3-mtt", "d3-mmd", "d3-alternating"),
     *("d3-cifar100-2lpc", "d3-cifar100-5lpc"),  # figures exist, but were not found in a source
 }
@@ -208,3 +212,35 @@ def test_what_distinguishes_d3_from_its_ablations() -> None:
     assert isinstance(fixed.parameterization, PriorsConfig) and fixed.parameterization.distribution == "fixed"
     assert recipe("d3-mtt").objective == whole.objective.parts[0]
     assert recipe("d3-mmd").objective == whole.objective.parts[1]
+
+
+def test_ld3ms_table_8_and_its_official_code() -> None:
+    paper = {name: recipe(f"ld3m-{name}") for name in ("dc", "dm", "mtt", "dc-256")}
+    official = {name: recipe(f"ld3m-{name}-official") for name in ("dc", "dm", "mtt")}
+    for made, wanted in ((paper, (1e-3, 1e-2, 10.0, 1e-3)), (official, (0.1, 1.0, 1000.0))):
+        rates = [each.optimizer and (each.optimizer.learning_rate, each.optimizer.momentum) for each in made.values()]
+        assert rates == [(rate, 0.5) for rate in wanted]
+    for name, made in (*paper.items(), *official.items()):
+        assert isinstance(made.parameterization, DiffusionConfig) and made.codec.kind == "diffusion"
+        sampling = made.parameterization.sampling
+        assert (sampling.num_steps, made.steps) == ((20, 10_000) if name == "dc-256" else (10, 5000))
+        assert (sampling.guidance, sampling.eta, sampling.residual) == (3, 0, "linear")
+    assert {each.parameterization.sampling.residual_target for each in official.values()} == {"clean"}
+    told = [made["mtt"].objective for made in (paper, official)]
+    assert all(isinstance(each, TrajectoriesConfig) for each in told)
+    assert [(each.student_steps, each.expert_epochs, each.max_start_epoch) for each in told] == [(20, 3, 5), (10, 2, 1)]
+    assert all(each.objective.real_batch_size == 256 for each in (paper["dc"], paper["dm"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("dm", {"parameterization.kind": "diffusion"}, "belong together"),
+        ("dm", {"codec": {"kind": "diffusion"}}, "belong together"),
+        ("ld3m-dc", {"labels": {"kind": "soft", "initial": "class"}}, "hard labels"),
+        ("ld3m-dm", {"optimizer.valid_range": True}, "valid range"),
+    ],
+)
+def test_what_a_diffusion_model_cannot_be_composed_with(name: str, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        override(recipe(name), changes)

@@ -7,6 +7,15 @@ from pathlib import Path
 from attar.errors import InputError, unknown
 
 ENTRIES: dict[str, str] = {
+    "ld3m": """\
+@misc{moser2024ld3m,
+  title         = {Latent Dataset Distillation with Diffusion Models},
+  author        = {Moser, Brian B. and Raue, Federico and Palacio, Sebastian and Frolov, Stanislav and
+                   Dengel, Andreas},
+  year          = {2024},
+  eprint        = {2403.03881},
+  archivePrefix = {arXiv}
+}""",
     "latentdd": """\
 @misc{duan2023latentdd,
   title         = {Dataset Distillation in Latent Space},

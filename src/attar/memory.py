@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from attar.budget import num_bytes
+from attar.diffusion.footprint import rendering_bytes
 from attar.errors import InputError
 from attar.footprint import free_bytes, saved_bytes_per_item, size_text
 from attar.networks.network import Network, build_network, num_parameters
@@ -23,6 +24,7 @@ from attar.objectives.registry import MatchingConfig, parts_of
 from attar.objectives.sums import PartConfig, SumConfig
 from attar.objectives.trajectories import TrajectoriesConfig
 from attar.observers import Observer
+from attar.parameterizations.diffusion import Diffusion
 from attar.parameterizations.parameterization import Parameterization
 from attar.parameterizations.priors import DECODER, Priors
 from attar.recipes import Recipe
@@ -91,6 +93,9 @@ def plan_memory(
     assert not isinstance(config, NoObjectiveConfig)
     limit = num_bytes(memory, "memory") if memory else int(SHARE * free_bytes(torch.device(context.device)))
     networks = [_network(part, context) for part in parts_of(config)]
+    if isinstance(synthetic, Diffusion):
+        while synthetic.chunk_items > 1 and rendering_bytes(synthetic) > limit // 2:
+            synthetic.chunk_items //= 2
     while True:
         found = zip(parts_of(config), networks, strict=True)
         parts = [_parts(recipe, part, network, context, synthetic, real) for part, network in found]
@@ -144,6 +149,8 @@ def _parts(
         parts["originals' features"] = _kept_features(config, network, len(synthetic))
     if isinstance(synthetic, Priors):
         parts["decoding"] = _decoding(config, synthetic)
+    if isinstance(synthetic, Diffusion):
+        parts["rendering"] = rendering_bytes(synthetic)
     if isinstance(config, DiscrepancyConfig):
         parts["features"] = _compared_features(config, network, context, len(synthetic))
     return parts

@@ -18,6 +18,7 @@ from attar.objectives.none import NoObjectiveConfig
 from attar.objectives.objective import RealItems
 from attar.observers import Observer
 from attar.parameterizations.codes import Codes
+from attar.parameterizations.diffusion import Diffusion, DiffusionConfig
 from attar.parameterizations.mosaic import Mosaic, MosaicConfig
 from attar.parameterizations.parameterization import Parameterization
 from attar.parameterizations.priors import Priors, PriorsConfig
@@ -37,8 +38,8 @@ class Spaces:
     Args:
         codec: images <-> what is stored.
         preprocess: images -> network inputs; the codec itself where it is one of pixels.
-        matching: images <-> what an objective sees: the codec, or for a mosaic, whose tiles become full images only
-            once they are decoded and enlarged, `preprocess`.
+        matching: images <-> what an objective sees: the codec; or `preprocess` for a mosaic, whose tiles become full
+            images only once they are decoded and enlarged, and for items that a diffusion model renders.
     """
 
     codec: Codec
@@ -56,7 +57,8 @@ class Spaces:
             )
         codec = fit_codec(recipe.codec, train)
         preprocess = codec if isinstance(codec, Pixels) else fit_codec(PixelsConfig(), train)
-        return cls(codec, preprocess, preprocess if isinstance(recipe.parameterization, MosaicConfig) else codec)
+        rendered = isinstance(recipe.parameterization, MosaicConfig | DiffusionConfig)
+        return cls(codec, preprocess, preprocess if rendered else codec)
 
     def to(self, device: torch.device) -> Spaces:
         """On a device; one codec in two roles stays one."""
@@ -107,7 +109,7 @@ def start(
         synthetic = _noise(recipe, spaces, train.num_classes, count, seed)
     else:
         sources = _sources(recipe, spaces, train, count, seed, device, held, observer, progress)
-        synthetic = _from_sources(recipe, spaces, sources, held)
+        synthetic = _from_sources(recipe, spaces, sources, held, seed)
     synthetic.to(device)
     return Start(synthetic, sources, real_items(spaces.matching, train, held, device) if matched else None)
 
@@ -149,23 +151,27 @@ def _noise(recipe: Recipe, spaces: Spaces, num_classes: int, count: int, seed: i
     if isinstance(made, PriorsConfig):
         return Priors.initial(made, spaces.codec, num_classes, count, draw)
     codes = torch.randn(num_classes * count, *spaces.codec.code_shape, generator=draw)
-    return _parameterized(recipe, spaces, codes, class_major_labels(num_classes, count * tiles_per_code(recipe)))
+    labels = class_major_labels(num_classes, count * tiles_per_code(recipe))
+    return _parameterized(recipe, spaces, codes, labels, seed)
 
 
-def _from_sources(recipe: Recipe, spaces: Spaces, sources: Sources, held: Tensor | None) -> Codes:
+def _from_sources(recipe: Recipe, spaces: Spaces, sources: Sources, held: Tensor | None, seed: int) -> Parameterization:
     made = recipe.parameterization
     if isinstance(made, MosaicConfig):
         codes = encoded(spaces.codec, sources, Grid(made.grid))
-    elif held is not None and sources.boxes is None:
+    elif held is not None and sources.boxes is None and spaces.matching is spaces.codec:
         codes = held[sources.indices].float()
     else:
         codes = encoded(spaces.codec, sources, Grid(1))
-    return _parameterized(recipe, spaces, codes, sources.labels)
+    return _parameterized(recipe, spaces, codes, sources.labels, seed)
 
 
-def _parameterized(recipe: Recipe, spaces: Spaces, codes: Tensor, labels: Tensor) -> Codes:
+def _parameterized(recipe: Recipe, spaces: Spaces, codes: Tensor, labels: Tensor, seed: int) -> Parameterization:
     made = recipe.parameterization
     assert not isinstance(made, PriorsConfig)
+    if isinstance(made, DiffusionConfig):
+        noise = generator(seed, "diffusion noise").initial_seed()
+        return Diffusion(spaces.codec, codes, labels, made, noise, preprocess=spaces.preprocess)
     if isinstance(made, MosaicConfig):
         return Mosaic(spaces.codec, codes, labels, made.storage, preprocess=spaces.preprocess, grid=made.grid)
     return Codes(spaces.codec, codes, labels, made.storage)

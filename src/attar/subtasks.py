@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from attar.data.image_set import ImageSet
-from attar.distill import Task, configuration_of, distill_images, facts_of, num_codes_per_class
+from attar.distill import distill_images
 from attar.distilled import DistilledSet
 from attar.engines import Engine
 from attar.errors import InputError
@@ -22,6 +22,7 @@ from attar.randomness import generator
 from attar.run_state import RunState
 from attar.splitting import Split, split_classes
 from attar.starting import Spaces
+from attar.task import Task, configuration_of, facts_of, num_codes_per_class
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from attar.budget import Budget
 from attar.data.handed import handed
 from attar.data.image_set import ImageSet, Splits
 from attar.data.sources import load_images
-from attar.distill import Task, distill, num_codes_per_class, resolve_task
+from attar.distill import distill
 from attar.distilled import DistilledSet
 from attar.errors import InputError
 from attar.evaluation.evaluate import FEW_SEEDS, RATE, device_name, network_configs, seed_numbers, with_depth
@@ -30,6 +30,7 @@ from attar.progress import Progress, Silent
 from attar.randomness import generator
 from attar.recipes import Recipe
 from attar.starting import Spaces
+from attar.task import Task, num_codes_per_class, resolve_task
 
 FORMAT = 1
 CHECKPOINT_STEPS = 100

@@ -184,3 +184,37 @@ def observer_verb(
             data, network=network, weights=weights, device=device, settings=settings, progress=progress, **loading
         )
     say(summary(made))
+
+
+@verb("train-prior", stopped="stopped; the same command continues from the last kept step")
+def train_prior_verb(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
+    codec: Annotated[str | None, typer.Option(help="Of its codes: pixels, pca:f4c8, autoencoder:FOLDER.")] = None,
+    device: Device = "auto",
+    set_: Settings = None,
+    test: Test = None,
+    classes: Classes = None,
+    image_size: ImageSize = None,
+    resize: Resize = "refuse",
+    channels: Channels = "keep",
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a small class-conditional diffusion model of the data, for distilling through it (LD3M)."""
+    settings = assignments(set_ or [])
+    loading = loading_arguments(test, classes, image_size, resize, channels)
+    from attar.diffusion.command import summary, train_prior
+
+    with shown_progress(quiet) as progress:
+        prior = train_prior(
+            data,
+            out,
+            codec=codec,
+            device=device,
+            settings=settings,
+            overwrite=overwrite,
+            progress=progress,
+            **loading,
+        )
+    say(summary(prior, out))

@@ -30,7 +30,10 @@ Epoch = Annotated[int | None, typer.Option(min=0, help="A sample of items that a
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Protocol = Annotated[
-    str, typer.Option(help="How networks are trained: quick, dc-bench, latentdd, mtt, lic, rded, sre2l, d3 or a .json.")
+    str,
+    typer.Option(
+        help="How networks are trained: quick, dc-bench, latentdd, mtt, ld3m, lic, rded, sre2l, d3 or a .json."
+    ),
 ]
 Networks = Annotated[
     str | None, typer.Option(help="Architectures, e.g. convnet,resnet18 or convnet:d3w64-batch; else the protocol's.")

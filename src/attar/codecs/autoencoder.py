@@ -1,4 +1,4 @@
-"""Pretrained autoencoders: Stable Diffusion's VAE is LatentDD's codec. The only module that imports diffusers."""
+"""Pretrained autoencoders, read with diffusers: Stable Diffusion's VAE is LatentDD's codec."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def read_model(weights: Weights) -> Any:
     if name not in ARCHITECTURES:
         raise unknown("autoencoder class", str(name), ARCHITECTURES)
     architecture = getattr(diffusers, name)
-    read = _read_reference if weights.reference_layout else _read_diffusers
+    read = _read_reference if weights.reference_layout else read_diffusers
     try:
         return read(architecture, weights)
     except InputError:
@@ -155,7 +155,12 @@ def read_model(weights: Weights) -> Any:
         raise InputError(f"the autoencoder in {folder} cannot be read ({reason}); restore its files") from error
 
 
-def _read_diffusers(architecture: Any, weights: Weights) -> Any:
+def read_diffusers(architecture: Any, weights: Weights) -> Any:
+    """A model of a diffusers class in float32, from a folder in diffusers' layout.
+
+    Raises:
+        InputError: the folder lacks weights.
+    """
     variant = "fp16" if ".fp16." in weights.files[0].name else None
     model, report = architecture.from_pretrained(
         weights.files[0].parent,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
@@ -11,6 +12,7 @@ from torch import Tensor
 from attar.codecs.autoencoder import Autoencoder, AutoencoderConfig, fit_autoencoder
 from attar.codecs.codec import Codec
 from attar.codecs.dct import Dct, DctConfig, fit_dct
+from attar.codecs.diffusion import DiffusionCodecConfig
 from attar.codecs.pca import Pca, PcaConfig, fit_pca
 from attar.codecs.pixels import Pixels, PixelsConfig, fit_pixels
 from attar.codecs.resample import Resample, ResampleConfig, ResampleSpec, magnified_sample
@@ -19,18 +21,19 @@ from attar.data.image_set import ImageSet
 from attar.errors import InputError, unknown
 
 CodecConfig = Annotated[
-    PixelsConfig | PcaConfig | DctConfig | AutoencoderConfig | ResampleConfig, Field(discriminator="kind")
+    PixelsConfig | PcaConfig | DctConfig | AutoencoderConfig | ResampleConfig | DiffusionCodecConfig,
+    Field(discriminator="kind"),
 ]
 
 KINDS: dict[str, Any] = {"pixels": Pixels, "pca": Pca, "dct": Dct, "autoencoder": Autoencoder}
-NAMES = ("pixels", "zca", "pca", "dct", "autoencoder", "resample")
+NAMES = ("pixels", "zca", "pca", "dct", "autoencoder", "resample", "diffusion")
 
 
 def fit_codec(config: CodecConfig, images: ImageSet) -> Codec:
     """The codec that `config` describes, for images of this shape and, where it learns anything, fitted to them.
 
     Args:
-        config: one of the five kinds.
+        config: one of the six kinds.
         images: training images; never test images.
 
     Raises:
@@ -47,6 +50,10 @@ def fit_codec(config: CodecConfig, images: ImageSet) -> Codec:
             return fit_autoencoder(config, images)
         case ResampleConfig():
             return Resample(fit_codec(config.codec, magnified_sample(images, config.factor)), config.factor)
+        case DiffusionCodecConfig():
+            from attar.diffusion.codec import fit_diffusion  # whose rooms stand on this one
+
+            return fit_diffusion(config, images)
 
 
 def restore_codec(spec: dict[str, Any], tensors: dict[str, Tensor]) -> Codec:
@@ -58,8 +65,12 @@ def restore_codec(spec: dict[str, Any], tensors: dict[str, Tensor]) -> Codec:
     kind = spec.get("kind") if isinstance(spec, dict) else None
     if kind == "resample":
         return _restore_resample(spec, tensors)
+    if kind == "diffusion":
+        from attar.diffusion.codec import restore_diffusion
+
+        return restore_diffusion(spec, tensors, restore_codec)
     if not isinstance(kind, str) or kind not in KINDS:
-        raise unknown("codec", str(kind)[:80], [*KINDS, "resample"])
+        raise unknown("codec", str(kind)[:80], [*KINDS, "resample", "diffusion"])
     return KINDS[kind].restore(spec, tensors)
 
 
@@ -67,7 +78,7 @@ def codec_from_text(text: str) -> CodecConfig:
     """The configuration a codec's short name stands for.
 
     pixels, zca, pca, pca:f4c4 (4 x 4 patches to 4 channels), pca:f4c4-whiten, dct:f8c6, autoencoder:PATH_OR_ID,
-    resample:2:autoencoder:PATH_OR_ID.
+    resample:2:autoencoder:PATH_OR_ID, diffusion:PATH_OR_ID.
 
     Raises:
         InputError: an unknown name (the nearest is named) or settings that do not fit it.
@@ -87,6 +98,10 @@ def codec_from_text(text: str) -> CodecConfig:
         if not rest:
             raise InputError("codec 'autoencoder' needs weights; write autoencoder:FOLDER or autoencoder:OWNER/NAME")
         return AutoencoderConfig(path=rest)
+    if name == "diffusion":
+        if not rest:
+            raise InputError("codec 'diffusion' needs a model; write diffusion:prior.safetensors or diffusion:FOLDER")
+        return DiffusionCodecConfig(path=rest)
     return _resample_from_text(text, rest) if name == "resample" else _patches_from_text(text, name, rest)
 
 
@@ -97,6 +112,8 @@ def without_paths(config: CodecConfig, codec: Codec) -> CodecConfig:
         config: what `codec` was made from.
         codec: what `fit_codec` made of it.
     """
+    if isinstance(config, DiffusionCodecConfig):
+        return config.model_copy(update={"path": None if config.path is None else Path(config.path).name})
     external = codec.external()
     if external is None:
         return config
@@ -134,6 +151,6 @@ def _resample_from_text(text: str, rest: str) -> ResampleConfig:
     if not factor.isdecimal() or not 2 <= int(factor) <= 8 or not inner:
         raise InputError(f"codec {text!r}: write e.g. resample:2:autoencoder:FOLDER; the factor is 2..8")
     codec = codec_from_text(inner)
-    if isinstance(codec, PixelsConfig | ResampleConfig):
+    if isinstance(codec, PixelsConfig | ResampleConfig | DiffusionCodecConfig):
         raise InputError(f"codec {text!r}: autoencoder, pca or dct can be resampled, {inner.partition(':')[0]} cannot")
     return ResampleConfig(factor=int(factor), codec=codec)

@@ -92,7 +92,7 @@ def require_weights(weights_id: str, sha256: str, num_bytes: int) -> Weights:
         InputError: they are absent, or what has their name differs: says what is needed and how to provide it.
     """
     differing = ""
-    for place in [*_weight_folders(weights_id), *_hub_cache(weights_id)]:
+    for place in places(weights_id):
         try:
             found = read_folder(place, weights_id)
         except InputError:
@@ -116,7 +116,7 @@ def read_folder(folder: Path, weights_id: str) -> Weights:
     for place in (folder, *(folder / name for name in SUBFOLDERS)):
         found = [place / name for name in WEIGHT_NAMES if (place / name).is_file()]
         if found and (place / "config.json").is_file():
-            return Weights(weights_id, (found[0],), _read_config(place / "config.json"), False)
+            return Weights(weights_id, (found[0],), read_config(place / "config.json"), False)
     encoders = sorted(folder.glob("tae*_encoder.safetensors"))
     pairs = [(path.with_name(path.name.replace("_encoder", "_decoder")), path) for path in encoders]
     pairs = [pair for pair in pairs if pair[0].is_file()]
@@ -133,7 +133,8 @@ def read_folder(folder: Path, weights_id: str) -> Weights:
     )
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises InputError."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -168,6 +169,11 @@ def _hub_cache(weights_id: str) -> list[Path]:
         return [Path(snapshot_download(weights_id, local_files_only=True))]
     except (ImportError, OSError, ValueError):
         return []
+
+
+def places(weights_id: str) -> list[Path]:
+    """Folders on this machine that may hold the weights of this id, nearest first; nothing is downloaded."""
+    return [*_weight_folders(weights_id), *_hub_cache(weights_id)]
 
 
 def _last(weights_id: str) -> str:

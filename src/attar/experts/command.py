@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from attar.codecs.augmenting import siamese_augmentation
-from attar.distill import resolve_task, training_images
+from attar.distill import training_images
 from attar.engines.engine import Engine
 from attar.errors import InputError
 from attar.experts.buffer import ExpertBuffer
@@ -17,6 +17,7 @@ from attar.real import codes_to_hold, real_items
 from attar.recipes import REGISTRY
 from attar.recipes import recipe as recipe_named
 from attar.starting import Spaces
+from attar.task import resolve_task
 
 
 def make_experts(

@@ -7,7 +7,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from pydantic import Field, model_validator
@@ -30,6 +30,7 @@ NORMS: dict[str, tuple[Norm, ...]] = {
     "vgg11": ("instance", "batch"),
     "alexnet": ("none", "batch"),
     "mobilenet_v2": ("batch",),
+    "vit": ("layer",),
 }
 
 #: Settings that only some kinds have -> those kinds.
@@ -47,7 +48,8 @@ class NetworkConfig(Config):
 
     Args:
         kind: "convnet" is the field's ConvNet; "vgg11" and "alexnet" are the forms for small images, in which the field
-            tests on unseen architectures; "resnet18" and "mobilenet_v2" have a form for small images and torchvision's.
+            tests on unseen architectures; "resnet18" and "mobilenet_v2" have a form for small images and torchvision's;
+            "vit" is of ViT-Tiny's size, with patches that suit the images.
         depth: blocks of the ConvNet; None takes `depth_for` of the smaller side of the input.
         width: channels of every ConvNet block.
         norm: "instance" is the field's default: one group for each channel, affine; alexnet has "none" by default,
@@ -63,7 +65,7 @@ class NetworkConfig(Config):
 
     added_later = frozenset({"stem"})
 
-    kind: Literal["convnet", "resnet18", "vgg11", "alexnet", "mobilenet_v2"] = "convnet"
+    kind: Literal["convnet", "resnet18", "vgg11", "alexnet", "mobilenet_v2", "vit"] = "convnet"
     depth: int | None = Field(default=None, ge=1, le=10)
     width: int = Field(default=128, ge=1, le=4096)
     norm: Norm = "instance"
@@ -125,6 +127,14 @@ _WORDS: dict[str, tuple[str, str]] = {
     "sigmoid": ("activation", "sigmoid"),
     "gelu": ("activation", "gelu"),
 }
+
+
+@runtime_checkable
+class HasOwnValues(Protocol):
+    """A network with parameters that belong to no layer, for which it has a law of its own."""
+
+    def draw_own(self, generator: torch.Generator) -> None:
+        """Draw these parameters anew, in place."""
 
 
 class Network(nn.Module, ABC):
@@ -248,6 +258,8 @@ def initialise_parameters(network: nn.Module, generator: torch.Generator) -> Non
                     _fill_uniform(tensor, bound, generator)
             elif isinstance(layer, (nn.GroupNorm, nn.LayerNorm, nn.BatchNorm2d)):
                 _reset_norm(layer)
+            elif isinstance(layer, HasOwnValues):
+                layer.draw_own(generator)
             elif own:
                 raise ValueError(f"no law of initialisation for {type(layer).__name__}")
 
@@ -296,13 +308,15 @@ def network_shell(config: NetworkConfig, input_shape: tuple[int, int, int], num_
     from attar.networks.mobilenet import MobileNetV2
     from attar.networks.resnet import ResNet18
     from attar.networks.vgg import Vgg11
+    from attar.networks.vit import Vit
 
-    families: dict[str, type[ConvNet | ResNet18 | Vgg11 | AlexNet | MobileNetV2]] = {
+    families: dict[str, type[ConvNet | ResNet18 | Vgg11 | AlexNet | MobileNetV2 | Vit]] = {
         "convnet": ConvNet,
         "resnet18": ResNet18,
         "vgg11": Vgg11,
         "alexnet": AlexNet,
         "mobilenet_v2": MobileNetV2,
+        "vit": Vit,
     }
     if num_classes < 2 or min(input_shape) < 1:
         raise InputError(f"a network for {num_classes} classes of {input_shape} inputs; at least 2 classes are needed")

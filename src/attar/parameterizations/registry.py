@@ -15,6 +15,7 @@ from attar.errors import InputError, unknown
 from attar.files import canonical_json
 from attar.parameterizations.codes import Codes, CodesSpec
 from attar.parameterizations.decoders import decoder_table
+from attar.parameterizations.diffusion import Diffusion, DiffusionSpec
 from attar.parameterizations.mosaic import Mosaic, MosaicSpec
 from attar.parameterizations.parameterization import Parameterization
 from attar.parameterizations.priors import DECODER, Priors, PriorsSpec
@@ -73,9 +74,18 @@ def priors_table(config: PriorsSpec, num_items: int, code_shape: tuple[int, int,
     return table | {DECODER + name: entry for name, entry in weights.items()}
 
 
+def diffusion_table(config: DiffusionSpec, num_items: int, code_shape: tuple[int, int, int], num_classes: int) -> Table:
+    """As of codes with hard labels; conditioning where it is learned."""
+    table = codes_table(CodesSpec(storage=config.storage), num_items, code_shape, num_classes)
+    if config.learned != "codes":
+        table["conditioning"] = ("F32" if config.storage == "float32" else "F16", (num_items, config.conditioning_size))
+    return table
+
+
 REGISTRY = {
     "codes": Kind(CodesSpec, codes_table, lambda codec, payload, spec, _: Codes.restore(codec, payload, spec)),
     "mosaic": Kind(MosaicSpec, mosaic_table, Mosaic.restore),
+    "diffusion": Kind(DiffusionSpec, diffusion_table, Diffusion.restore),
     "priors": Kind(PriorsSpec, priors_table, lambda codec, payload, spec, _: Priors.restore(codec, payload, spec)),
 }
 

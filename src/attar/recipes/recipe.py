@@ -20,6 +20,7 @@ from attar.objectives.registry import ObjectiveConfig, has_experts, has_observer
 from attar.objectives.trajectories import TrajectoriesConfig
 from attar.observers.config import ObserverConfig
 from attar.parameterizations.codes import CodesConfig
+from attar.parameterizations.diffusion import DiffusionConfig
 from attar.parameterizations.mosaic import MosaicConfig
 from attar.parameterizations.priors import PriorsConfig
 
@@ -129,7 +130,9 @@ class Recipe(Config):
     title: str
     codec: CodecConfig
     initialization: Choice = "random"
-    parameterization: CodesConfig | MosaicConfig | PriorsConfig = Field(default=CodesConfig(), discriminator="kind")
+    parameterization: CodesConfig | MosaicConfig | PriorsConfig | DiffusionConfig = Field(
+        default=CodesConfig(), discriminator="kind"
+    )
     objective: ObjectiveConfig = NoObjectiveConfig()
     labels: HardLabels | SoftLabels | RegionLabels = Field(default=HardLabels(), discriminator="kind")
     observer: ObserverConfig | None = None
@@ -164,6 +167,7 @@ class Recipe(Config):
         self._check_labels()
         self._check_samples()
         self._check_priors()
+        self._check_diffusion()
         if isinstance(self.objective, NoObjectiveConfig):
             if self.steps or self.optimizer:
                 raise ValueError("without an objective nothing is trained; set steps to 0 and optimizer to null")
@@ -230,8 +234,22 @@ class Recipe(Config):
         if self.decoder_optimizer.learning_rate_unit != "absolute":
             raise ValueError("one decoder serves all items; set decoder_optimizer.learning_rate_unit=absolute")
 
+    def _check_diffusion(self) -> None:
+        """Refuse a diffusion model without items for it, items without one, and labels that they do not have."""
+        rendered = isinstance(self.parameterization, DiffusionConfig)
+        if rendered != (self.codec.kind == "diffusion"):
+            raise ValueError(
+                "a diffusion model and items that it renders belong together; set parameterization.kind=diffusion and "
+                "--codec diffusion:MODEL, or neither"
+            )
+        if rendered and not isinstance(self.labels, HardLabels):
+            raise ValueError("items that a model renders from a class have hard labels; set labels.kind=hard")
+        if rendered and self.optimizer is not None and self.optimizer.valid_range:
+            raise ValueError("codes of a diffusion model have no valid range; set optimizer.valid_range=false")
+
     def _check_augmentation(self) -> None:
-        in_codes = not isinstance(self.parameterization, MosaicConfig) and not has_observer(self.objective)
+        matched_as_codes = not isinstance(self.parameterization, MosaicConfig | DiffusionConfig)
+        in_codes = matched_as_codes and not has_observer(self.objective)
         augmentation = None if isinstance(self.objective, NoObjectiveConfig) else self.objective.augmentation
         if augmentation is not None and in_codes and self.codec.kind not in ("pixels", "pca", "dct"):
             raise ValueError(

@@ -1,0 +1,213 @@
+"""Codes with a frozen diffusion model of them: what LD3M's items are rendered through."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from attar.codecs.autoencoder import Autoencoder
+from attar.codecs.codec import Codec, ExternalWeights
+from attar.codecs.diffusion import ClassNumber, DiffusionCodecConfig
+from attar.codecs.restoring import CodecSpec, parse_spec
+from attar.codecs.weights import ID_PATTERN
+from attar.codecs.weights import read_folder as read_autoencoder
+from attar.config import Config
+from attar.data.image_set import ImageSet
+from attar.diffusion.model import DiffusionModel, OwnModel, OwnSpec
+from attar.diffusion.pretrained import PretrainedModel, PretrainedSpec, find_folder
+from attar.diffusion.priors import CODEC, MODEL, read_prior, require_prior, without_prefix
+from attar.errors import InputError
+from attar.networks.denoiser import build_denoiser
+from attar.randomness import generator
+from attar.shapes import Float
+
+
+class PublicPrior(Config):
+    """A prior's file beside the distilled one: its name, content and size."""
+
+    id: str = Field(pattern=ID_PATTERN)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    num_bytes: int = Field(gt=0)
+    num_values: int = Field(gt=0)
+
+
+class DiffusionCodecSpec(CodecSpec):
+    """What a file says: the inner codec, the model, which of its classes are the data's, and where the prior is."""
+
+    kind: Literal["diffusion"] = "diffusion"
+    codec: dict[str, Any]
+    model: Annotated[OwnSpec | PretrainedSpec, Field(discriminator="kind")]
+    classes: tuple[ClassNumber, ...] = Field(min_length=1)
+    public: PublicPrior | None = None
+
+
+class DiffusionCodec(Codec):
+    """An inner codec's codes, with a model that makes others of them; encoding and decoding are the inner codec's.
+
+    Args:
+        inner: images <-> codes.
+        model: of these codes.
+        classes: class of the model for each class of the data.
+        public: the prior's file where it stays outside; None embeds what is not public.
+
+    Raises:
+        InputError: a model of other codes, or without one of the classes.
+    """
+
+    kind = "diffusion"
+
+    def __init__(
+        self, inner: Codec, model: DiffusionModel, classes: tuple[int, ...], public: ExternalWeights | None = None
+    ) -> None:
+        super().__init__()
+        if model.code_shape != inner.code_shape:
+            raise InputError(f"the model is of codes {model.code_shape} and its codec's are {inner.code_shape}")
+        if max(classes) >= model.num_classes:
+            raise InputError(f"class {max(classes)} was asked for; the model has 0 to {model.num_classes - 1}")
+        self.inner, self.model, self.classes, self.public = inner, model, classes, public
+        self.image_shape, self.code_shape = inner.image_shape, inner.code_shape
+        self.cheap = inner.cheap
+
+    def encode(self, images: Float[Tensor, "items C H W"]) -> Float[Tensor, "items c h w"]:
+        return self.inner.encode(images)
+
+    def decode(self, codes: Float[Tensor, "items c h w"]) -> Float[Tensor, "items C H W"]:
+        return self.inner.decode(codes)
+
+    @torch.no_grad()
+    def conditioning(self, labels: Tensor) -> Tensor:
+        """float32 [B, d]: the model's embedding of the data's classes `labels`, int64 [B]."""
+        classes = torch.tensor(self.classes, device=labels.device)
+        return self.model.embed(classes[labels]).clone()
+
+    def spec(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "image_shape": list(self.image_shape),
+            "codec": self.inner.spec(),
+            "model": self.model.spec(),
+            "classes": list(self.classes),
+            "public": self.public and self.public.model_dump(mode="json"),
+        }
+
+    def stored_tensors(self) -> dict[str, Tensor]:
+        """The inner codec's and the model's; nothing where the prior's file is public."""
+        if self.public is not None:
+            return {}
+        tensors = {CODEC + name: value for name, value in self.inner.stored_tensors().items()}
+        return tensors | {MODEL + name: value for name, value in self.model.stored_tensors().items()}
+
+    def external(self) -> ExternalWeights | None:
+        """All that is needed beside the file; of several, `sha256` is that of their sha256 one after another."""
+        parts = (self.public or self.model.external(), self.inner.external())
+        found = [part for part in parts if part is not None]
+        if len(found) < 2:
+            return found[0] if found else None
+        digest = hashlib.sha256("".join(part.sha256 for part in found).encode()).hexdigest()
+        names = dict.fromkeys(part.id for part in found)
+        return ExternalWeights(
+            id=" + ".join(names),
+            sha256=digest,
+            num_bytes=sum(part.num_bytes for part in found),
+            num_values=sum(part.num_values for part in found),
+        )
+
+
+def fit_diffusion(config: DiffusionCodecConfig, images: ImageSet) -> DiffusionCodec:
+    """The model that the config names, for these images and classes.
+
+    Raises:
+        InputError: no model is named or found, or it is not of these images or classes.
+    """
+    if config.path is None:
+        raise InputError(
+            "no diffusion model is named; train one with attar train-prior DATA --out prior.safetensors and give "
+            "--codec diffusion:prior.safetensors, or give --codec diffusion:FOLDER in diffusers' layout"
+        )
+    path = Path(config.path).expanduser()
+    if not path.is_file():
+        return _fit_folder(config, images)
+    prior = read_prior(path)
+    model = prior.model
+    if config.random_seed is not None:
+        draw = generator(config.random_seed, "random denoiser")
+        network = build_denoiser(model.denoiser.config, model.code_shape, model.num_classes, draw)
+        model = OwnModel(network, model.schedule)
+        if config.public:
+            raise InputError("random values are not those of a public file; set codec.public=false")
+    if prior.codec.image_shape != images.image_shape:
+        raise InputError(
+            f"the prior is of images {prior.codec.image_shape} and these are {images.image_shape}; resize them, or "
+            "train another"
+        )
+    classes = _classes(config, images, prior.manifest.classes, model.num_classes)
+    return DiffusionCodec(prior.codec, model, classes, prior.weights if config.public else None)
+
+
+def restore_diffusion(
+    spec: dict[str, Any], tensors: dict[str, Tensor], restore: Callable[[dict[str, Any], dict[str, Tensor]], Codec]
+) -> DiffusionCodec:
+    """Rebuild from `spec` and `stored_tensors`, with outside weights found on this machine.
+
+    Args:
+        spec: the codec's own.
+        tensors: those that the file embeds.
+        restore: of the inner codec.
+
+    Raises:
+        InputError: a damaged description, or weights that are absent (says which).
+    """
+    parsed = parse_spec(DiffusionCodecSpec, spec)
+    if parsed.codec.get("kind") == "diffusion" or parsed.codec.get("image_shape") != list(parsed.image_shape):
+        raise InputError("a diffusion codec and its inner codec do not fit together; the file is damaged")
+    if isinstance(parsed.model, OwnSpec) and parsed.public is not None:
+        if tensors:
+            raise InputError("a file with a public prior has tensors of it; the file is damaged")
+        weights = ExternalWeights(**parsed.public.model_dump())
+        prior = require_prior(weights)
+        return DiffusionCodec(prior.codec, prior.model, parsed.classes, weights)
+    inner = restore(parsed.codec, without_prefix(tensors, CODEC))
+    own = without_prefix(tensors, MODEL)
+    if len(own) + len(inner.stored_tensors()) != len(tensors):
+        raise InputError("a diffusion codec has tensors of neither model nor inner codec; the file is damaged")
+    if isinstance(parsed.model, OwnSpec):
+        return DiffusionCodec(inner, OwnModel.restore(parsed.model, inner.code_shape, own), parsed.classes)
+    if own or parsed.public is not None:
+        raise InputError("a public model's tensors are in the file; the file is damaged")
+    return DiffusionCodec(inner, PretrainedModel.restore(parsed.model, inner.code_shape)[0], parsed.classes)
+
+
+def _fit_folder(config: DiffusionCodecConfig, images: ImageSet) -> DiffusionCodec:
+    assert config.path is not None
+    if config.public:
+        raise InputError("a folder of diffusers is public already; leave out codec.public")
+    folder, place = find_folder(config.path, config.random_seed)
+    inner = Autoencoder(images.image_shape, read_autoencoder(place, folder.weights.id))
+    model = PretrainedModel(folder, inner.code_shape, config.random_seed)
+    return DiffusionCodec(inner, model, _classes(config, images, (), model.num_classes))
+
+
+def _classes(
+    config: DiffusionCodecConfig, images: ImageSet, names: tuple[str, ...], num_classes: int
+) -> tuple[int, ...]:
+    """The model's class for each of the data's."""
+    count = images.num_classes
+    if config.classes is not None:
+        if len(config.classes) != count:
+            raise InputError(f"codec.classes has {len(config.classes)} numbers for {count} classes; give one for each")
+        return config.classes
+    if set(images.classes) <= set(names):
+        return tuple(names.index(name) for name in images.classes)
+    if not names and num_classes == count:
+        return tuple(range(count))
+    missing = next((name for name in images.classes if name not in names), images.classes[0])
+    raise InputError(
+        f"the model's {num_classes} classes are not these {count} (e.g. {missing!r}); give the model's number of each, "
+        "--set codec.classes=[...]"
+    )

@@ -1,0 +1,75 @@
+"""A prior of some data, as a file of one's own."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attar.codecs.pca import PcaConfig
+from attar.codecs.pixels import PixelsConfig
+from attar.codecs.registry import codec_from_text, fit_codec
+from attar.config import override
+from attar.device import resolve_device
+from attar.diffusion.priors import ROOM, Prior, PriorTraining
+from attar.diffusion.training import trained_prior
+from attar.distill import training_images
+from attar.files import atomic_path, cache_directory, refuse_existing
+from attar.progress import Progress, Silent, duration
+
+LARGEST_IN_PIXELS = 32
+"""The side up to which a prior is of pixels unless told otherwise; above, of patches' principal components."""
+
+
+def train_prior(
+    data: Any,
+    out: Path | str,
+    *,
+    codec: str | None = None,
+    device: str = "auto",
+    settings: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    **loading: Any,
+) -> Prior:
+    """Train a class-conditional latent diffusion model on the training images, and write it to a file.
+
+    Args:
+        data: anything `distill` takes.
+        out: the file.
+        codec: of the codes, e.g. "pca:f4c8"; None is pixels up to 32 pixels a side, else pca.
+        device: "auto", "cpu", "cuda", "cuda:1".
+        settings: dotted settings of `PriorTraining` to replace, e.g. {"steps": 5000, "denoiser.width": 64}.
+        overwrite: replace an existing file.
+        progress: what to report to.
+        **loading: further arguments of `load_images`.
+
+    Raises:
+        InputError: data, codec, settings or output that will not do.
+        NonFiniteLossError: the loss stopped being finite.
+        KeyboardInterrupt: on Ctrl-C; the same call goes on from there.
+    """
+    path, progress = Path(out), progress or Silent()
+    refuse_existing(path, overwrite)
+    training = override(PriorTraining(), dict(settings or {}))
+    where = resolve_device(device)
+    train, _ = training_images(data, progress, loading)
+    small = max(train.image_shape[1:]) <= LARGEST_IN_PIXELS
+    config = codec_from_text(codec) if codec is not None else PixelsConfig() if small else PcaConfig()
+    began = time.monotonic()
+    prior = trained_prior(training, fit_codec(config, train), train, where, progress)
+    with atomic_path(path) as temporary:
+        shutil.copyfile(cache_directory(ROOM) / prior.weights.id, temporary)
+    progress.note(f"trained or found in {duration(time.monotonic() - began)}")
+    return prior
+
+
+def summary(prior: Prior, path: Path) -> str:
+    """One line: what it is, of what, how large, how good."""
+    about = prior.manifest
+    return (
+        f"{path}: prior of {len(about.classes)} classes, codes {about.code_shape} of codec {prior.codec.kind!r}, "
+        f"{prior.weights.num_values} values, {prior.weights.num_bytes} bytes, loss {about.loss:.4f}"
+    )

@@ -1,0 +1,209 @@
+"""Diffusion: learned codes and conditioning, rendered through a frozen latent diffusion model (LD3M)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from attar.codecs.codec import Codec
+from attar.config import Config, parse_config
+from attar.diffusion.codec import DiffusionCodec
+from attar.diffusion.recomputing import recomputed
+from attar.diffusion.sampling import item_noise, sampled
+from attar.diffusion.schedule import SamplingConfig
+from attar.errors import InputError
+from attar.files import canonical_json
+from attar.parameterizations.codes import Storage, read_codes, store_codes, to_float16
+from attar.parameterizations.parameterization import Parameterization
+from attar.shapes import Float, Int64
+
+Learned = Literal["both", "codes", "conditioning"]
+LARGEST_CONDITIONING = 2**16
+
+
+class _Stored(Config):
+    kind: Literal["diffusion"] = "diffusion"
+    sampling: SamplingConfig = SamplingConfig()
+    storage: Storage = "float16"
+    learned: Learned = "both"
+
+
+class DiffusionConfig(_Stored):
+    """One code and one conditioning vector per item, rendered through the model of codec "diffusion".
+
+    Args:
+        sampling: steps, guidance, residual.
+        storage: of codes; conditioning is float32 with float32, else float16.
+        learned: what is optimised. Conditioning that is not learned is the class's, and is not stored.
+        chunk_items: the most items that go through the model and the decoder at once.
+        checkpointed: keep no step's activations: a third more time in constant memory.
+
+    Source: LD3M section 3.1 and Table 7.
+    """
+
+    chunk_items: int = Field(default=16, ge=1)
+    checkpointed: bool = True
+
+    def spec(self, codec: Codec) -> dict[str, Any]:
+        """What a file will say of such items, of a seed as long as any."""
+        size = codec.model.conditioning_size if isinstance(codec, DiffusionCodec) else 1
+        return _spec(self, 2**63 - 1, size)
+
+
+class DiffusionSpec(_Stored):
+    """What a file says of its items.
+
+    Args:
+        seed: of their noise.
+        conditioning_size: d.
+    """
+
+    seed: int = Field(ge=0, lt=2**63)
+    conditioning_size: int = Field(ge=1, le=LARGEST_CONDITIONING)
+
+
+class Diffusion(Parameterization):
+    """M learned codes Z and conditioning vectors c, which a frozen model turns into images.
+
+        z_T = sqrt(alpha_bar_T) Z_i + sqrt(1 - alpha_bar_T) eps_i0
+        z_{t-1} = (1 - t/T) mu(c_i, z_t) + (t/T) z_T + sigma_t eps_it
+        images(i) = decode(z_0),   forward(i) = preprocess(images(i))
+
+    An item's noise depends on the set's seed, the item and the step alone: an image is the same in every pass, batch
+    and reading of the file.
+
+    Memory: of every step z_t is kept, and its activations are made again in the backward pass, one step of one chunk at
+    a time; the same of the decoder.
+
+    Args:
+        codec: with the model.
+        codes: float32 [M, c, h, w], the starting point of Z.
+        conditioning: float32 [M, d], of c; None takes the classes' own.
+        labels: int64 [M], class-major.
+        config: what is learned and how it is rendered and stored.
+        seed: of the noise.
+        preprocess: images to network inputs.
+
+    Raises:
+        InputError: a codec without a model, or conditioning of another size than the model's.
+
+    Source: LD3M Eq. 9-12 and Algorithm 1.
+    Deviation: the paper and its official code draw noise anew in every pass, so that what is differentiated, and what
+        is tested later, are other images than those whose loss was measured. See `sampled` for the others.
+    """
+
+    kind = "diffusion"
+    soft_labels: None
+
+    def __init__(
+        self,
+        codec: Codec,
+        codes: Float[Tensor, "items c h w"],
+        labels: Int64[Tensor, " items"],
+        config: DiffusionConfig,
+        seed: int,
+        *,
+        preprocess: Codec,
+        conditioning: Float[Tensor, "items d"] | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(codec, DiffusionCodec):
+            raise InputError("items of a diffusion model need codec 'diffusion'; write --codec diffusion:MODEL")
+        own = codec.conditioning(labels) if conditioning is None else conditioning
+        if own.shape != (len(labels), codec.model.conditioning_size):
+            raise InputError(f"conditioning is {tuple(own.shape)}; the model's is of {codec.model.conditioning_size}")
+        self.codec, self.config, self.seed, self.preprocess = codec, config, seed, preprocess
+        self.chunk_items = config.chunk_items
+        self.codes = nn.Parameter(codes.detach().clone().float(), config.learned != "conditioning")
+        self.conditioning = nn.Parameter(own.detach().clone().float(), config.learned != "codes")
+        self.register_buffer("labels", labels.clone())
+        self._begun: Tensor | None = None
+
+    def forward(
+        self, items: Int64[Tensor, " batch"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "batch C H W"]:
+        return self.preprocess.encode(self.rendered(items))
+
+    @torch.no_grad()
+    def images(
+        self, items: Int64[Tensor, " batch"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "batch C H W"]:
+        return self.rendered(items)
+
+    def rendered(self, items: Int64[Tensor, " batch"]) -> Float[Tensor, "batch C H W"]:
+        """Images in chunks, each a graph of its own, so that the backward pass goes through one after the other."""
+        return torch.cat([self._chunk(chunk) for chunk in items.split(self.chunk_items)])
+
+    def payload(self) -> dict[str, Tensor]:
+        tensors = store_codes(self.codes.detach().cpu(), self.config.storage)
+        tensors["labels"] = self.labels.cpu().to(torch.int32)
+        if self.config.learned != "codes":
+            values = self.conditioning.detach().cpu()
+            tensors["conditioning"] = values.float() if self.config.storage == "float32" else to_float16(values)
+        return tensors
+
+    def spec(self) -> dict[str, Any]:
+        return _spec(self.config, self.seed, self.conditioning.shape[1])
+
+    @classmethod
+    def restore(
+        cls, codec: Codec, payload: dict[str, Tensor], spec: dict[str, Any], preprocess: Codec | None = None
+    ) -> Diffusion:
+        """Rebuild from what `payload` and `spec` gave.
+
+        Raises:
+            ValueError: no `preprocess`.
+            InputError: a codec that is not the items'.
+        """
+        if preprocess is None:
+            raise ValueError("items of a diffusion model are restored with the codec of network inputs; give it")
+        told = parse_config(DiffusionSpec, canonical_json(spec), "parameterization 'diffusion'")
+        config = DiffusionConfig(sampling=told.sampling, storage=told.storage, learned=told.learned)
+        conditioning = payload.get("conditioning")
+        return cls(
+            codec,
+            read_codes(payload),
+            payload["labels"].long(),
+            config,
+            told.seed,
+            preprocess=preprocess,
+            conditioning=None if conditioning is None else conditioning.float(),
+        )
+
+    def _chunk(self, items: Tensor) -> Tensor:
+        codec = self.codec
+        assert isinstance(codec, DiffusionCodec)
+        kept = self.config.checkpointed and torch.is_grad_enabled()
+        codes = sampled(
+            codec.model,
+            self.config.sampling,
+            self.codes[items],
+            self.conditioning[items],
+            lambda step: self._noise(items, step),
+            self.config.checkpointed,
+        )
+        if kept:
+            decoded: Tensor = recomputed(codec.decode, codes)
+            return decoded
+        return codec.decode(codes)
+
+    def _noise(self, items: Tensor, step: int) -> Tensor:
+        """That of z_T is needed in every pass and kept; that of a step is drawn when it is asked for."""
+        if step:
+            return self._drawn(items.tolist(), step).to(self.codes)
+        if self._begun is None or self._begun.device != self.codes.device or self._begun.dtype != self.codes.dtype:
+            self._begun = self._drawn(list(range(len(self))), 0).to(self.codes)
+        return self._begun[items]
+
+    def _drawn(self, numbers: list[int], step: int) -> Tensor:
+        channels, height, width = self.codec.code_shape
+        return item_noise(self.seed, numbers, step, (channels, height, width))
+
+
+def _spec(config: _Stored, seed: int, conditioning_size: int) -> dict[str, Any]:
+    told = {name: getattr(config, name) for name in ("sampling", "storage", "learned")}
+    spec = DiffusionSpec(**told, seed=seed, conditioning_size=conditioning_size)
+    return spec.model_dump(mode="json")

@@ -1,0 +1,322 @@
+"""Frozen diffusion models: trained here, read with diffusers, stored or named by content."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from attar.codecs.diffusion import DiffusionCodecConfig
+from attar.codecs.pixels import PixelsConfig
+from attar.codecs.registry import fit_codec, restore_codec
+from attar.config import override
+from attar.data.image_set import ImageSet
+from attar.data.sources import load_images
+from attar.diffusion import training
+from attar.diffusion.codec import DiffusionCodec
+from attar.diffusion.footprint import rendering_bytes
+from attar.diffusion.model import OwnModel
+from attar.diffusion.pretrained import PretrainedModel, find_folder
+from attar.diffusion.priors import PriorTraining, read_prior
+from attar.diffusion.schedule import SamplingConfig, ScheduleConfig
+from attar.diffusion.training import trained_prior
+from attar.distill import distill
+from attar.distilled import DistilledSet
+from attar.errors import InputError
+from attar.networks.denoiser import DenoiserConfig
+from attar.parameterizations.diffusion import Diffusion, DiffusionConfig
+from attar.randomness import generator
+from attar.recipes import recipe
+from attar.report.gradient_flow import GradientFlow, gradient_flow, plot_gradient_flow
+from small_diffusion import SMALL_DENOISER, digit_items
+from small_pretrained import KINDS, save_pretrained
+from small_sets import digit_images, first_items
+
+QUICK = PriorTraining(denoiser=SMALL_DENOISER, steps=12, batch_size=16)
+
+
+def _codec():
+    return fit_codec(PixelsConfig(), digit_images())
+
+
+def _tiny_images(num_classes: int = 4) -> ImageSet:
+    pixels = torch.randint(0, 256, (2 * num_classes, 3, 16, 16), dtype=torch.uint8, generator=generator(0, "pixels"))
+    return ImageSet(pixels, torch.arange(2 * num_classes) % num_classes, tuple("abcdefgh"[:num_classes]))
+
+
+@cache
+def _learnt_weights() -> dict[str, Tensor]:
+    longer = QUICK.model_copy(update={"steps": 250, "batch_size": 64, "learning_rate": 3e-3})
+    return trained_prior(longer, _codec(), digit_images()).model.stored_tensors()
+
+
+def test_a_prior_stopped_and_resumed_has_the_same_bytes(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = trained_prior(QUICK, _codec(), digit_images())
+    path = next((own_cache / "priors").glob("*.safetensors"))
+    content = path.read_bytes()
+    path.unlink()
+    monkeypatch.setattr(training, "KEPT_EVERY", 5)
+    steps = training._Training._step
+
+    def stopping(self: training._Training, number: int) -> float:
+        if number == 7:
+            raise KeyboardInterrupt
+        return steps(self, number)
+
+    monkeypatch.setattr(training._Training, "_step", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        trained_prior(QUICK, _codec(), digit_images())
+    assert [each.suffix for each in (own_cache / "priors").iterdir()] == [".state"]
+    taken = []
+    monkeypatch.setattr(
+        training._Training, "_step", lambda self, number: (taken.append(number), steps(self, number))[1]
+    )
+    again = trained_prior(QUICK, _codec(), digit_images())
+    assert taken == list(range(5, 12)) and path.read_bytes() == content
+    assert [each.suffix for each in (own_cache / "priors").iterdir()] == [".safetensors"]
+    assert trained_prior(QUICK, _codec(), digit_images()).weights == again.weights and len(taken) == 7
+    assert whole.manifest == again.manifest
+
+
+def test_a_damaged_state_is_made_anew(own_cache: Path) -> None:
+    whole = trained_prior(QUICK, _codec(), digit_images())
+    path = next((own_cache / "priors").glob("*.safetensors"))
+    content = path.read_bytes()
+    path.rename(path.with_suffix(".state"))  # tensors, and none of a state
+    assert trained_prior(QUICK, _codec(), digit_images()).weights == whole.weights and path.read_bytes() == content
+
+
+def test_a_prior_learns() -> None:
+    weights = _learnt_weights()
+    prior = trained_prior(QUICK, _codec(), digit_images())
+    assert prior.manifest.loss > 0.5
+    model = prior.model
+    model.denoiser.load_state_dict(weights)
+    codes = _codec().encode(digit_images().images[:200].float() / 255)
+    noise = torch.randn(codes.shape, generator=generator(0, "noise"))
+    kept = model.alpha_bars[500].float()
+    conditioning = model.embed(digit_images().labels[:200])
+    found = model.predict(kept.sqrt() * codes + (1 - kept).sqrt() * noise, 500, conditioning)
+    assert float((found - noise).square().mean()) < 0.3
+
+
+def _flows(weights: dict[str, Tensor], items: Diffusion, num_draws: int) -> dict[tuple[str, int], GradientFlow]:
+    assert isinstance(items.codec, DiffusionCodec) and isinstance(items.codec.model, OwnModel)
+    items.codec.model.denoiser.load_state_dict(weights)
+    flows = gradient_flow(items, num_steps=(20, 40), num_draws=num_draws)
+    return {(flow.residual, flow.num_steps): flow for flow in flows}
+
+
+def test_with_the_residual_less_of_the_gradient_at_the_codes_is_noise() -> None:
+    """LD3M Figure 7, T = 20 and 40: the signal-to-noise ratio, of a model that has learnt a little."""
+    found = _flows(_learnt_weights(), digit_items(count=1), 4)
+    for num_steps in (20, 40):
+        assert found["linear", num_steps].signal_to_noise > 1.5 * found["none", num_steps].signal_to_noise
+
+
+@pytest.mark.slow
+def test_with_the_residual_more_of_the_gradient_reaches_the_codes() -> None:
+    """LD3M section 4.2, T = 20 and 40: norm and ratio both, of a model that has learnt the digits."""
+    longer = PriorTraining(denoiser=DenoiserConfig(width=16), steps=1500)
+    train = load_images("digits").train
+    pixels = fit_codec(PixelsConfig(), train)
+    model = trained_prior(longer, pixels, train).model
+    codec = DiffusionCodec(pixels, model, tuple(range(10)))
+    codes, labels = pixels.encode(train.images[first_items(train, 1)].float() / 255), torch.arange(10)
+    items = Diffusion(codec, codes, labels, DiffusionConfig(), 0, preprocess=pixels)
+    found = _flows(model.stored_tensors(), items, 8)
+    for num_steps in (20, 40):
+        with_it, without = (found[residual, num_steps] for residual in ("linear", "none"))
+        assert with_it.norm > 1.2 * without.norm and with_it.signal_to_noise > without.signal_to_noise
+
+
+def test_gradient_flow_is_drawn(tmp_path: Path) -> None:
+    flows = gradient_flow(digit_items(count=1), num_steps=(2, 4), num_draws=2)
+    path = plot_gradient_flow(flows, tmp_path / "flow.png")
+    assert path.read_bytes()[:4] == b"\x89PNG" and len(flows) == 4
+    with pytest.raises(InputError, match="exists"):
+        plot_gradient_flow(flows, path)
+
+
+@pytest.fixture
+def prior_file(tmp_path: Path, own_cache: Path) -> Path:
+    trained_prior(QUICK, _codec(), digit_images())
+    made = next((own_cache / "priors").glob("*.safetensors"))
+    return made.rename(tmp_path / "prior.safetensors")
+
+
+def _distilled(path: Path, **changes: object) -> DistilledSet:
+    settings = {
+        "steps": 2,
+        "objective.network.width": 8,
+        "objective.real_batch_size": 4,
+        "parameterization.sampling.num_steps": 2,
+        "codec.path": str(path),
+        **changes,
+    }
+    return distill(digit_images(), recipe("ld3m-dm"), "2ipc", settings=settings)
+
+
+def test_a_set_embeds_the_prior_and_counts_it(prior_file: Path, tmp_path: Path) -> None:
+    made = _distilled(prior_file)
+    made.save(tmp_path / "set.safetensors")
+    prior_file.unlink()
+    again = DistilledSet.load(tmp_path / "set.safetensors")
+    everything = torch.arange(20)
+    assert torch.equal(again.images(everything), made.images(everything)) and again.images(everything).isfinite().all()
+    prior_bytes = 4 * sum(value.numel() for value in digit_items().codec.stored_tensors().values())
+    assert again.file_bytes == (tmp_path / "set.safetensors").stat().st_size > prior_bytes
+    assert again.storage.paper_bytes > prior_bytes and again.storage.external == ()
+    assert str(prior_file) not in again.manifest.text()
+
+
+def test_a_public_prior_is_named_and_missed(prior_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = read_prior(prior_file).weights
+    made = _distilled(prior_file, **{"codec.public": True})
+    made.save(tmp_path / "set.safetensors")
+    assert made.storage.external == (weights,) and made.storage.external_bytes == prior_file.stat().st_size
+    assert made.file_bytes < _distilled(prior_file).file_bytes / 2
+    monkeypatch.setenv("ATTAR_WEIGHTS", str(tmp_path))
+    everything = torch.arange(20)
+    assert torch.equal(DistilledSet.load(tmp_path / "set.safetensors").images(everything), made.images(everything))
+    monkeypatch.delenv("ATTAR_WEIGHTS")
+    with pytest.raises(InputError, match=f"prior.safetensors.*{weights.sha256}"):
+        DistilledSet.load(tmp_path / "set.safetensors").images(everything)
+
+
+def test_the_estimate_of_the_file_is_what_it_becomes(prior_file: Path) -> None:
+    made = _distilled(prior_file)
+    budget = f"{made.file_bytes + 200}B"
+    settings = {"steps": 1, "objective.network.width": 8, "objective.real_batch_size": 4, "codec.path": str(prior_file)}
+    again = distill(digit_images(), recipe("ld3m-dm"), budget, settings=settings)
+    assert len(again) == 20 and again.file_bytes <= made.file_bytes + 200
+    with pytest.raises(InputError, match="too small"):
+        distill(digit_images(), recipe("ld3m-dm"), "20kB", settings=settings)
+
+
+def test_random_values_of_a_prior_are_the_same_for_the_same_seed(prior_file: Path) -> None:
+    one, two, other = (
+        fit_codec(DiffusionCodecConfig(path=str(prior_file), random_seed=seed), digit_images()) for seed in (0, 0, 1)
+    )
+    assert one.identity() == two.identity() != other.identity()
+    assert one.identity() != fit_codec(DiffusionCodecConfig(path=str(prior_file)), digit_images()).identity()
+
+
+def test_what_no_model_can_be_found_for_is_refused(prior_file: Path, tmp_path: Path) -> None:
+    images = digit_images()
+    with pytest.raises(InputError, match="attar train-prior"):
+        fit_codec(DiffusionCodecConfig(), images)
+    with pytest.raises(InputError, match="there is no diffusion model"):
+        fit_codec(DiffusionCodecConfig(path=str(tmp_path / "absent")), images)
+    with pytest.raises(InputError, match="resize"):
+        fit_codec(
+            DiffusionCodecConfig(path=str(prior_file)),
+            ImageSet(torch.zeros(20, 1, 9, 9).byte(), images.labels[:20], images.classes),
+        )
+    renamed = ImageSet(images.images, images.labels, tuple("abcdefghij"))
+    with pytest.raises(InputError, match=r"codec\.classes"):
+        fit_codec(DiffusionCodecConfig(path=str(prior_file)), renamed)
+    given = fit_codec(DiffusionCodecConfig(path=str(prior_file), classes=tuple(range(10))), renamed)
+    assert given.identity() == fit_codec(DiffusionCodecConfig(path=str(prior_file)), images).identity()
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(prior_file.read_bytes()[:-100])
+    with pytest.raises(InputError, match="cannot be read as a prior"):
+        fit_codec(DiffusionCodecConfig(path=str(damaged)), images)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"classes": [99] * 10},
+        {"public": {"id": "x", "sha256": "0" * 64, "num_bytes": 1, "num_values": 1}},
+        {"codec": {"kind": "diffusion"}},
+        {"model": {"kind": "own", "denoiser": {"width": 16}, "schedule": {}, "num_classes": 10}},
+    ],
+)
+def test_a_damaged_description_is_refused(change: dict) -> None:
+    codec = digit_items().codec
+    with pytest.raises(InputError):
+        restore_codec({**codec.spec(), **change}, codec.stored_tensors())
+    assert restore_codec(codec.spec(), codec.stored_tensors()).identity() == codec.identity()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_models_of_diffusers(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is predicted from a class's conditioning is what the model itself says of the class; the file finds it."""
+    import diffusers
+
+    folder, images = save_pretrained(kind, tmp_path / "tiny"), _tiny_images()
+    codec = fit_codec(DiffusionCodecConfig(path=str(folder)), images)
+    assert isinstance(codec, DiffusionCodec) and codec.model.num_classes == 4  # and not 1000
+    classes = torch.tensor([0, 2, 4])  # the last is the null class
+    codes = torch.randn(3, 4, 4, 4, generator=generator(0))
+    conditioning = torch.cat([codec.conditioning(classes[:2]), codec.model.null[None]]).requires_grad_()
+    found = codec.model.predict(codes, 500, conditioning)
+    if kind == "dit":
+        theirs = diffusers.DiTTransformer2DModel.from_pretrained(folder / "transformer").eval()
+        wanted = theirs(codes, timestep=torch.full((3,), 500), class_labels=classes).sample[:, :4]
+    else:
+        theirs = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet").eval()
+        told = {"class_labels": classes} if kind == "unet-embedding" else {}
+        attended = None if told else conditioning[:, None]
+        wanted = theirs(codes, 500, encoder_hidden_states=attended, **told).sample
+    torch.testing.assert_close(found, wanted)
+    assert torch.autograd.grad(found.square().sum(), conditioning)[0].abs().sum() > 0
+    external = codec.external()
+    assert external is not None and external.id == "tiny" and codec.stored_tensors() == {}
+    monkeypatch.setenv("ATTAR_WEIGHTS", str(tmp_path))
+    assert restore_codec(codec.spec(), {}).identity() == codec.identity()
+    save_pretrained(kind, tmp_path / "other" / "tiny", seed=1)
+    monkeypatch.setenv("ATTAR_WEIGHTS", str(tmp_path / "other"))
+    with pytest.raises(InputError, match="tiny"):
+        restore_codec(codec.spec(), {})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_items_through_models_of_diffusers(kind: str, tmp_path: Path) -> None:
+    images = _tiny_images()
+    codec = fit_codec(DiffusionCodecConfig(path=str(save_pretrained(kind, tmp_path / "tiny"))), images)
+    preprocess = fit_codec(PixelsConfig(), images)
+    codes = codec.encode(images.images[:4].float() / 255)
+    config = DiffusionConfig(sampling=SamplingConfig(num_steps=3), chunk_items=3)
+    items = Diffusion(codec, codes, images.labels[:4], config, 0, preprocess=preprocess)
+    items(torch.arange(4)).square().sum().backward()
+    for learned in (items.codes, items.conditioning):
+        assert learned.grad is not None and (learned.grad.flatten(1).norm(dim=1) > 0).all()
+    assert rendering_bytes(items) > 0
+
+
+def test_random_values_of_a_model_of_diffusers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, images = save_pretrained("unet-embedding", tmp_path / "tiny"), _tiny_images()
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    before = torch.random.get_rng_state()
+    PretrainedModel(find_folder(str(folder), 3)[0], (4, 4, 4), 3)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    codec = fit_codec(DiffusionCodecConfig(path=str(folder), random_seed=3), images)
+    monkeypatch.setenv("ATTAR_WEIGHTS", str(tmp_path))
+    assert restore_codec(codec.spec(), {}).identity() == codec.identity()
+    with pytest.raises(InputError, match="random_seed"):
+        fit_codec(DiffusionCodecConfig(path=str(folder)), images)
+
+
+def test_settings_of_a_prior_are_checked() -> None:
+    assert override(PriorTraining(), {"denoiser.width": 16}).denoiser.width == 16
+    with pytest.raises(InputError, match=r"denoiser\.width"):
+        override(PriorTraining(), {"denoiser.wdth": 16})
+    with pytest.raises(ValueError, match="greater than or equal to 50"):
+        ScheduleConfig(num_levels=10)
+    assert os.environ["ATTAR_CACHE"]
+
+
+def test_the_least_codes_of_each_class_start_as_real_images(prior_file: Path) -> None:
+    made = _distilled(prior_file, **{"optimizer.learning_rate": 1e-30})
+    payload = made.payloads()[0]
+    indices = list(made.manifest.initialization.indices)
+    real = _codec().encode(digit_images().images[indices].float() / 255)
+    torch.testing.assert_close(payload["codes"].float(), real, rtol=1e-3, atol=1e-3)
+    noise = _distilled(prior_file, initialization="noise").payloads()[0]["codes"].float()
+    assert abs(float(noise.std()) - 1) < 0.1 and len(indices) == 20
