@@ -22,7 +22,7 @@ from attar.config import parse_config
 from attar.distilled import DistilledSet
 from attar.errors import InputError
 from attar.files import canonical_json
-from attar.manifest import Manifest
+from attar.manifest import SCHEMA_VERSION, Manifest
 from small_sets import build, digit_images
 
 
@@ -188,8 +188,8 @@ CASES: dict[str, tuple[Callable[[], bytes], str]] = {
         "does not match its checksum|not finite",
     ),
     "a newer schema": (
-        lambda: tampered(put("schema_version", value=4)),
-        r"was written by a newer attar \(schema 4\); this one reads up to 3: upgrade",
+        lambda: tampered(put("schema_version", value=SCHEMA_VERSION + 1)),
+        rf"was written by a newer attar \(schema {SCHEMA_VERSION + 1}\); this one reads up to {SCHEMA_VERSION}: up",
     ),
     "no schema": (lambda: tampered(put("schema_version", value="1")), "no schema version"),
     "schema zero": (lambda: tampered(put("schema_version", value=0)), "no schema version"),

@@ -89,8 +89,8 @@ def test_the_examples_run(photos: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_every_verb_is_in_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     listed = capsys.readouterr().out.partition("Commands:")[2]
-    verbs = re.findall(r"^  (\w+)  ", listed, flags=re.MULTILINE)
-    assert verbs == re.findall(r"^\| `attar (\w+)", README, flags=re.MULTILINE)
+    verbs = re.findall(r"^  ([\w-]+)  ", listed, flags=re.MULTILINE)
+    assert verbs == re.findall(r"^\| `attar ([\w-]+)", README, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]))
