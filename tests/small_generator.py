@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,9 @@ def digit_generator_items(**settings: Any) -> GeneratorItems:
     return generator_items(train, fit_codec(PixelsConfig(), train), **settings)
 
 
-def saved_synthesis(path: Path) -> Path:
+def saved_synthesis(path: Path, classes: Sequence[str] = CLASSES) -> Path:
     """A file of attar's own generator, of the digits' classes."""
-    save_generator(small_synthesis(), path, CLASSES)
+    save_generator(small_synthesis(), path, classes)
     return path
 
 

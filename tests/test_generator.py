@@ -10,7 +10,6 @@ import torch
 from attar.codecs.pixels import PixelsConfig
 from attar.codecs.registry import fit_codec
 from attar.config import override
-from attar.data.image_set import ImageSet
 from attar.distill import distill
 from attar.distilled import DistilledSet
 from attar.errors import InputError
@@ -29,9 +28,11 @@ from small_sets import digit_images
 def _gradients(items: GeneratorItems) -> list[torch.Tensor]:
     inputs = items(torch.arange(len(items)))
     direction = torch.randn(inputs.shape, generator=generator(0, "direction"), dtype=inputs.dtype)
-    return list(
-        torch.autograd.grad((inputs * direction).sum(), [value for value in items.parameters() if value.requires_grad])
-    )
+    return list(torch.autograd.grad((inputs * direction).sum(), _learned(items)))
+
+
+def _learned(items: GeneratorItems) -> list[torch.Tensor]:
+    return [value for value in items.parameters() if value.requires_grad]
 
 
 def _relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -43,20 +44,18 @@ def test_images_and_gradients_are_those_of_the_literal_generator(depth: int) -> 
     """In float64, against every layer by hand in one graph, and against the official code's two passes."""
     items = digit_generator_items(depth=depth, chunk_items=7).double()
     values = {name: value.double() for name, value in items.codec.network.state_dict().items()}
-    mean, deviation = items.preprocess.encode(torch.zeros(1, 1, 8, 8).double()), items.preprocess
-    assert mean.shape == (1, 1, 8, 8)
 
     def render(codes: torch.Tensor, features: torch.Tensor | None) -> torch.Tensor:
         return synthesis(values, codes[:, :, 0, 0], 4, features, depth)
 
-    learned = [value.detach().clone().requires_grad_(True) for value in items.parameters() if value.requires_grad]
+    learned = [value.detach().clone().requires_grad_(True) for value in _learned(items)]
     features = learned[1] if depth else None
     wanted = render(learned[0], features)
     assert _relative(items.images(torch.arange(20)), wanted) < 1e-12
     direction = torch.randn(wanted.shape, generator=generator(0, "direction"), dtype=torch.float64)
 
     def loss(images: torch.Tensor) -> torch.Tensor:
-        return (deviation.encode(images) * direction).sum()
+        return (items.preprocess.encode(images) * direction).sum()
 
     literal = torch.autograd.grad(loss(wanted), learned)
     in_two = two_passes(learned[0], features, render, loss, 10)
@@ -89,7 +88,7 @@ def test_images_of_any_shape(shape: tuple[int, int, int]) -> None:
 
 def test_a_generator_too_large_is_refused_before_it_is_made() -> None:
     with pytest.raises(InputError, match="take less width"):
-        synthesis_shell(SynthesisConfig(width=2048, latent_size=4096), (3, 4096, 4096), 1000)
+        synthesis_shell(SynthesisConfig(noise_size=4096), (3, 8, 8), 1 << 17)
 
 
 @pytest.mark.parametrize("chunk_items", [1, 3, 64])
@@ -118,9 +117,9 @@ def test_items_start_as_images_of_their_class() -> None:
     codec = random.codec
     assert isinstance(codec, GeneratorCodec)
     torch.testing.assert_close(random.images(torch.arange(20)), codec.decode(random.codes))
-    spreads = [items.codes[0::2] - items.codes[1::2] for items in (random, mean)]
+    spreads = [(items.codes[0::2] - items.codes[1::2]).detach() for items in (random, mean)]
     assert float(spreads[1].norm()) < 0.2 * float(spreads[0].norm())
-    between = mean.codes[0] - mean.codes[2]
+    between = (mean.codes[0] - mean.codes[2]).detach()
     assert float(between.norm()) > 3 * float(spreads[1][0].norm())
 
 
@@ -148,22 +147,17 @@ def own_file(tmp_path: Path) -> Path:
 
 def test_digits_end_to_end_with_a_rate_for_w_and_one_for_features(own_file: Path, tmp_path: Path) -> None:
     """With a rate of next to nothing for one of them, only the other moves."""
-    still = {"kind": "sgd", "learning_rate": 1e-30}
-    start = distill(
-        digit_images(),
-        "glad-dm",
-        "1ipc",
-        settings=_settings(own_file, steps=1, optimizer=still, feature_optimizer=still),
-    )
-    for moving, resting, name in (
-        ("optimizer", "feature_optimizer", "codes"),
-        ("feature_optimizer", "optimizer", "features"),
-    ):
-        changes = {moving: {"kind": "sgd", "learning_rate": 1.0}, resting: still}
-        made = distill(digit_images(), "glad-dm", "1ipc", settings=_settings(own_file, **changes))
-        for tensor in ("codes", "features"):
-            same = torch.equal(made.payloads()[0][tensor], start.payloads()[0][tensor])
-            assert same == (tensor != name)
+    still, step = {"kind": "sgd", "learning_rate": 1e-30}, {"kind": "sgd", "learning_rate": 1.0}
+
+    def made_with(of_codes: dict[str, object], of_features: dict[str, object]) -> DistilledSet:
+        settings = _settings(own_file, steps=1, optimizer=of_codes, feature_optimizer=of_features)
+        return distill(digit_images(), "glad-dm", "1ipc", settings=settings)
+
+    start = made_with(still, still).payloads()[0]
+    for rates, moved in (((step, still), "codes"), ((still, step), "features")):
+        made = made_with(*rates)
+        for name in ("codes", "features"):
+            assert torch.equal(made.payloads()[0][name], start[name]) == (name != moved)
     made.save(tmp_path / "set.safetensors")
     own_file.unlink()
     again = DistilledSet.load(tmp_path / "set.safetensors")
@@ -173,9 +167,7 @@ def test_digits_end_to_end_with_a_rate_for_w_and_one_for_features(own_file: Path
 
 @pytest.mark.parametrize("depth", [0, 2])
 @pytest.mark.parametrize("name", ["glad-dc", "glad-dm", "glad-mtt"])
-def test_every_recipe_lowers_its_loss_on_what_it_matches(
-    name: str, depth: int, own_file: Path, own_cache: Path
-) -> None:
+def test_every_recipe_runs_at_any_depth(name: str, depth: int, own_file: Path, own_cache: Path) -> None:
     changes: dict[str, object] = {"steps": 3, "parameterization.depth": depth, "objective.augmentation": None}
     if depth == 0:
         changes["feature_optimizer"] = None
@@ -218,20 +210,10 @@ def test_the_estimate_of_the_file_is_what_it_becomes(own_file: Path) -> None:
 
 
 def test_parts_are_distilled_apart_and_merged(own_file: Path) -> None:
-    made = distill(
-        digit_images(),
-        "glad-dm",
-        "1ipc",
-        settings=_settings(
-            own_file,
-            **{
-                "parameterization.start": "mean",
-                "optimizer.learning_rate": 1e-30,
-                "feature_optimizer.learning_rate": 1e-30,
-            },
-        ),
-        subtasks=2,
-    )
+    """Every part's items start as images of their own classes."""
+    still = {"optimizer.learning_rate": 1e-30, "feature_optimizer.learning_rate": 1e-30, "steps": 1}
+    settings = _settings(own_file, **{"parameterization.start": "mean", **still})
+    made = distill(digit_images(), "glad-dm", "1ipc", settings=settings, subtasks=2)
     codec = generator_codec(digit_images())
     wanted = codec.drawn(digit_images().classes, generator(1), 4000)
     found = torch.cat([payload["codes"] for payload in made.payloads()])[made.labels.argsort()].float()
@@ -270,5 +252,3 @@ def test_items_need_the_codec_with_a_generator() -> None:
         GeneratorItems(items.preprocess, items.codes, items.labels, GeneratorConfig(), preprocess=items.preprocess)
     with pytest.raises(InputError, match="encodes none"):
         items.codec.encode(torch.zeros(1, 1, 8, 8))
-    small = ImageSet(torch.zeros(20, 1, 9, 9).byte(), digit_images().labels[:20], digit_images().classes)
-    assert small.image_shape == (1, 9, 9)

@@ -14,8 +14,8 @@ def style_layer(values: dict[str, Tensor], name: str, maps: Tensor, latents: Ten
     if doubled:
         maps = maps.repeat_interleave(2, 2).repeat_interleave(2, 3)
     found = F.conv2d(maps, values[f"{name}.convolution.weight"], values[f"{name}.convolution.bias"], padding=1)
-    batch, channels, height, width = found.shape
-    grouped = found.reshape(batch, 8, -1)
+    channels = found.shape[1]
+    grouped = found.reshape(len(found), 8, -1)
     centred = grouped - grouped.mean(2, keepdim=True)
     normed = (centred / (centred.square().mean(2, keepdim=True) + 1e-5).sqrt()).reshape(found.shape)
     style = latents @ values[f"{name}.style.weight"].T + values[f"{name}.style.bias"]

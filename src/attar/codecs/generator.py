@@ -17,8 +17,8 @@ ImportPath = Annotated[str, Field(pattern=rf"^{_NAME}(\.{_NAME}){{0,9}}:{_NAME}$
 Word = Annotated[str, Field(pattern="^[A-Za-z0-9_-]{0,40}$")]
 """Too little for a path or an address: what is built may not be told to read anything."""
 
-Number = Annotated[int, Field(ge=-(2**31), le=2**31)]
-Plain = bool | Number | float | Word | None
+_Bounds = Field(ge=-(2**31), le=2**31)
+Plain = bool | Annotated[int, _Bounds] | Annotated[float, _Bounds] | Word | None
 Arguments = dict[Annotated[str, Field(pattern=f"^{_NAME}$")], Plain | tuple[Plain, ...]]
 
 

@@ -105,7 +105,7 @@ class GeneratorCodec(Codec):
         return made
 
     @torch.no_grad()
-    def features(self, codes: Float[Tensor, "items c h w"], depth: int) -> Float[Tensor, "items c h w"]:
+    def features(self, codes: Float[Tensor, "items c h w"], depth: int) -> Float[Tensor, "items e s t"]:
         """f_n of w, n = depth. Raises InputError where there is no such n, or it is not a map."""
         if depth > self.generator.num_layers:
             raise InputError(

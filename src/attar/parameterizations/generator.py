@@ -84,7 +84,7 @@ class GeneratorItems(Parameterization):
         labels: int64 [M], class-major.
         config: depth, storage, chunks.
         preprocess: images to network inputs.
-        features: float32 [M, c, h, w], of f; None with depth 0.
+        features: float32 [M, e, s, t], of f; None with depth 0.
 
     Raises:
         InputError: a codec without a generator, or features of another shape than the generator's.
@@ -107,7 +107,7 @@ class GeneratorItems(Parameterization):
         config: GeneratorConfig,
         *,
         preprocess: Codec,
-        features: Float[Tensor, "items c h w"] | None = None,
+        features: Float[Tensor, "items e s t"] | None = None,
     ) -> None:
         super().__init__()
         shape = _feature_shape(codec, config.depth)
