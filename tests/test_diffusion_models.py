@@ -112,6 +112,7 @@ def test_a_prior_that_another_process_trains_is_waited_for(own_cache: Path, monk
     assert notes == ["another process trains this prior: waiting for it"]
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_prior_once(own_cache: Path) -> None:
     """The second starts while the first trains, and neither is refused: one of them trains, both have it."""
     script = (
