@@ -3,7 +3,7 @@
 `python bench/steps.py DATA --codec diffusion:prior.safetensors [--only steps ladder] [--out PNG] [--json OUT] [...]`.
 `steps` distils and evaluates at each T of --counts, all else as --recipe and --set say; `ladder` learns conditioning
 alone without the residual, then the codes too, then with the residual (`parameterization.learned` and
-`.sampling.residual`), at the recipe's T. Accuracy is the distilled row's of --protocol, averaged over its networks, with
+`.sampling.residual`), at the recipe's T. Accuracy is the distilled row's of --protocol, averaged over its networks:
 mean and standard deviation over seeds. Seconds are of a distilling step: the median after the first. Every set is
 distilled anew; scores come from the cache where they are there.
 """
