@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import runpy
 import sys
 from functools import cache
 from pathlib import Path
@@ -319,3 +320,12 @@ def test_settings_are_read_as_json() -> None:
     told = parse_config(GeneratorCodecConfig, text, "it")
     assert told.arguments == {"sides": (4, 8), "kind": "small", "deep": True}
     assert parse_config(GeneratorCodecConfig, told.model_dump_json(), "it") == told
+
+
+def test_the_example_trains_a_generator_that_the_recipes_take(tmp_path: Path) -> None:
+    out = tmp_path / "generator.safetensors"
+    path = Path(__file__).parents[1] / "examples" / "train_generator.py"
+    runpy.run_path(str(path))["main"]("digits", str(out), 2, 8)
+    assert read_generator(out).classes == tuple("0123456789")
+    told = {**QUICK, "parameterization.depth": 1}
+    assert len(distill("digits", "glad-dm", "1ipc", codec=f"generator:{out}", settings=told)) == 10
