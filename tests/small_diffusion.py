@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,12 +13,13 @@ from attar.codecs.registry import fit_codec
 from attar.data.image_set import ImageSet
 from attar.diffusion.codec import DiffusionCodec
 from attar.diffusion.model import OwnModel
+from attar.diffusion.priors import PriorTraining, save_prior
 from attar.diffusion.schedule import SamplingConfig, ScheduleConfig
 from attar.labels import class_major_labels
 from attar.networks.denoiser import DenoiserConfig, build_denoiser
 from attar.parameterizations.diffusion import Diffusion, DiffusionConfig
 from attar.randomness import generator
-from small_sets import digit_images, first_items
+from small_sets import CLASSES, digit_images, first_items
 
 SMALL_DENOISER = DenoiserConfig(width=8, levels=2, conditioning_size=12)
 
@@ -55,3 +57,11 @@ def gradients(items: Diffusion, chosen: torch.Tensor | None = None) -> list[torc
     directions = torch.randn(inputs.shape, generator=generator(0, "direction"), dtype=inputs.dtype)
     learned = [value for value in (items.codes, items.conditioning) if value.requires_grad]
     return list(torch.autograd.grad((inputs * directions).sum(), learned))
+
+
+def saved_prior(path: Path) -> Path:
+    """A file of the untrained model, of the digits' classes."""
+    codec = fit_codec(PixelsConfig(), digit_images())
+    told = PriorTraining(denoiser=SMALL_DENOISER)
+    save_prior(codec, small_model(), path, classes=CLASSES, data="", training=told, loss=1.0)
+    return path

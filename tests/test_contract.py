@@ -41,6 +41,7 @@ from attar.parameterizations.registry import restore_parameterization
 from attar.parameterizations.tiling import Grid, squeeze
 from attar.randomness import generator
 from small_diffusion import diffusion_items
+from small_generator import generator_items
 from small_observer import SmallObserver
 from small_sets import digit_images
 
@@ -87,6 +88,10 @@ RENDERED: dict[str, Callable[[Codec, ImageSet], Parameterization]] = {
     )
     for storage in ("float32", "float16", "int8")
 }
+for depth, storage in ((0, "float32"), (2, "float32"), (2, "float16")):
+    RENDERED[f"generator{depth}-{storage}"] = lambda codec, train, depth=depth, storage=storage: generator_items(  # type: ignore[misc]
+        train, _preprocess(codec, train), depth=depth, storage=storage, chunk_items=7
+    )
 """What is matched as network inputs, through frozen models whose weights have no gradient."""
 
 EVERY = PARAMETERIZATIONS | PRIORS | RENDERED
@@ -255,16 +260,26 @@ def test_a_composition_of_priors(codec: str, kind: str, objective: str, train: I
 
 
 @pytest.mark.parametrize("objective", ["features-dsa", "gradients-cosine", "trajectories", "discrepancy", "sum"])
-@pytest.mark.parametrize("codec", ["pixels", "pca"])
-def test_a_composition_with_a_frozen_model(codec: str, objective: str, train: ImageSet) -> None:
-    """As the first, with gradients at codes and conditioning of every item and none at the model."""
+@pytest.mark.parametrize(
+    ("codec", "kind", "wanted"),
+    [
+        ("pixels", "diffusion-float32", {"codes", "conditioning"}),
+        ("pca", "diffusion-float32", {"codes", "conditioning"}),
+        ("pixels", "generator0-float32", {"codes"}),
+        ("pixels", "generator2-float32", {"codes", "features"}),
+    ],
+)
+def test_a_composition_with_a_frozen_model(
+    codec: str, kind: str, wanted: set[str], objective: str, train: ImageSet
+) -> None:
+    """As the first, with gradients at all that is learned of every item and none at the model."""
     image_codec = fit_codec(CODECS[codec], train)  # type: ignore[arg-type]
     matching = _preprocess(image_codec, train)
     config, results, real = OBJECTIVES[objective], [], _real(matching, train)
     for _ in range(2):
-        items = RENDERED["diffusion-float32"](image_codec, train)
+        items = RENDERED[kind](image_codec, train)
         learned = {name: value for name, value in items.named_parameters() if value.requires_grad}
-        assert set(learned) == {"codes", "conditioning"}
+        assert set(learned) == wanted
         matcher = build_objective(config, _context(config, matching, matching, real))
         optimizer = torch.optim.SGD([{"params": list(learned.values())}, *matcher.parameter_groups()], lr=1e-3)
         for step in range(2):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from attar.distilled import DistilledSet
 from attar.errors import InputError
 from attar.networks.denoiser import DenoiserConfig
 from attar.parameterizations.diffusion import Diffusion, DiffusionConfig
+from attar.progress import Silent
 from attar.randomness import generator
 from attar.recipes import recipe
 from attar.report.gradient_flow import GradientFlow, gradient_flow, plot_gradient_flow
@@ -70,16 +73,62 @@ def test_a_prior_stopped_and_resumed_has_the_same_bytes(own_cache: Path, monkeyp
     monkeypatch.setattr(training._Training, "_step", stopping)
     with pytest.raises(KeyboardInterrupt):
         trained_prior(QUICK, _codec(), digit_images())
-    assert [each.suffix for each in (own_cache / "priors").iterdir()] == [".state"]
+    assert _kept(own_cache) == [".state"]
     taken = []
     monkeypatch.setattr(
         training._Training, "_step", lambda self, number: (taken.append(number), steps(self, number))[1]
     )
     again = trained_prior(QUICK, _codec(), digit_images())
     assert taken == list(range(5, 12)) and path.read_bytes() == content
-    assert [each.suffix for each in (own_cache / "priors").iterdir()] == [".safetensors"]
+    assert _kept(own_cache) == [".safetensors"]
     assert trained_prior(QUICK, _codec(), digit_images()).weights == again.weights and len(taken) == 7
     assert whole.manifest == again.manifest
+
+
+def _kept(cache: Path) -> list[str]:
+    return [each.suffix for each in (cache / "priors").iterdir() if each.name != "claims.lock"]
+
+
+def test_a_prior_that_another_process_trains_is_waited_for(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prior = trained_prior(QUICK, _codec(), digit_images())
+    path = next((own_cache / "priors").glob("*.safetensors"))
+    content, notes, taken = path.read_bytes(), [], iter([False, False, True])
+    path.unlink()
+
+    def take(claims: object, number: int) -> bool:
+        free = next(taken)
+        if free:  # its owner finished between our look and our claim
+            path.write_bytes(content)
+        return free
+
+    class Noted(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    monkeypatch.setattr("attar.claims.Claims.take", take)
+    monkeypatch.setattr("attar.claims.WAIT_SECONDS", 0.001)
+    monkeypatch.setattr(training._Training, "_step", lambda self, number: pytest.fail("trained twice"))
+    assert trained_prior(QUICK, _codec(), digit_images(), progress=Noted()).weights == prior.weights
+    assert notes == ["another process trains this prior: waiting for it"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_prior_once(own_cache: Path) -> None:
+    """The second starts while the first trains, and neither is refused: one of them trains, both have it."""
+    script = (
+        "import sys; sys.path.insert(0, 'tests')\n"
+        "from test_diffusion_models import QUICK, _codec\n"
+        "from attar.diffusion import training\n"
+        "from small_sets import digit_images\n"
+        "whole = training._train\n"
+        "def told(*arguments):\n    print('trained'); whole(*arguments)\n"
+        "training._train = told\n"
+        "print(training.trained_prior(QUICK, _codec(), digit_images()).weights.sha256)\n"
+    )
+    root = str(Path(__file__).parents[1])
+    runs = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=root) for _ in "ab"]
+    said = sorted((run.communicate()[0].split() for run in runs), key=len)
+    assert [len(each) for each in said] == [1, 2] and said[0][0] == said[1][1]
 
 
 def test_a_damaged_state_is_made_anew(own_cache: Path) -> None:

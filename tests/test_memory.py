@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +22,12 @@ from attar.objectives.features import Features, FeaturesConfig
 from attar.objectives.objective import Context, RealItems
 from attar.objectives.trajectories import TrajectoriesConfig
 from attar.parameterizations.codes import Codes
+from attar.parameterizations.diffusion import Diffusion
+from attar.parameterizations.generator import GeneratorItems
 from attar.recipes import recipe
+from small_diffusion import digit_items, saved_prior
+from small_generator import digit_generator_items, saved_synthesis
+from small_sets import digit_images
 
 WIDE = NetworkConfig(depth=2, width=64)
 
@@ -128,6 +134,48 @@ def test_a_run_goes_on_in_smaller_chunks_when_memory_runs_out(monkeypatch: pytes
     monkeypatch.setattr(Features, "accumulate", always)
     with pytest.raises(InputError, match="memory ran out with chunks of one item"):
         distill(small_images(), "dm", "1ipc", settings=settings)
+
+
+@pytest.mark.parametrize("kind", ["diffusion", "generator"])
+def test_what_renders_goes_on_in_smaller_chunks_too(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rendering runs out of memory above 4 items at once: 16 or 10 are halved, and the run stays with the smaller."""
+    settings: dict[str, Any] = {"steps": 3, "objective.network.width": 4, "objective.real_batch_size": 4}
+    if kind == "diffusion":
+        name, items, file = "ld3m-dm", Diffusion, saved_prior(tmp_path / "prior.safetensors")
+        settings |= {"parameterization.sampling.num_steps": 2}
+    else:
+        name, items, file = "glad-dm", GeneratorItems, saved_synthesis(tmp_path / "generator.safetensors")
+        settings |= {"parameterization.depth": 2}
+    settings["codec.path"] = str(file)
+    whole = distill(digit_images(), name, "2ipc", settings=settings)
+    chunk, sizes = items._chunk, []
+
+    def failing(self: Any, numbers: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(numbers))
+        if len(numbers) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return chunk(self, numbers)
+
+    monkeypatch.setattr(items, "_chunk", failing)
+    notes = Notes()
+    halved = distill(digit_images(), name, "2ipc", settings=settings, progress=notes)
+    assert sum("half the size" in note for note in notes.notes) == 2
+    assert [size for size in sizes if size > 4] == ({"diffusion": [16, 8], "generator": [10, 5]}[kind])
+    for one, two in zip(whole.payloads()[0].values(), halved.payloads()[0].values(), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-2, atol=1e-2)
+
+
+def test_a_resumed_run_keeps_the_smaller_chunks_of_rendering() -> None:
+    first, again = digit_generator_items(), digit_generator_items()
+    assert first.halve_memory() and first.chunk_items == 5
+    again.resume(first.resume_state())
+    assert again.chunk_items == 5
+    again.resume({"chunk_items": torch.tensor(10)})
+    again.resume({})
+    assert again.chunk_items == 5 and [again.halve_memory() for _ in range(3)] == [True, True, False]
+    unchecked = digit_items(checkpointed=False)
+    assert not unchecked.halve_memory() and digit_items().halve_memory()
+    assert not Codes(first.preprocess, torch.zeros(1, 1, 8, 8), torch.zeros(1).long()).halve_memory()
 
 
 def test_sizes_of_chunks_are_part_of_what_is_resumed() -> None:

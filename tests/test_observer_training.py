@@ -140,7 +140,7 @@ def test_what_another_process_trains_is_waited_for(
         return free
 
     monkeypatch.setattr("attar.observers.training.Claims.take", take)
-    monkeypatch.setattr("attar.observers.training.WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("attar.claims.WAIT_SECONDS", 0.001)
     watcher = Watcher()
     observer_for(short(), few_digits(), progress=watcher)
     assert watcher.steps == 0 and watcher.notes[0] == "another process trains this observer: waiting for it"

@@ -16,6 +16,13 @@ ENTRIES: dict[str, str] = {
   eprint        = {2403.03881},
   archivePrefix = {arXiv}
 }""",
+    "glad": """\
+@inproceedings{cazenavette2023glad,
+  title     = {Generalizing Dataset Distillation via Deep Generative Prior},
+  author    = {Cazenavette, George and Wang, Tongzhou and Torralba, Antonio and Efros, Alexei A. and Zhu, Jun-Yan},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year      = {2023}
+}""",
     "latentdd": """\
 @misc{duan2023latentdd,
   title         = {Dataset Distillation in Latent Space},

@@ -6,10 +6,15 @@ import contextlib
 import errno
 import os
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
 from attar.errors import InputError
+
+WAIT_SECONDS = 1.0
+"""Between two looks at what another process makes."""
 
 
 class Claims:
@@ -55,6 +60,37 @@ class Claims:
         """Give a claim back."""
         with contextlib.suppress(OSError):
             _unlock(self._handle, number)
+
+
+def made_once(
+    path: Path, make: Callable[[], None], claims: Claims, stop: threading.Event, waiting: Callable[[], None]
+) -> None:
+    """`make()` in one process at a time, until it has left a file at `path`; other processes wait for that.
+
+    Args:
+        path: whose name begins with a hexadecimal content key.
+        make: called with the claim, where the file is still absent; it may leave none and is then called again.
+        claims: of the folder. A claim's place is a number; that two files share one only makes the second wait.
+        stop: ends the waiting.
+        waiting: called once, before the first wait.
+
+    Raises:
+        KeyboardInterrupt: `stop` while waiting.
+    """
+    number = int(path.stem[:7], 16)
+    told = False
+    while not path.exists():
+        if claims.take(number):
+            try:
+                if not path.exists():  # made by another process before the claim was ours
+                    make()
+            finally:
+                claims.release(number)
+        elif not told:
+            told = True
+            waiting()
+        elif stop.wait(WAIT_SECONDS):
+            raise KeyboardInterrupt
 
 
 if sys.platform == "win32":

@@ -341,7 +341,7 @@ def _accumulate(
         updates.clear()
         objective.resume(before)
         updates.put_back(statistics)
-        if not objective.halve_memory():
+        if not updates.halve_memory():
             raise InputError("memory ran out with chunks of one item; take a smaller network, or another device")
         progress.note("memory ran out: from now on in chunks of half the size")
 

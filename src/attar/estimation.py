@@ -23,6 +23,7 @@ from attar.manifest import (
 from attar.parameterizations.codes import Codes, LabelStorage
 from attar.parameterizations.codes import Storage as CodeStorage
 from attar.parameterizations.diffusion import DiffusionConfig
+from attar.parameterizations.generator import GeneratorConfig
 from attar.parameterizations.priors import PriorsConfig
 from attar.parameterizations.registry import payload_table
 
@@ -40,7 +41,7 @@ def estimate_bytes(
     label_storage: LabelStorage | None = None,
     grid: int | None = None,
     priors: PriorsConfig | None = None,
-    diffusion: DiffusionConfig | None = None,
+    rendered: DiffusionConfig | GeneratorConfig | None = None,
     regions: RegionLabels | None = None,
     observer: ObserverFacts | None = None,
     learned: Sequence[str] = (),
@@ -60,7 +61,7 @@ def estimate_bytes(
         label_storage: of soft labels; None for hard ones.
         grid: tiles along each side of a mosaic's canvas; None for codes that are items themselves.
         priors: settings of the items where they are priors, in place of `storage`; the decoder is counted too.
-        diffusion: settings of the items where a diffusion model renders them, in place of `storage`.
+        rendered: settings of the items where a frozen model renders them, in place of `storage`.
         regions: region labels; None for none.
         observer: of the region labels.
         learned: names of the numbers that will be learned.
@@ -72,7 +73,7 @@ def estimate_bytes(
     """
     num_canvases = num_per_class * len(classes)
     spec: dict[str, Any] = priors.spec() if priors else {"kind": Codes.kind, "storage": storage}
-    spec = diffusion.spec(codec) if diffusion else spec
+    spec = rendered.spec(codec) if rendered else spec
     spec |= {"label_storage": label_storage} if label_storage else {}
     spec |= {"kind": "mosaic", "grid": grid} if grid else {}
     num_tiles = (grid or 1) ** 2

@@ -62,6 +62,15 @@ def content_key(*parts: Any) -> str:
     return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
 
 
+def sha256_of(path: Path) -> str:
+    """Of the file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def cache_directory(room: str) -> Path:
     """The folder of the one cache, made if absent: `$ATTAR_CACHE/room`, or the platform's user cache folder.
 

@@ -12,6 +12,7 @@ from attar.budget import num_bytes
 from attar.diffusion.footprint import rendering_bytes
 from attar.errors import InputError
 from attar.footprint import free_bytes, saved_bytes_per_item, size_text
+from attar.generators.footprint import generating_bytes
 from attar.networks.network import Network, build_network, num_parameters
 from attar.objectives.alignment import AlignmentConfig, layer_number, recurring_views
 from attar.objectives.discrepancy import KERNEL_VALUES, DiscrepancyConfig
@@ -25,8 +26,9 @@ from attar.objectives.sums import PartConfig, SumConfig
 from attar.objectives.trajectories import TrajectoriesConfig
 from attar.observers import Observer
 from attar.parameterizations.diffusion import Diffusion
+from attar.parameterizations.generator import GeneratorItems
 from attar.parameterizations.parameterization import Parameterization
-from attar.parameterizations.priors import DECODER, Priors
+from attar.parameterizations.priors import Priors
 from attar.recipes import Recipe
 
 SHARE = 0.8
@@ -93,8 +95,8 @@ def plan_memory(
     assert not isinstance(config, NoObjectiveConfig)
     limit = num_bytes(memory, "memory") if memory else int(SHARE * free_bytes(torch.device(context.device)))
     networks = [_network(part, context) for part in parts_of(config)]
-    if isinstance(synthetic, Diffusion):
-        while synthetic.chunk_items > 1 and rendering_bytes(synthetic) > limit // 2:
+    if isinstance(synthetic, Diffusion | GeneratorItems):
+        while synthetic.chunk_items > 1 and _rendering(synthetic) > limit // 2:
             synthetic.chunk_items //= 2
     while True:
         found = zip(parts_of(config), networks, strict=True)
@@ -149,8 +151,8 @@ def _parts(
         parts["originals' features"] = _kept_features(config, network, len(synthetic))
     if isinstance(synthetic, Priors):
         parts["decoding"] = _decoding(config, synthetic)
-    if isinstance(synthetic, Diffusion):
-        parts["rendering"] = rendering_bytes(synthetic)
+    if isinstance(synthetic, Diffusion | GeneratorItems):
+        parts["rendering"] = _rendering(synthetic)
     if isinstance(config, DiscrepancyConfig):
         parts["features"] = _compared_features(config, network, context, len(synthetic))
     return parts
@@ -160,7 +162,7 @@ def _values_of_items(recipe: Recipe, synthetic: Parameterization) -> int:
     """Values, gradients, and what the optimisers and the average keep beside them."""
     total = 0
     for name, value in synthetic.named_parameters():
-        optimizer = recipe.decoder_optimizer if name.startswith(DECODER) else recipe.optimizer
+        optimizer = recipe.optimizer_of(name)
         if value.requires_grad and optimizer is not None:
             total += value.numel() * ((3 if optimizer.kind == "sgd" else 4) + (optimizer.average > 0))
     return total
@@ -171,6 +173,10 @@ def _decoding(config: PartConfig, priors: Priors) -> int:
     each = saved_bytes_per_item(priors.decoder, (priors.decoder.config.num_latents,))
     images = 3 * VALUE_BYTES * math.prod(priors.decoder.image_shape)
     return len(priors) * getattr(config, "samples", 1) * (each + images)
+
+
+def _rendering(synthetic: Diffusion | GeneratorItems) -> int:
+    return rendering_bytes(synthetic) if isinstance(synthetic, Diffusion) else generating_bytes(synthetic)
 
 
 def _kept_features(config: AlignmentConfig, network: Network, num_items: int) -> int:

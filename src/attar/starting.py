@@ -19,6 +19,7 @@ from attar.objectives.objective import RealItems
 from attar.observers import Observer
 from attar.parameterizations.codes import Codes
 from attar.parameterizations.diffusion import Diffusion, DiffusionConfig
+from attar.parameterizations.generator import GeneratorConfig, GeneratorItems
 from attar.parameterizations.mosaic import Mosaic, MosaicConfig
 from attar.parameterizations.parameterization import Parameterization
 from attar.parameterizations.priors import Priors, PriorsConfig
@@ -39,7 +40,7 @@ class Spaces:
         codec: images <-> what is stored.
         preprocess: images -> network inputs; the codec itself where it is one of pixels.
         matching: images <-> what an objective sees: the codec; or `preprocess` for a mosaic, whose tiles become full
-            images only once they are decoded and enlarged, and for items that a diffusion model renders.
+            images only once they are decoded and enlarged, and for items that a frozen model renders.
     """
 
     codec: Codec
@@ -57,7 +58,7 @@ class Spaces:
             )
         codec = fit_codec(recipe.codec, train)
         preprocess = codec if isinstance(codec, Pixels) else fit_codec(PixelsConfig(), train)
-        rendered = isinstance(recipe.parameterization, MosaicConfig | DiffusionConfig)
+        rendered = isinstance(recipe.parameterization, MosaicConfig | DiffusionConfig | GeneratorConfig)
         return cls(codec, preprocess, preprocess if rendered else codec)
 
     def to(self, device: torch.device) -> Spaces:
@@ -106,7 +107,7 @@ def start(
         held = codes_to_hold(spaces.matching, train, device, progress)
     if recipe.initialization == "noise":
         sources = None
-        synthetic = _noise(recipe, spaces, train.num_classes, count, seed)
+        synthetic = _noise(recipe, spaces, train.classes, count, seed)
     else:
         sources = _sources(recipe, spaces, train, count, seed, device, held, observer, progress)
         synthetic = _from_sources(recipe, spaces, sources, held, seed)
@@ -146,8 +147,10 @@ def _sources(
     return Sources.of_indices(train, indices, device)
 
 
-def _noise(recipe: Recipe, spaces: Spaces, num_classes: int, count: int, seed: int) -> Parameterization:
-    draw, made = generator(seed, "initialization"), recipe.parameterization
+def _noise(recipe: Recipe, spaces: Spaces, classes: tuple[str, ...], count: int, seed: int) -> Parameterization:
+    draw, made, num_classes = generator(seed, "initialization"), recipe.parameterization, len(classes)
+    if isinstance(made, GeneratorConfig):
+        return GeneratorItems.initial(made, spaces.codec, spaces.preprocess, classes, count, draw)
     if isinstance(made, PriorsConfig):
         return Priors.initial(made, spaces.codec, num_classes, count, draw)
     codes = torch.randn(num_classes * count, *spaces.codec.code_shape, generator=draw)
@@ -168,7 +171,7 @@ def _from_sources(recipe: Recipe, spaces: Spaces, sources: Sources, held: Tensor
 
 def _parameterized(recipe: Recipe, spaces: Spaces, codes: Tensor, labels: Tensor, seed: int) -> Parameterization:
     made = recipe.parameterization
-    assert not isinstance(made, PriorsConfig)
+    assert not isinstance(made, PriorsConfig | GeneratorConfig)
     if isinstance(made, DiffusionConfig):
         noise = generator(seed, "diffusion noise").initial_seed()
         return Diffusion(spaces.codec, codes, labels, made, noise, preprocess=spaces.preprocess)

@@ -21,6 +21,7 @@ from attar.labels import RegionLabels, SoftLabels
 from attar.labels.regions import ObserverFacts
 from attar.objectives.registry import learned_names
 from attar.parameterizations.diffusion import DiffusionConfig
+from attar.parameterizations.generator import GeneratorConfig
 from attar.parameterizations.mosaic import MosaicConfig
 from attar.parameterizations.priors import PriorsConfig
 from attar.progress import Progress
@@ -86,8 +87,8 @@ def initial_kind(recipe: Recipe) -> str:
 def num_codes_per_class(
     task: Task, spaces: Spaces, train: ImageSet, name: str, progress: Progress, parts: Sequence[int] = ()
 ) -> int:
-    """Codes of each class that the budget allows; of a mosaic, canvases; of priors and of what a diffusion model
-    renders, as many as the budget says images.
+    """Codes of each class that the budget allows; of a mosaic, canvases; of priors and of what a diffusion model or a
+    generator renders, as many as the budget says images.
 
     A budget in bytes counts the whole file, labels too, and takes no more codes than the smallest class has images for.
 
@@ -99,7 +100,7 @@ def num_codes_per_class(
     """
     recipe = task.recipe
     if task.budget.unit != "bytes":
-        one_to_one = isinstance(recipe.parameterization, PriorsConfig | DiffusionConfig)
+        one_to_one = isinstance(recipe.parameterization, PriorsConfig | DiffusionConfig | GeneratorConfig)
         return task.budget.amount if one_to_one else items_per_class(task.budget, spaces.codec)
     facts = facts_of(task, spaces.codec, train, name)
     labels, made = recipe.labels, recipe.parameterization
@@ -111,7 +112,7 @@ def num_codes_per_class(
             storage=made.storage,
             grid=made.grid if isinstance(made, MosaicConfig) else None,
             priors=made if isinstance(made, PriorsConfig) else None,
-            diffusion=made if isinstance(made, DiffusionConfig) else None,
+            rendered=made if isinstance(made, DiffusionConfig | GeneratorConfig) else None,
             label_storage=labels.storage if isinstance(labels, SoftLabels) else None,
             regions=labels if isinstance(labels, RegionLabels) else None,
             observer=None if recipe.observer is None else ObserverFacts.unknown(recipe.observer.network.name),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +13,6 @@ from attar.labels import SoftLabels
 from attar.objectives.objective import Objective
 from attar.parameterizations.codes import Codes
 from attar.parameterizations.parameterization import Parameterization
-from attar.parameterizations.priors import DECODER
 from attar.recipes import OptimizerConfig, Recipe
 
 LABELS = "soft_labels"
@@ -32,8 +31,8 @@ class Updates:
     """Descent with a rate for each kind of parameter, and the items' running average.
 
     Items are updated value by value as the recipe's optimizer says: what becomes of one does not depend on the others.
-    A decoder that is learned with them is updated as `decoder_optimizer` says. Soft labels and the objective's own
-    parameters are updated by stochastic gradient descent.
+    A decoder that is learned with them is updated as `decoder_optimizer` says, and features of a generator as
+    `feature_optimizer` does. Soft labels and the objective's own parameters are updated by stochastic gradient descent.
 
     Args:
         recipe: with an optimizer, one for a decoder where there is one, and labels.
@@ -47,14 +46,11 @@ class Updates:
 
     def __init__(self, recipe: Recipe, synthetic: Parameterization, objective: Objective, items_per_class: int) -> None:
         assert recipe.optimizer is not None
-        self._config: OptimizerConfig = recipe.optimizer
-        self._objective = objective
+        self._objective, self._synthetic = objective, synthetic
         self._items_per_class = items_per_class
-        self._bounded = _bounded(synthetic) if self._config.valid_range else None
+        self._bounded = _bounded(synthetic) if recipe.optimizer.valid_range else None
         trainable = {name: value for name, value in synthetic.named_parameters() if value.requires_grad}
         labels = trainable.pop(LABELS, None)
-        decoder = {name: value for name, value in trainable.items() if name.startswith(DECODER)}
-        self._items = {name: value for name, value in trainable.items() if name not in decoder}
         self._statistics = synthetic.statistics()
         groups: list[dict[str, Any]] = []
         self._named: dict[str, nn.Parameter] = dict(trainable)
@@ -67,21 +63,18 @@ class Updates:
         for index, value in enumerate(value for group in own for value in group["params"]):
             self._named[f"objective.{index}"] = value
         groups += own
-        self._scheduled = [(self._config, _optimizer(self._config, list(self._items.values())))]
-        self._owners = dict.fromkeys(self._items, self._scheduled[0][1])
-        if decoder:
-            assert recipe.decoder_optimizer is not None
-            of_decoder = _optimizer(recipe.decoder_optimizer, list(decoder.values()))
-            self._scheduled.append((recipe.decoder_optimizer, of_decoder))
-            self._owners |= dict.fromkeys(decoder, of_decoder)
+        self._scheduled: list[tuple[OptimizerConfig, torch.optim.Optimizer]] = []
+        self._owners: dict[str, torch.optim.Optimizer] = {}
+        self._averages: dict[str, tuple[Tensor, float]] = {}
+        for config, names in _by_optimizer(recipe, trainable):
+            optimizer = _optimizer(config, [trainable[name] for name in names])
+            self._scheduled.append((config, optimizer))
+            self._owners |= dict.fromkeys(names, optimizer)
+            if config.average:
+                self._averages |= {name: (trainable[name].detach().clone(), config.average) for name in names}
         self._optimizers = [optimizer for _, optimizer in self._scheduled]
         if groups:
             self._optimizers.append(torch.optim.SGD(groups))
-        self._average = {name: value.detach().clone() for name, value in self._items.items()} if self._decay else {}
-
-    @property
-    def _decay(self) -> float:
-        return self._config.average
 
     def clear(self) -> None:
         """Forget the gradients."""
@@ -100,14 +93,14 @@ class Updates:
             optimizer.step()
         if self._bounded is not None:
             self._bounded.cut_to_valid_range()
-        for name, average in self._average.items():
-            average.lerp_(self._items[name], 1 - self._decay)
+        for name, (average, decay) in self._averages.items():
+            average.lerp_(self._named[name], 1 - decay)
 
     @torch.no_grad()
     def finish(self) -> None:
         """The items become their average, where the recipe says so."""
-        for name, average in self._average.items():
-            self._items[name].copy_(average)
+        for name, (average, _) in self._averages.items():
+            self._named[name].copy_(average)
 
     def statistics(self) -> dict[str, Tensor]:
         """Copies of what a forward pass of the items changes; for `put_back` where a step is not taken after all."""
@@ -119,6 +112,10 @@ class Updates:
         for name, value in self._statistics.items():
             value.copy_(statistics[name])
 
+    def halve_memory(self) -> bool:
+        """Render and match in chunks of half the size from now on; False where neither can become smaller."""
+        return any([self._objective.halve_memory(), self._synthetic.halve_memory()])
+
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a resumed run needs."""
         tensors = {f"item.{name}": value.detach() for name, value in self._named.items()}
@@ -127,8 +124,9 @@ class Updates:
             for ours, theirs in NAMES_OF_STATE.items():
                 if state.get(theirs) is not None:
                     tensors[f"{ours}.{name}"] = state[theirs]
-        tensors |= {f"average.{name}": value for name, value in self._average.items()}
+        tensors |= {f"average.{name}": value for name, (value, _) in self._averages.items()}
         tensors |= {f"statistics.{name}": value for name, value in self._statistics.items()}
+        tensors |= {f"rendering.{name}": value for name, value in self._synthetic.resume_state().items()}
         return tensors | {f"state.{name}": value for name, value in self._objective.resume_state().items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
@@ -143,14 +141,24 @@ class Updates:
                     device = torch.device("cpu") if ours == "count" else value.device
                     kept = tensors[f"{ours}.{name}"].detach().to(device, copy=True)
                     self._optimizer_of(name).state[value][theirs] = kept
-        for name, average in self._average.items():
+        for name, (average, _) in self._averages.items():
             average.copy_(tensors[f"average.{name}"])
         self.put_back({name: tensors[f"statistics.{name}"] for name in self._statistics})
-        prefix = "state."
-        self._objective.resume({name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)})
+        for part, prefix in ((self._synthetic, "rendering."), (self._objective, "state.")):
+            part.resume({name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)})
 
     def _optimizer_of(self, name: str) -> torch.optim.Optimizer:
         return self._owners.get(name, self._optimizers[-1])
+
+
+def _by_optimizer(recipe: Recipe, trainable: Iterable[str]) -> list[tuple[OptimizerConfig, list[str]]]:
+    """Names of the items' tensors, those that one optimizer updates together."""
+    groups: dict[int, tuple[OptimizerConfig, list[str]]] = {}
+    for name in trainable:
+        config = recipe.optimizer_of(name)
+        assert config is not None
+        groups.setdefault(id(config), (config, []))[1].append(name)
+    return list(groups.values())
 
 
 def _optimizer(config: OptimizerConfig, items: list[nn.Parameter]) -> torch.optim.Optimizer:

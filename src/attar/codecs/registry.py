@@ -13,6 +13,7 @@ from attar.codecs.autoencoder import Autoencoder, AutoencoderConfig, fit_autoenc
 from attar.codecs.codec import Codec
 from attar.codecs.dct import Dct, DctConfig, fit_dct
 from attar.codecs.diffusion import DiffusionCodecConfig
+from attar.codecs.generator import GeneratorCodecConfig
 from attar.codecs.pca import Pca, PcaConfig, fit_pca
 from attar.codecs.pixels import Pixels, PixelsConfig, fit_pixels
 from attar.codecs.resample import Resample, ResampleConfig, ResampleSpec, magnified_sample
@@ -21,19 +22,25 @@ from attar.data.image_set import ImageSet
 from attar.errors import InputError, unknown
 
 CodecConfig = Annotated[
-    PixelsConfig | PcaConfig | DctConfig | AutoencoderConfig | ResampleConfig | DiffusionCodecConfig,
+    PixelsConfig
+    | PcaConfig
+    | DctConfig
+    | AutoencoderConfig
+    | ResampleConfig
+    | DiffusionCodecConfig
+    | GeneratorCodecConfig,
     Field(discriminator="kind"),
 ]
 
 KINDS: dict[str, Any] = {"pixels": Pixels, "pca": Pca, "dct": Dct, "autoencoder": Autoencoder}
-NAMES = ("pixels", "zca", "pca", "dct", "autoencoder", "resample", "diffusion")
+NAMES = ("pixels", "zca", "pca", "dct", "autoencoder", "resample", "diffusion", "generator")
 
 
 def fit_codec(config: CodecConfig, images: ImageSet) -> Codec:
     """The codec that `config` describes, for images of this shape and, where it learns anything, fitted to them.
 
     Args:
-        config: one of the six kinds.
+        config: one of the seven kinds.
         images: training images; never test images.
 
     Raises:
@@ -54,6 +61,10 @@ def fit_codec(config: CodecConfig, images: ImageSet) -> Codec:
             from attar.diffusion.codec import fit_diffusion  # whose rooms stand on this one
 
             return fit_diffusion(config, images)
+        case GeneratorCodecConfig():
+            from attar.generators.codec import fit_generator
+
+            return fit_generator(config, images)
 
 
 def restore_codec(spec: dict[str, Any], tensors: dict[str, Tensor]) -> Codec:
@@ -69,8 +80,12 @@ def restore_codec(spec: dict[str, Any], tensors: dict[str, Tensor]) -> Codec:
         from attar.diffusion.codec import restore_diffusion
 
         return restore_diffusion(spec, tensors, restore_codec)
+    if kind == "generator":
+        from attar.generators.codec import restore_generator
+
+        return restore_generator(spec, tensors)
     if not isinstance(kind, str) or kind not in KINDS:
-        raise unknown("codec", str(kind)[:80], [*KINDS, "resample", "diffusion"])
+        raise unknown("codec", str(kind)[:80], [*KINDS, "resample", "diffusion", "generator"])
     return KINDS[kind].restore(spec, tensors)
 
 
@@ -78,7 +93,7 @@ def codec_from_text(text: str) -> CodecConfig:
     """The configuration a codec's short name stands for.
 
     pixels, zca, pca, pca:f4c4 (4 x 4 patches to 4 channels), pca:f4c4-whiten, dct:f8c6, autoencoder:PATH_OR_ID,
-    resample:2:autoencoder:PATH_OR_ID, diffusion:PATH_OR_ID.
+    resample:2:autoencoder:PATH_OR_ID, diffusion:PATH_OR_ID, generator:FILE.
 
     Raises:
         InputError: an unknown name (the nearest is named) or settings that do not fit it.
@@ -102,6 +117,10 @@ def codec_from_text(text: str) -> CodecConfig:
         if not rest:
             raise InputError("codec 'diffusion' needs a model; write diffusion:prior.safetensors or diffusion:FOLDER")
         return DiffusionCodecConfig(path=rest)
+    if name == "generator":
+        if not rest:
+            raise InputError("codec 'generator' needs weights; write generator:FILE.safetensors")
+        return GeneratorCodecConfig(path=rest)
     return _resample_from_text(text, rest) if name == "resample" else _patches_from_text(text, name, rest)
 
 
@@ -112,7 +131,7 @@ def without_paths(config: CodecConfig, codec: Codec) -> CodecConfig:
         config: what `codec` was made from.
         codec: what `fit_codec` made of it.
     """
-    if isinstance(config, DiffusionCodecConfig):
+    if isinstance(config, DiffusionCodecConfig | GeneratorCodecConfig):
         return config.model_copy(update={"path": None if config.path is None else Path(config.path).name})
     external = codec.external()
     if external is None:
@@ -151,6 +170,6 @@ def _resample_from_text(text: str, rest: str) -> ResampleConfig:
     if not factor.isdecimal() or not 2 <= int(factor) <= 8 or not inner:
         raise InputError(f"codec {text!r}: write e.g. resample:2:autoencoder:FOLDER; the factor is 2..8")
     codec = codec_from_text(inner)
-    if isinstance(codec, PixelsConfig | ResampleConfig | DiffusionCodecConfig):
+    if isinstance(codec, PixelsConfig | ResampleConfig | DiffusionCodecConfig | GeneratorCodecConfig):
         raise InputError(f"codec {text!r}: autoencoder, pca or dct can be resampled, {inner.partition(':')[0]} cannot")
     return ResampleConfig(factor=int(factor), codec=codec)

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from attar.codecs.weights import ID_PATTERN
 from attar.config import Config, ConfigType, parse_config
 from attar.errors import InputError
 from attar.files import canonical_json
@@ -21,6 +22,15 @@ class CodecSpec(Config):
     """What every codec's spec has."""
 
     image_shape: ImageShape
+
+
+class PublicFile(Config):
+    """A file of weights beside the distilled one: its name, content and size."""
+
+    id: str = Field(pattern=ID_PATTERN)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    num_bytes: int = Field(gt=0)
+    num_values: int = Field(gt=0)
 
 
 def parse_spec(model: type[ConfigType], spec: dict[str, Any]) -> ConfigType:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from attar.codecs.codec import ExternalWeights
 from attar.errors import InputError
-from attar.files import content_key
+from attar.files import content_key, sha256_of
 
 VARIABLE = "ATTAR_WEIGHTS"
 ID_PATTERN = r"^[^/\\:\x00-\x1f.][^/\\:\x00-\x1f]{0,99}(/[^/\\:\x00-\x1f.][^/\\:\x00-\x1f]{0,99})?$"
@@ -105,6 +107,15 @@ def require_weights(weights_id: str, sha256: str, num_bytes: int) -> Weights:
         f"this needs the autoencoder {weights_id!r} ({num_bytes} bytes, sha256 {sha256}), which is absent{differing}; "
         f"set {VARIABLE} to its folder or to the folder that contains it, or download it into the hub cache"
     )
+
+
+def named_file(weights: ExternalWeights, among: Iterable[Path] = ()) -> Path | None:
+    """The file of this content and name that $ATTAR_WEIGHTS lists or holds, or one of `among`; None where none is."""
+    listed = [Path(part).expanduser() for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
+    for path in [*(path / weights.id if path.is_dir() else path for path in listed), *among]:
+        if path.is_file() and path.stat().st_size == weights.num_bytes and sha256_of(path) == weights.sha256:
+            return path
+    return None
 
 
 def read_folder(folder: Path, weights_id: str) -> Weights:

@@ -14,10 +14,8 @@ from torch import Tensor
 from attar.codecs.autoencoder import Autoencoder
 from attar.codecs.codec import Codec, ExternalWeights
 from attar.codecs.diffusion import ClassNumber, DiffusionCodecConfig
-from attar.codecs.restoring import CodecSpec, parse_spec
-from attar.codecs.weights import ID_PATTERN
+from attar.codecs.restoring import CodecSpec, PublicFile, parse_spec
 from attar.codecs.weights import read_folder as read_autoencoder
-from attar.config import Config
 from attar.data.image_set import ImageSet
 from attar.diffusion.model import DiffusionModel, OwnModel, OwnSpec
 from attar.diffusion.pretrained import PretrainedModel, PretrainedSpec, find_folder
@@ -28,15 +26,6 @@ from attar.randomness import generator
 from attar.shapes import Float
 
 
-class PublicPrior(Config):
-    """A prior's file beside the distilled one: its name, content and size."""
-
-    id: str = Field(pattern=ID_PATTERN)
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    num_bytes: int = Field(gt=0)
-    num_values: int = Field(gt=0)
-
-
 class DiffusionCodecSpec(CodecSpec):
     """What a file says: the inner codec, the model, which of its classes are the data's, and where the prior is."""
 
@@ -44,7 +33,7 @@ class DiffusionCodecSpec(CodecSpec):
     codec: dict[str, Any]
     model: Annotated[OwnSpec | PretrainedSpec, Field(discriminator="kind")]
     classes: tuple[ClassNumber, ...] = Field(min_length=1)
-    public: PublicPrior | None = None
+    public: PublicFile | None = None
 
 
 class DiffusionCodec(Codec):

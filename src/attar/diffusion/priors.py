@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,13 +10,13 @@ import torch
 from pydantic import Field
 
 from attar.codecs.codec import Codec, ExternalWeights
-from attar.codecs.weights import VARIABLE
+from attar.codecs.weights import VARIABLE, named_file
 from attar.config import Config, parse_config
 from attar.container import pack, unpack
 from attar.diffusion.model import OwnModel, OwnSpec
 from attar.diffusion.schedule import ScheduleConfig
 from attar.errors import InputError
-from attar.files import atomic_path, cache_directory, canonical_json
+from attar.files import atomic_path, cache_directory, canonical_json, sha256_of
 from attar.networks.denoiser import DenoiserConfig
 
 SCHEMA_VERSION = 1
@@ -156,13 +154,10 @@ def require_prior(weights: ExternalWeights) -> Prior:
     Raises:
         InputError: it is absent, or what has its name differs: says what is needed and how to provide it.
     """
-    listed = [Path(part).expanduser() for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
-    files = [path / weights.id if path.is_dir() else path for path in listed]
-    files += sorted(cache_directory(ROOM).glob("*.safetensors"))
-    for path in files:
-        if path.is_file() and path.stat().st_size == weights.num_bytes and sha256_of(path) == weights.sha256:
-            found = read_prior(path)
-            return Prior(found.codec, found.model, found.manifest, weights)
+    path = named_file(weights, sorted(cache_directory(ROOM).glob("*.safetensors")))
+    if path is not None:
+        found = read_prior(path)
+        return Prior(found.codec, found.model, found.manifest, weights)
     raise InputError(
         f"this needs the prior {weights.id!r} ({weights.num_bytes} bytes, sha256 {weights.sha256}), which is absent; "
         f"set {VARIABLE} to the folder that contains it"
@@ -172,12 +167,3 @@ def require_prior(weights: ExternalWeights) -> Prior:
 def without_prefix(tensors: dict[str, Any], prefix: str) -> dict[str, Any]:
     """Those whose names begin so, under the rest of their names."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def sha256_of(path: Path) -> str:
-    """Of the file's bytes."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from attar.claims import Claims, made_once
 from attar.codecs.codec import Codec
 from attar.codecs.encoding import encode_images
 from attar.data.image_set import ImageSet
@@ -38,7 +40,8 @@ def trained_prior(
 ) -> Prior:
     """The prior of some data's codes: trained once, kept in the cache.
 
-    After a stop or a kill the same call goes on from the last kept state, on CPUs to the same bytes.
+    After a stop or a kill the same call goes on from the last kept state, on CPUs to the same bytes. What another
+    process is training is waited for.
 
     Args:
         training: settings.
@@ -58,20 +61,29 @@ def trained_prior(
     about = ["prior", SCHEMA_VERSION, training.key_tree(), codec.identity(), train.fingerprint, device.type]
     path = cache_directory(ROOM) / f"{content_key(*about)}.safetensors"
     if not path.exists():
-        codes = encode_images(codec, train, device=device, progress=progress)
-        work = _Training(training, codec.code_shape, codes, train.labels, train.num_classes, device)
-        loss = work.run(path.with_suffix(".state"), progress)
-        save_prior(
-            codec,
-            OwnModel(work.finished(), training.schedule),
-            path,
-            classes=train.classes,
-            data=train.fingerprint,
-            training=training,
-            loss=loss,
-        )
-        path.with_suffix(".state").unlink(missing_ok=True)
+        waiting = partial(progress.note, "another process trains this prior: waiting for it")
+        with Claims(path.with_name("claims.lock")) as claims, stop_requested() as stop:
+            train_it = partial(_train, training, codec, train, device, path, progress)
+            made_once(path, train_it, claims, stop, waiting)
     return read_prior(path)
+
+
+def _train(
+    training: PriorTraining, codec: Codec, train: ImageSet, device: torch.device, path: Path, progress: Progress
+) -> None:
+    codes = encode_images(codec, train, device=device, progress=progress)
+    work = _Training(training, codec.code_shape, codes, train.labels, train.num_classes, device)
+    loss = work.run(path.with_suffix(".state"), progress)
+    save_prior(
+        codec,
+        OwnModel(work.finished(), training.schedule),
+        path,
+        classes=train.classes,
+        data=train.fingerprint,
+        training=training,
+        loss=loss,
+    )
+    path.with_suffix(".state").unlink(missing_ok=True)
 
 
 class _Training:

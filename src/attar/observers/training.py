@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from pydantic import Field
 
-from attar.claims import Claims
+from attar.claims import Claims, made_once
 from attar.config import Config
 from attar.data.image_set import ImageSet
 from attar.errors import NonFiniteLossError
@@ -30,9 +31,6 @@ from attar.run_state import stop_requested
 from attar.training.loop import train_networks, training_acceleration
 from attar.training.settings import Plan, TrainingConfig
 from attar.training.snapshots import Snapshot
-
-WAIT_SECONDS = 1.0
-"""Between two looks at an observer that another process trains."""
 
 
 class ObserverKey(Config):
@@ -170,24 +168,10 @@ class _Work:
 
     def make(self, claims: Claims, stop: threading.Event) -> None:
         """Train the observer, or wait until another process has."""
-        # A lock's place is a number; that two observers share one only makes the second wait.
-        number = int(self.path.stem[:7], 16)
-        waiting = False
-        while not self.path.exists():
-            if claims.take(number):
-                try:
-                    self._train(stop)
-                finally:
-                    claims.release(number)
-            elif not waiting:
-                waiting = True
-                self.progress.note("another process trains this observer: waiting for it")
-            elif stop.wait(WAIT_SECONDS):
-                raise KeyboardInterrupt
+        waiting = partial(self.progress.note, "another process trains this observer: waiting for it")
+        made_once(self.path, partial(self._train, stop), claims, stop, waiting)
 
     def _train(self, stop: threading.Event) -> None:
-        if self.path.exists():  # finished by another process before the claim was ours
-            return
         config, train = self.config, self.train
         preprocess = pixels_normalised(config.normalisation, train).to(self.device)
         plan = Plan.of(self.training, len(train))

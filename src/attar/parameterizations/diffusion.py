@@ -97,6 +97,7 @@ class Diffusion(Parameterization):
 
     kind = "diffusion"
     soft_labels: None
+    chunk_items: int
 
     def __init__(
         self,
@@ -132,6 +133,10 @@ class Diffusion(Parameterization):
         self, items: Int64[Tensor, " batch"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "batch C H W"]:
         return self.rendered(items)
+
+    def halve_memory(self) -> bool:
+        """Without checkpoints all activations exist at once, in chunks of any size."""
+        return self.config.checkpointed and super().halve_memory()
 
     def rendered(self, items: Int64[Tensor, " batch"]) -> Float[Tensor, "batch C H W"]:
         """Images in chunks, each a graph of its own, so that the backward pass goes through one after the other."""

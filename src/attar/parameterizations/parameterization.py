@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -23,6 +24,7 @@ class Parameterization(nn.Module, ABC):
         soft_labels: float32 [M, K], logits whose softmax is each item's label, trained with the items; None where
             labels are hard.
         label_storage: how `payload` stores them.
+        chunk_items: the most items that are rendered at once; None where that is not in chunks.
     """
 
     kind: ClassVar[str]
@@ -30,6 +32,7 @@ class Parameterization(nn.Module, ABC):
     labels: Int64[Tensor, " items"]
     soft_labels: Tensor | None
     label_storage: Literal["float16", "float32"]
+    chunk_items: int | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,6 +89,22 @@ class Parameterization(nn.Module, ABC):
     def statistics(self) -> dict[str, Tensor]:
         """What `forward` changes without a gradient, e.g. a norm's running values: themselves, not copies."""
         return {}
+
+    def halve_memory(self) -> bool:
+        """Render in chunks of half the size from now on; False where they cannot become smaller."""
+        if self.chunk_items is None or self.chunk_items == 1:
+            return False
+        self.chunk_items //= 2
+        return True
+
+    def resume_state(self) -> dict[str, Tensor]:
+        """What one step leaves for the next, apart from trainable tensors and `statistics`."""
+        return {} if self.chunk_items is None else {"chunk_items": torch.tensor(self.chunk_items)}
+
+    def resume(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `resume_state` gave, or from less."""
+        if self.chunk_items is not None:
+            self.chunk_items = min(self.chunk_items, int(state.get("chunk_items", self.chunk_items)))
 
     def take_soft_labels(
         self, logits: Float[Tensor, "items classes"], storage: Literal["float16", "float32"] = "float16"

@@ -16,6 +16,7 @@ from attar.files import canonical_json
 from attar.parameterizations.codes import Codes, CodesSpec
 from attar.parameterizations.decoders import decoder_table
 from attar.parameterizations.diffusion import Diffusion, DiffusionSpec
+from attar.parameterizations.generator import FEATURES, GeneratorItems, GeneratorSpec
 from attar.parameterizations.mosaic import Mosaic, MosaicSpec
 from attar.parameterizations.parameterization import Parameterization
 from attar.parameterizations.priors import DECODER, Priors, PriorsSpec
@@ -82,10 +83,19 @@ def diffusion_table(config: DiffusionSpec, num_items: int, code_shape: tuple[int
     return table
 
 
+def generator_table(config: GeneratorSpec, num_items: int, code_shape: tuple[int, int, int], num_classes: int) -> Table:
+    """w, hard labels, and the map where one is learned."""
+    table = codes_table(CodesSpec(storage=config.storage), num_items, code_shape, num_classes)
+    if config.feature_shape is not None:
+        table[FEATURES] = (DTYPE_OF[config.storage], (num_items, *config.feature_shape))
+    return table
+
+
 REGISTRY = {
     "codes": Kind(CodesSpec, codes_table, lambda codec, payload, spec, _: Codes.restore(codec, payload, spec)),
     "mosaic": Kind(MosaicSpec, mosaic_table, Mosaic.restore),
     "diffusion": Kind(DiffusionSpec, diffusion_table, Diffusion.restore),
+    "generator": Kind(GeneratorSpec, generator_table, GeneratorItems.restore),
     "priors": Kind(PriorsSpec, priors_table, lambda codec, payload, spec, _: Priors.restore(codec, payload, spec)),
 }
 

@@ -21,8 +21,9 @@ from attar.objectives.trajectories import TrajectoriesConfig
 from attar.observers.config import ObserverConfig
 from attar.parameterizations.codes import CodesConfig
 from attar.parameterizations.diffusion import DiffusionConfig
+from attar.parameterizations.generator import FEATURES, GeneratorConfig
 from attar.parameterizations.mosaic import MosaicConfig
-from attar.parameterizations.priors import PriorsConfig
+from attar.parameterizations.priors import DECODER, PriorsConfig
 
 USUAL_BETAS = (0.9, 0.999)
 
@@ -116,6 +117,7 @@ class Recipe(Config):
         observer: the network trained on the real data that key samples, region labels and some objectives need.
         optimizer: how items are updated; None without an objective.
         decoder_optimizer: how the decoder of priors is updated; None without one.
+        feature_optimizer: how maps from inside a generator are updated, beside its w; None without them.
         steps: outer iterations; 0 without an objective.
         evaluation_network: the network that the paper's scores are for.
         image_size: the side in pixels that the settings are for, or None for any.
@@ -124,13 +126,13 @@ class Recipe(Config):
         expected: published figures.
     """
 
-    added_later = frozenset({"decoder_optimizer", "observer"})
+    added_later = frozenset({"decoder_optimizer", "feature_optimizer", "observer"})
 
     name: str
     title: str
     codec: CodecConfig
     initialization: Choice = "random"
-    parameterization: CodesConfig | MosaicConfig | PriorsConfig | DiffusionConfig = Field(
+    parameterization: CodesConfig | MosaicConfig | PriorsConfig | DiffusionConfig | GeneratorConfig = Field(
         default=CodesConfig(), discriminator="kind"
     )
     objective: ObjectiveConfig = NoObjectiveConfig()
@@ -138,6 +140,7 @@ class Recipe(Config):
     observer: ObserverConfig | None = None
     optimizer: OptimizerConfig | None = None
     decoder_optimizer: OptimizerConfig | None = None
+    feature_optimizer: OptimizerConfig | None = None
     steps: int = Field(default=0, ge=0)
     evaluation_network: NetworkConfig = NetworkConfig()
     image_size: int | None = Field(default=None, ge=1)
@@ -155,6 +158,12 @@ class Recipe(Config):
         }
         return tuple(name for name, needed in needs.items() if needed)
 
+    def optimizer_of(self, name: str) -> OptimizerConfig | None:
+        """How the trainable tensor of the items called `name` is updated."""
+        if name.startswith(DECODER):
+            return self.decoder_optimizer
+        return self.feature_optimizer if name == FEATURES else self.optimizer
+
     def without_flip(self) -> Recipe:
         """The same, mirroring nothing that an observer is trained on or looks at."""
         parts = {name: getattr(self, name) for name in ("observer", "objective", "labels")}
@@ -167,7 +176,8 @@ class Recipe(Config):
         self._check_labels()
         self._check_samples()
         self._check_priors()
-        self._check_diffusion()
+        self._check_rendered()
+        self._check_generator()
         if isinstance(self.objective, NoObjectiveConfig):
             if self.steps or self.optimizer:
                 raise ValueError("without an objective nothing is trained; set steps to 0 and optimizer to null")
@@ -234,21 +244,40 @@ class Recipe(Config):
         if self.decoder_optimizer.learning_rate_unit != "absolute":
             raise ValueError("one decoder serves all items; set decoder_optimizer.learning_rate_unit=absolute")
 
-    def _check_diffusion(self) -> None:
-        """Refuse a diffusion model without items for it, items without one, and labels that they do not have."""
-        rendered = isinstance(self.parameterization, DiffusionConfig)
-        if rendered != (self.codec.kind == "diffusion"):
-            raise ValueError(
-                "a diffusion model and items that it renders belong together; set parameterization.kind=diffusion and "
-                "--codec diffusion:MODEL, or neither"
-            )
-        if rendered and not isinstance(self.labels, HardLabels):
+    def _check_rendered(self) -> None:
+        """Refuse a frozen model without items for it, items without one, and labels that they do not have."""
+        made = self.parameterization.kind
+        for kind, model, file in (("diffusion", "diffusion model", "MODEL"), ("generator", "generator", "FILE")):
+            if (made == kind) != (self.codec.kind == kind):
+                raise ValueError(
+                    f"a {model} and items that it renders belong together; set parameterization.kind={kind} and "
+                    f"--codec {kind}:{file}, or neither"
+                )
+        if not isinstance(self.parameterization, DiffusionConfig | GeneratorConfig):
+            return
+        if not isinstance(self.labels, HardLabels):
             raise ValueError("items that a model renders from a class have hard labels; set labels.kind=hard")
-        if rendered and self.optimizer is not None and self.optimizer.valid_range:
-            raise ValueError("codes of a diffusion model have no valid range; set optimizer.valid_range=false")
+        if self.optimizer is not None and self.optimizer.valid_range:
+            raise ValueError("what a frozen model renders has no valid range; set optimizer.valid_range=false")
+
+    def _check_generator(self) -> None:
+        """Refuse what a generator cannot start from, and an optimizer of features without features."""
+        made = self.parameterization
+        if isinstance(made, GeneratorConfig) and self.initialization != "noise":
+            raise ValueError("a generator's items start from its own w, not from real images; set initialization=noise")
+        learned = isinstance(made, GeneratorConfig) and made.depth > 0 and self.optimizer is not None
+        if self.feature_optimizer is not None and not learned:
+            raise ValueError("no features are learned; set feature_optimizer=null, or parameterization.depth above 0")
+        if learned and self.feature_optimizer is None:
+            raise ValueError(
+                "features of a generator need an optimizer of their own; set "
+                "feature_optimizer='{\"learning_rate\": 1}', or parameterization.depth=0"
+            )
+        if self.feature_optimizer is not None and self.feature_optimizer.valid_range:
+            raise ValueError("features have no valid range; set feature_optimizer.valid_range=false")
 
     def _check_augmentation(self) -> None:
-        matched_as_codes = not isinstance(self.parameterization, MosaicConfig | DiffusionConfig)
+        matched_as_codes = not isinstance(self.parameterization, MosaicConfig | DiffusionConfig | GeneratorConfig)
         in_codes = matched_as_codes and not has_observer(self.objective)
         augmentation = None if isinstance(self.objective, NoObjectiveConfig) else self.objective.augmentation
         if augmentation is not None and in_codes and self.codec.kind not in ("pixels", "pca", "dct"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from attar.errors import unknown
-from attar.recipes import coresets, d3, dc, dm, idc, latentdd, ld3m, lic, mtt, rded, sre2l
+from attar.recipes import coresets, d3, dc, dm, glad, idc, latentdd, ld3m, lic, mtt, rded, sre2l
 from attar.recipes.recipe import Recipe
 
 
@@ -49,6 +49,7 @@ REGISTRY: dict[str, Callable[[], Recipe]] = {
     "d3-alternating": d3.d3_alternating,
     **_table(d3.d3_published, d3.D3),
     **_table(ld3m.ld3m, ld3m.LD3M),
+    **_table(glad.glad, glad.GLAD),
     "lic": lic.lic,
     **_table(lic.lic_published, lic.LIC),
     **_table(rded.rded, rded.RDED),
