@@ -49,12 +49,12 @@ def items_of(num_steps: int, checkpointed: bool, small: bool, device: torch.devi
     codec = fit_codec(PixelsConfig(), ImageSet(pixels + 9, torch.arange(2), ("a", "b")))
     sizes = DenoiserConfig(width=8 if small else 64, levels=2)
     network = build_denoiser(sizes, codec.code_shape, 2, generator(0, "denoiser"))
-    model = DiffusionCodec(codec, OwnModel(network, ScheduleConfig()), (0, 1))
+    model = DiffusionCodec(codec, OwnModel(network, ScheduleConfig()))
     codes = torch.randn(8, *codec.code_shape, generator=generator(0, "codes"))
     sampling = SamplingConfig(num_steps=num_steps)
     config = DiffusionConfig(sampling=sampling, chunk_items=8, checkpointed=checkpointed)
     labels = torch.arange(2).repeat_interleave(4)
-    return Diffusion(model, codes, labels, config, 0, preprocess=codec).to(device)
+    return Diffusion(model, codes, labels, config, 0, preprocess=codec, classes=labels).to(device)
 
 
 def step(items: Diffusion) -> None:

@@ -30,7 +30,7 @@ def small_model(code_shape: tuple[int, int, int] = (1, 8, 8), num_classes: int =
 
 
 def diffusion_codec(inner: Codec, num_classes: int = 10) -> DiffusionCodec:
-    return DiffusionCodec(inner, small_model(inner.code_shape, num_classes), tuple(range(num_classes)))
+    return DiffusionCodec(inner, small_model(inner.code_shape, num_classes))
 
 
 def diffusion_items(inner: Codec, train: ImageSet, preprocess: Codec, count: int = 2, **settings: Any) -> Diffusion:
@@ -41,7 +41,9 @@ def diffusion_items(inner: Codec, train: ImageSet, preprocess: Codec, count: int
     config = DiffusionConfig(sampling=SamplingConfig(**{"num_steps": 3, **settings}), **told)
     codes = inner.encode(train.images[first_items(train, count)].float() / 255)
     labels = class_major_labels(train.num_classes, count)
-    return Diffusion(diffusion_codec(inner, train.num_classes), codes, labels, config, 11, preprocess=preprocess)
+    return Diffusion(
+        diffusion_codec(inner, train.num_classes), codes, labels, config, 11, preprocess=preprocess, classes=labels
+    )
 
 
 def digit_items(**settings: Any) -> Diffusion:

@@ -196,4 +196,12 @@ def test_what_is_learned_has_a_gradient_and_is_stored(learned: str) -> None:
 def test_items_need_the_codec_with_a_model() -> None:
     items = digit_items()
     with pytest.raises(InputError, match="codec 'diffusion'"):
-        Diffusion(items.preprocess, items.codes, items.labels, DiffusionConfig(), 0, preprocess=items.preprocess)
+        Diffusion(
+            items.preprocess,
+            items.codes,
+            items.labels,
+            DiffusionConfig(),
+            0,
+            preprocess=items.preprocess,
+            classes=items.labels,
+        )

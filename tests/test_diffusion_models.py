@@ -174,9 +174,9 @@ def test_with_the_residual_more_of_the_gradient_reaches_the_codes() -> None:
     train = load_images("digits").train
     pixels = fit_codec(PixelsConfig(), train)
     model = trained_prior(longer, pixels, train).model
-    codec = DiffusionCodec(pixels, model, tuple(range(10)))
+    codec = DiffusionCodec(pixels, model)
     codes, labels = pixels.encode(train.images[first_items(train, 1)].float() / 255), torch.arange(10)
-    items = Diffusion(codec, codes, labels, DiffusionConfig(), 0, preprocess=pixels)
+    items = Diffusion(codec, codes, labels, DiffusionConfig(), 0, preprocess=pixels, classes=labels)
     found = _flows(model.stored_tensors(), items, 8)
     for num_steps in (20, 40):
         with_it, without = (found[residual, num_steps] for residual in ("linear", "none"))
@@ -198,15 +198,16 @@ def prior_file(tmp_path: Path, own_cache: Path) -> Path:
     return made.rename(tmp_path / "prior.safetensors")
 
 
+_QUICKLY = {
+    "steps": 2,
+    "objective.network.width": 8,
+    "objective.real_batch_size": 4,
+    "parameterization.sampling.num_steps": 2,
+}
+
+
 def _distilled(path: Path, **changes: object) -> DistilledSet:
-    settings = {
-        "steps": 2,
-        "objective.network.width": 8,
-        "objective.real_batch_size": 4,
-        "parameterization.sampling.num_steps": 2,
-        "codec.path": str(path),
-        **changes,
-    }
+    settings = {**_QUICKLY, "codec.path": str(path), **changes}
     return distill(digit_images(), recipe("ld3m-dm"), "2ipc", settings=settings)
 
 
@@ -221,6 +222,24 @@ def test_a_set_embeds_the_prior_and_counts_it(prior_file: Path, tmp_path: Path) 
     assert again.file_bytes == (tmp_path / "set.safetensors").stat().st_size > prior_bytes
     assert again.storage.paper_bytes > prior_bytes and again.storage.external == ()
     assert str(prior_file) not in again.manifest.text()
+
+
+@pytest.mark.parametrize("learned", ["both", "codes"])
+def test_parts_start_from_their_own_classes_and_merging_changes_no_image(
+    prior_file: Path, tmp_path: Path, learned: str
+) -> None:
+    """A part numbers its classes from 0; the model's numbers are others."""
+    path = tmp_path / "two.attar.safetensors"
+    still = {"steps": 1, "optimizer.learning_rate": 1e-30, "parameterization.learned": learned}
+    settings = {**_QUICKLY, "codec.path": str(prior_file), **still}
+    made = distill(digit_images(), recipe("ld3m-dm"), "2ipc", settings=settings, subtasks=2, out=path)
+    embedded = read_prior(prior_file).model.embed(torch.arange(10))
+    for payload, items in zip(made.payloads(), made.parameterizations(), strict=True):
+        assert isinstance(items, Diffusion)
+        torch.testing.assert_close(items.conditioning.data, embedded[payload["labels"].long()], rtol=2e-3, atol=1e-3)
+    again = DistilledSet.load(path)
+    everything = torch.arange(20)
+    torch.testing.assert_close(again.images(everything), made.images(everything))
 
 
 def test_a_public_prior_is_named_and_missed(prior_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,7 +351,7 @@ def test_items_through_models_of_diffusers(kind: str, tmp_path: Path) -> None:
     preprocess = fit_codec(PixelsConfig(), images)
     codes = codec.encode(images.images[:4].float() / 255)
     config = DiffusionConfig(sampling=SamplingConfig(num_steps=3), chunk_items=3)
-    items = Diffusion(codec, codes, images.labels[:4], config, 0, preprocess=preprocess)
+    items = Diffusion(codec, codes, images.labels[:4], config, 0, preprocess=preprocess, classes=images.labels[:4])
     items(torch.arange(4)).square().sum().backward()
     for learned in (items.codes, items.conditioning):
         assert learned.grad is not None and (learned.grad.flatten(1).norm(dim=1) > 0).all()

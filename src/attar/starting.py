@@ -11,6 +11,7 @@ from attar.codecs.codec import Codec
 from attar.codecs.pixels import Pixels, PixelsConfig
 from attar.codecs.registry import fit_codec
 from attar.data.image_set import ImageSet
+from attar.diffusion.codec import DiffusionCodec
 from attar.errors import InputError
 from attar.initialization import KeySamplesConfig, Sources, initial_indices, key_samples
 from attar.labels import class_major_labels
@@ -18,7 +19,7 @@ from attar.objectives.none import NoObjectiveConfig
 from attar.objectives.objective import RealItems
 from attar.observers import Observer
 from attar.parameterizations.codes import Codes
-from attar.parameterizations.diffusion import Diffusion, DiffusionConfig
+from attar.parameterizations.diffusion import NO_MODEL, Diffusion, DiffusionConfig
 from attar.parameterizations.generator import GeneratorConfig, GeneratorItems
 from attar.parameterizations.mosaic import Mosaic, MosaicConfig
 from attar.parameterizations.parameterization import Parameterization
@@ -110,7 +111,7 @@ def start(
         synthetic = _noise(recipe, spaces, train.classes, count, seed)
     else:
         sources = _sources(recipe, spaces, train, count, seed, device, held, observer, progress)
-        synthetic = _from_sources(recipe, spaces, sources, held, seed)
+        synthetic = _from_sources(recipe, spaces, sources, train.classes, held, seed)
     synthetic.to(device)
     return Start(synthetic, sources, real_items(spaces.matching, train, held, device) if matched else None)
 
@@ -155,10 +156,12 @@ def _noise(recipe: Recipe, spaces: Spaces, classes: tuple[str, ...], count: int,
         return Priors.initial(made, spaces.codec, num_classes, count, draw)
     codes = torch.randn(num_classes * count, *spaces.codec.code_shape, generator=draw)
     labels = class_major_labels(num_classes, count * tiles_per_code(recipe))
-    return _parameterized(recipe, spaces, codes, labels, seed)
+    return _parameterized(recipe, spaces, codes, labels, classes, seed)
 
 
-def _from_sources(recipe: Recipe, spaces: Spaces, sources: Sources, held: Tensor | None, seed: int) -> Parameterization:
+def _from_sources(
+    recipe: Recipe, spaces: Spaces, sources: Sources, classes: tuple[str, ...], held: Tensor | None, seed: int
+) -> Parameterization:
     made = recipe.parameterization
     if isinstance(made, MosaicConfig):
         codes = encoded(spaces.codec, sources, Grid(made.grid))
@@ -166,15 +169,21 @@ def _from_sources(recipe: Recipe, spaces: Spaces, sources: Sources, held: Tensor
         codes = held[sources.indices].float()
     else:
         codes = encoded(spaces.codec, sources, Grid(1))
-    return _parameterized(recipe, spaces, codes, sources.labels, seed)
+    return _parameterized(recipe, spaces, codes, sources.labels, classes, seed)
 
 
-def _parameterized(recipe: Recipe, spaces: Spaces, codes: Tensor, labels: Tensor, seed: int) -> Parameterization:
+def _parameterized(
+    recipe: Recipe, spaces: Spaces, codes: Tensor, labels: Tensor, classes: tuple[str, ...], seed: int
+) -> Parameterization:
     made = recipe.parameterization
     assert not isinstance(made, PriorsConfig | GeneratorConfig)
     if isinstance(made, DiffusionConfig):
         noise = generator(seed, "diffusion noise").initial_seed()
-        return Diffusion(spaces.codec, codes, labels, made, noise, preprocess=spaces.preprocess)
+        codec = spaces.codec
+        if not isinstance(codec, DiffusionCodec):
+            raise InputError(NO_MODEL)
+        numbers = codec.class_numbers([classes[label] for label in labels.tolist()])
+        return Diffusion(codec, codes, labels, made, noise, preprocess=spaces.preprocess, classes=numbers)
     if isinstance(made, MosaicConfig):
         return Mosaic(spaces.codec, codes, labels, made.storage, preprocess=spaces.preprocess, grid=made.grid)
     return Codes(spaces.codec, codes, labels, made.storage)

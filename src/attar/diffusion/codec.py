@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attar.codecs.autoencoder import Autoencoder
 from attar.codecs.codec import Codec, ExternalWeights
-from attar.codecs.diffusion import ClassNumber, DiffusionCodecConfig
+from attar.codecs.diffusion import DiffusionCodecConfig
 from attar.codecs.restoring import CodecSpec, PublicFile, parse_spec
 from attar.codecs.weights import read_folder as read_autoencoder
 from attar.data.image_set import ImageSet
@@ -23,16 +23,15 @@ from attar.diffusion.priors import CODEC, MODEL, read_prior, require_prior, with
 from attar.errors import InputError
 from attar.networks.denoiser import build_denoiser
 from attar.randomness import generator
-from attar.shapes import Float
+from attar.shapes import Float, Int64
 
 
 class DiffusionCodecSpec(CodecSpec):
-    """What a file says: the inner codec, the model, which of its classes are the data's, and where the prior is."""
+    """What a file says: the inner codec, the model, and where the prior is."""
 
     kind: Literal["diffusion"] = "diffusion"
     codec: dict[str, Any]
     model: Annotated[OwnSpec | PretrainedSpec, Field(discriminator="kind")]
-    classes: tuple[ClassNumber, ...] = Field(min_length=1)
     public: PublicFile | None = None
 
 
@@ -42,7 +41,7 @@ class DiffusionCodec(Codec):
     Args:
         inner: images <-> codes.
         model: of these codes.
-        classes: class of the model for each class of the data.
+        classes: class of the model by name of the data's; needed to start items, not to render them.
         public: the prior's file where it stays outside; None embeds what is not public.
 
     Raises:
@@ -52,14 +51,18 @@ class DiffusionCodec(Codec):
     kind = "diffusion"
 
     def __init__(
-        self, inner: Codec, model: DiffusionModel, classes: tuple[int, ...], public: ExternalWeights | None = None
+        self,
+        inner: Codec,
+        model: DiffusionModel,
+        classes: Mapping[str, int] | None = None,
+        public: ExternalWeights | None = None,
     ) -> None:
         super().__init__()
         if model.code_shape != inner.code_shape:
             raise InputError(f"the model is of codes {model.code_shape} and its codec's are {inner.code_shape}")
-        if max(classes) >= model.num_classes:
-            raise InputError(f"class {max(classes)} was asked for; the model has 0 to {model.num_classes - 1}")
-        self.inner, self.model, self.classes, self.public = inner, model, classes, public
+        self.inner, self.model, self.classes, self.public = inner, model, dict(classes or {}), public
+        if self.classes:
+            self.require_classes(torch.tensor(list(self.classes.values())))
         self.image_shape, self.code_shape = inner.image_shape, inner.code_shape
         self.cheap = inner.cheap
 
@@ -69,11 +72,26 @@ class DiffusionCodec(Codec):
     def decode(self, codes: Float[Tensor, "items c h w"]) -> Float[Tensor, "items C H W"]:
         return self.inner.decode(codes)
 
+    def class_numbers(self, names: Sequence[str]) -> Int64[Tensor, " items"]:
+        """The model's classes of items whose classes in the data have these names."""
+        return torch.tensor([self.classes[name] for name in names])
+
     @torch.no_grad()
-    def conditioning(self, labels: Tensor) -> Tensor:
-        """float32 [B, d]: the model's embedding of the data's classes `labels`, int64 [B]."""
-        classes = torch.tensor(self.classes, device=labels.device)
-        return self.model.embed(classes[labels]).clone()
+    def conditioning(self, numbers: Int64[Tensor, " items"]) -> Float[Tensor, "items d"]:
+        """The model's embedding of its own classes `numbers`. Raises InputError where it has no such class."""
+        self.require_classes(numbers)
+        return self.model.embed(numbers).clone()
+
+    def require_classes(self, numbers: Int64[Tensor, " items"]) -> None:
+        """Raise InputError for a class that the model has not."""
+        wrong = [number for number in (int(numbers.min()), int(numbers.max())) if not 0 <= number < self.num_classes]
+        if wrong:
+            raise InputError(f"class {wrong[0]} was asked for; the model has 0 to {self.num_classes - 1}")
+
+    @property
+    def num_classes(self) -> int:
+        """Of the model, without the null class."""
+        return self.model.num_classes
 
     def spec(self) -> dict[str, Any]:
         return {
@@ -81,7 +99,6 @@ class DiffusionCodec(Codec):
             "image_shape": list(self.image_shape),
             "codec": self.inner.spec(),
             "model": self.model.spec(),
-            "classes": list(self.classes),
             "public": self.public and self.public.model_dump(mode="json"),
         }
 
@@ -160,16 +177,16 @@ def restore_diffusion(
             raise InputError("a file with a public prior has tensors of it; the file is damaged")
         weights = ExternalWeights(**parsed.public.model_dump())
         prior = require_prior(weights)
-        return DiffusionCodec(prior.codec, prior.model, parsed.classes, weights)
+        return DiffusionCodec(prior.codec, prior.model, public=weights)
     inner = restore(parsed.codec, without_prefix(tensors, CODEC))
     own = without_prefix(tensors, MODEL)
     if len(own) + len(inner.stored_tensors()) != len(tensors):
         raise InputError("a diffusion codec has tensors of neither model nor inner codec; the file is damaged")
     if isinstance(parsed.model, OwnSpec):
-        return DiffusionCodec(inner, OwnModel.restore(parsed.model, inner.code_shape, own), parsed.classes)
+        return DiffusionCodec(inner, OwnModel.restore(parsed.model, inner.code_shape, own))
     if own or parsed.public is not None:
         raise InputError("a public model's tensors are in the file; the file is damaged")
-    return DiffusionCodec(inner, PretrainedModel.restore(parsed.model, inner.code_shape)[0], parsed.classes)
+    return DiffusionCodec(inner, PretrainedModel.restore(parsed.model, inner.code_shape)[0])
 
 
 def _fit_folder(config: DiffusionCodecConfig, images: ImageSet) -> DiffusionCodec:
@@ -184,18 +201,18 @@ def _fit_folder(config: DiffusionCodecConfig, images: ImageSet) -> DiffusionCode
 
 def _classes(
     config: DiffusionCodecConfig, images: ImageSet, names: tuple[str, ...], num_classes: int
-) -> tuple[int, ...]:
-    """The model's class for each of the data's."""
-    count = images.num_classes
+) -> dict[str, int]:
+    """The model's class for each name of the data's."""
+    own, count = images.classes, images.num_classes
     if config.classes is not None:
         if len(config.classes) != count:
             raise InputError(f"codec.classes has {len(config.classes)} numbers for {count} classes; give one for each")
-        return config.classes
-    if set(images.classes) <= set(names):
-        return tuple(names.index(name) for name in images.classes)
+        return dict(zip(own, config.classes, strict=True))
+    if set(own) <= set(names):
+        return {name: names.index(name) for name in own}
     if not names and num_classes == count:
-        return tuple(range(count))
-    missing = next((name for name in images.classes if name not in names), images.classes[0])
+        return {name: number for number, name in enumerate(own)}
+    missing = next((name for name in own if name not in names), own[0])
     raise InputError(
         f"the model's {num_classes} classes are not these {count} (e.g. {missing!r}); give the model's number of each, "
         "--set codec.classes=[...]"

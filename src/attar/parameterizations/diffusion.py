@@ -22,6 +22,9 @@ from attar.shapes import Float, Int64
 
 Learned = Literal["both", "codes", "conditioning"]
 LARGEST_CONDITIONING = 2**16
+NO_MODEL = "items of a diffusion model need codec 'diffusion'; write --codec diffusion:MODEL"
+CONDITIONING, CLASSES = "conditioning", "model_classes"
+"""Names in a payload, which has one of them."""
 
 
 class _Stored(Config):
@@ -37,7 +40,7 @@ class DiffusionConfig(_Stored):
     Args:
         sampling: steps, guidance, residual.
         storage: of codes; conditioning is float32 with float32, else float16.
-        learned: what is optimised. Conditioning that is not learned is the class's, and is not stored.
+        learned: what is optimised. Of conditioning that is not learned, its class in the model alone is stored.
         chunk_items: the most items that go through the model and the decoder at once.
         checkpointed: keep no step's activations: a third more time in constant memory.
 
@@ -81,14 +84,15 @@ class Diffusion(Parameterization):
     Args:
         codec: with the model.
         codes: float32 [M, c, h, w], the starting point of Z.
-        conditioning: float32 [M, d], of c; None takes the classes' own.
+        classes: int64 [M], the model's class of each item, whose embedding c starts with, or stays.
+        conditioning: float32 [M, d], of c, in place of `classes`.
         labels: int64 [M], class-major.
         config: what is learned and how it is rendered and stored.
         seed: of the noise.
         preprocess: images to network inputs.
 
     Raises:
-        InputError: a codec without a model, or conditioning of another size than the model's.
+        InputError: a codec without a model, conditioning of another size, or classes that the model has not.
 
     Source: LD3M Eq. 9-12 and Algorithm 1.
     Deviation: the paper and its official code draw noise anew in every pass, so that what is differentiated, and what
@@ -97,6 +101,7 @@ class Diffusion(Parameterization):
 
     kind = "diffusion"
     soft_labels: None
+    classes: Tensor | None
     chunk_items: int
 
     def __init__(
@@ -108,18 +113,25 @@ class Diffusion(Parameterization):
         seed: int,
         *,
         preprocess: Codec,
+        classes: Int64[Tensor, " items"] | None = None,
         conditioning: Float[Tensor, "items d"] | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(codec, DiffusionCodec):
-            raise InputError("items of a diffusion model need codec 'diffusion'; write --codec diffusion:MODEL")
-        own = codec.conditioning(labels) if conditioning is None else conditioning
-        if own.shape != (len(labels), codec.model.conditioning_size):
-            raise InputError(f"conditioning is {tuple(own.shape)}; the model's is of {codec.model.conditioning_size}")
+            raise InputError(NO_MODEL)
+        if (classes is None) == (conditioning is None) or (classes is None and config.learned == "codes"):
+            raise ValueError("give the items' classes, or their conditioning where it is learned")
+        if conditioning is None:
+            assert classes is not None
+            conditioning = codec.conditioning(classes)
+        if conditioning.shape != (len(labels), codec.model.conditioning_size):
+            told, size = tuple(conditioning.shape), codec.model.conditioning_size
+            raise InputError(f"conditioning is {told}; the model's is of {size}")
         self.codec, self.config, self.seed, self.preprocess = codec, config, seed, preprocess
         self.chunk_items = config.chunk_items
         self.codes = nn.Parameter(codes.detach().clone().float(), config.learned != "conditioning")
-        self.conditioning = nn.Parameter(own.detach().clone().float(), config.learned != "codes")
+        self.conditioning = nn.Parameter(conditioning.detach().clone().float(), config.learned != "codes")
+        self.register_buffer("classes", classes if config.learned == "codes" else None)
         self.register_buffer("labels", labels.clone())
         self._begun: Tensor | None = None
 
@@ -145,9 +157,11 @@ class Diffusion(Parameterization):
     def payload(self) -> dict[str, Tensor]:
         tensors = store_codes(self.codes.detach().cpu(), self.config.storage)
         tensors["labels"] = self.labels.cpu().to(torch.int32)
-        if self.config.learned != "codes":
+        if self.classes is not None:
+            tensors[CLASSES] = self.classes.cpu().to(torch.int32)
+        else:
             values = self.conditioning.detach().cpu()
-            tensors["conditioning"] = values.float() if self.config.storage == "float32" else to_float16(values)
+            tensors[CONDITIONING] = values.float() if self.config.storage == "float32" else to_float16(values)
         return tensors
 
     def spec(self) -> dict[str, Any]:
@@ -167,7 +181,7 @@ class Diffusion(Parameterization):
             raise ValueError("items of a diffusion model are restored with the codec of network inputs; give it")
         told = parse_config(DiffusionSpec, canonical_json(spec), "parameterization 'diffusion'")
         config = DiffusionConfig(sampling=told.sampling, storage=told.storage, learned=told.learned)
-        conditioning = payload.get("conditioning")
+        classes, conditioning = payload.get(CLASSES), payload.get(CONDITIONING)
         return cls(
             codec,
             read_codes(payload),
@@ -175,6 +189,7 @@ class Diffusion(Parameterization):
             config,
             told.seed,
             preprocess=preprocess,
+            classes=None if classes is None else classes.long(),
             conditioning=None if conditioning is None else conditioning.float(),
         )
 

@@ -15,7 +15,7 @@ from attar.errors import InputError, unknown
 from attar.files import canonical_json
 from attar.parameterizations.codes import Codes, CodesSpec
 from attar.parameterizations.decoders import decoder_table
-from attar.parameterizations.diffusion import Diffusion, DiffusionSpec
+from attar.parameterizations.diffusion import CLASSES, CONDITIONING, Diffusion, DiffusionSpec
 from attar.parameterizations.generator import FEATURES, GeneratorItems, GeneratorSpec
 from attar.parameterizations.mosaic import Mosaic, MosaicSpec
 from attar.parameterizations.parameterization import Parameterization
@@ -76,11 +76,12 @@ def priors_table(config: PriorsSpec, num_items: int, code_shape: tuple[int, int,
 
 
 def diffusion_table(config: DiffusionSpec, num_items: int, code_shape: tuple[int, int, int], num_classes: int) -> Table:
-    """As of codes with hard labels; conditioning where it is learned."""
+    """As of codes with hard labels; conditioning where it is learned, else its class in the model."""
     table = codes_table(CodesSpec(storage=config.storage), num_items, code_shape, num_classes)
-    if config.learned != "codes":
-        table["conditioning"] = ("F32" if config.storage == "float32" else "F16", (num_items, config.conditioning_size))
-    return table
+    if config.learned == "codes":
+        return table | {CLASSES: ("I32", (num_items,))}
+    dtype = "F32" if config.storage == "float32" else "F16"
+    return table | {CONDITIONING: (dtype, (num_items, config.conditioning_size))}
 
 
 def generator_table(config: GeneratorSpec, num_items: int, code_shape: tuple[int, int, int], num_classes: int) -> Table:
