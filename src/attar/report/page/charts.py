@@ -200,7 +200,7 @@ def _marker(style: Style, x: float, y: float, r: float) -> Html:
     drawn = f"{style.colour} {'hollow' if style.hollow else 'full'}"
     if style.shape == 0:
         return element("circle", cx=x, cy=y, r=r, class_=drawn)
-    corners = {
+    corners: list[tuple[float, float]] = {
         1: [(-1, -1), (1, -1), (1, 1), (-1, 1)],
         2: [(0, -1.2), (1.1, 0.9), (-1.1, 0.9)],
         3: [(0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)],
@@ -215,6 +215,7 @@ def _curve(curve: LossCurve, horizontal: Axis, vertical: Axis, colour: int) -> l
     window = max(1, round(len(curve.losses) * SMOOTHED_SHARE))
     smooth = running_mean(curve.losses, window)
     first = window // 2
+    paths: list[tuple[Sequence[int], Sequence[float], str]]
     paths = [(curve.steps[first : first + len(smooth)], smooth, "strong")]
     if window > 1:
         paths.insert(0, (curve.steps, curve.losses, "faint"))

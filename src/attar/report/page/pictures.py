@@ -98,9 +98,9 @@ def samples(distilled: DistilledSet, room: Room) -> tuple[Html, str]:
     blocks = []
     for row, item in enumerate(items.tolist()):
         called = item_name(distilled, item)
-        told = [f"{called}: mean", *(f"{called}: sample of epoch {epoch}" for epoch in range(NUM_SAMPLES))]
+        captions = [f"{called}: mean", *(f"{called}: sample of epoch {epoch}" for epoch in range(NUM_SAMPLES))]
         images = torch.stack([column[row] for column in columns])
-        blocks.append(_block(called, [_strip(_written(images, room.side), told, "strip first")]))
+        blocks.append(_block(called, [_strip(_written(images, room.side), captions, "strip first")]))
     of = (
         ""
         if num_classes == distilled.num_classes

@@ -50,7 +50,7 @@ def verdict(card: Scorecard, network: NetworkConfig | None = None) -> list[str]:
 
 def accuracy_figures(cards: Sequence[Scorecard], prefix: str) -> list[Html]:
     """Accuracy against bytes, once for every protocol and network, of all cards that may be read side by side."""
-    figures = []
+    figures: list[Html] = []
     for group in alike(cards):
         for network in dict.fromkeys(network for card in group for network in networks_of(card)):
             points = accuracy_points(group, network)
@@ -61,7 +61,7 @@ def accuracy_figures(cards: Sequence[Scorecard], prefix: str) -> list[Html]:
             told = (
                 f"{network.name} on {first.data}, protocol {first.protocol.label}, {len(first.seeds)} "
                 f"{'seeds' if len(first.seeds) > 1 else 'seed'}, {first.device}: accuracy (%), with bars of one "
-                "standard deviation, against stored bytes. A set counts with its whole file, real images as plain uint8."
+                "standard deviation, against stored bytes. A set counts with its whole file, images as plain uint8."
             )
             figures.append(element("figure", chart, element("figcaption", told)))
     return figures
