@@ -119,10 +119,9 @@ class Browser:
 
     def click(self, selector: str) -> None:
         """Press the mouse in the middle of an element, as a person does."""
-        where = self.run(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: 'center'}});"
-            "const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
-        )
+        find = f"const e = document.querySelector({json.dumps(selector)});"
+        middle = "const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2];"
+        where = self.run(f"(() => {{ {find} e.scrollIntoView({{block: 'center', behavior: 'instant'}}); {middle} }})()")
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=where[0], y=where[1], button="left", clickCount=1)
 

@@ -9,6 +9,7 @@ from typing import Any
 from attar.citations import ENTRIES
 from attar.data.image_set import ImageSet
 from attar.distilled import DistilledSet
+from attar.labels.regions import RegionLabels
 from attar.manifest import SOFT_LABELS
 from attar.parameterizations.priors import DECODER
 from attar.report.facts import LABELS, facts
@@ -87,13 +88,12 @@ def labels(distilled: DistilledSet) -> Html:
     for place, shard in enumerate(distilled.manifest.shards):
         where = f"shard {place + 1}, " if len(distilled.manifest.shards) > 1 else ""
         if shard.regions is not None:
-            settings = shard.regions.labels.model_dump(mode="json")
-            rows += [[f"{where}{key}", _told(value)] for key, value in settings.items() if value is not None]
+            rows += [[f"{where}{key}", _told(value)] for key, value in _region_settings(shard.regions.labels).items()]
             observer = shard.regions.observer
             if observer is not None:
                 told = f"{observer.network or 'network'}, {observer.num_bytes:,} bytes, sha256 {observer.identity}"
                 rows.append([f"{where}observer", told])
-    return table(("", ""), rows, caption="labels as stored")
+    return table(("", ""), rows, caption="labels as stored", class_="scroll facts")
 
 
 def provenance(distilled: DistilledSet, real: ImageSet | None) -> Html:
@@ -115,7 +115,7 @@ def provenance(distilled: DistilledSet, real: ImageSet | None) -> Html:
         same = real.fingerprint == manifest.data.fingerprint
         told = "are those the file was made from" if same else "are not those the file was made from"
         rows.append(["real images here", f"{len(real):,}, which {told}"])
-    return table(("", ""), rows, caption="where the file comes from")
+    return table(("", ""), rows, caption="where the file comes from", class_="scroll facts")
 
 
 def settings(distilled: DistilledSet) -> Html:
@@ -123,7 +123,7 @@ def settings(distilled: DistilledSet) -> Html:
     rows = [[key, value] for key, value in _flat(distilled.manifest.recipe)]
     more = f"The first {MOST_SETTINGS} of {len(rows)} are listed." if len(rows) > MOST_SETTINGS else None
     caption = "resolved settings of the recipe"
-    inside = table(("setting", "value"), rows[:MOST_SETTINGS], caption=caption, class_="scroll tall")
+    inside = table(("setting", "value"), rows[:MOST_SETTINGS], caption=caption, class_="scroll tall facts")
     summary = element("summary", f"All {len(rows)} settings")
     return element("details", summary, inside, more and element("p", more, class_="note"))
 
@@ -141,6 +141,13 @@ def citations(distilled: DistilledSet, identity: str) -> Html:
     button = element("button", "Copy BibTeX", type_="button", class_="copy", data_copies=identity, hidden=True)
     text = element("pre", "\n\n".join(known), id=identity, tabindex=0)
     return joined([button, text, told and element("p", told)])
+
+
+def _region_settings(labels: RegionLabels) -> dict[str, Any]:
+    """The settings that have an effect with this storage."""
+    settings = labels.model_dump(mode="json", exclude={"kind"}, exclude_none=True)
+    idle = {"top_k": "top-k", "code_bytes": "codebook"}
+    return {key: value for key, value in settings.items() if idle.get(key, labels.storage) == labels.storage}
 
 
 def _parts(distilled: DistilledSet) -> list[tuple[str, int]]:

@@ -12,7 +12,7 @@ from attar.report.page.runs import LossCurve
 from attar.report.plots import LOG_RATIO, SMOOTHED_SHARE, Point, bytes_text, running_mean
 
 WIDTH, HEIGHT = 440, 300
-LEFT, RIGHT, TOP, BOTTOM = 46, 14, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 46, 14, 22, 40
 NUM_COLOURS, NUM_QUIET, NUM_MARKERS = 6, 4, 6
 MOST_POINTS = 400
 STRIP_WIDTH, STRIP_HEIGHT = 150, 18
@@ -71,7 +71,7 @@ def accuracy_chart(points: Sequence[Point], chance: float, identity: str) -> Htm
     vertical = Axis(max(0.0, min(low, chance if shown else low) - pad), min(100.0, high + pad), HEIGHT - BOTTOM, TOP)
     styles = _styles(points)
     drawn = [
-        _frame(horizontal, vertical, [bytes_text(tick) for tick in horizontal.ticks()], "bytes"),
+        _frame(horizontal, vertical, [bytes_text(tick) for tick in horizontal.ticks()], "bytes", "accuracy %"),
         *([_chance(vertical, chance)] if shown else []),
         *(_point(point, horizontal, vertical, styles[point.series]) for point in points),
     ]
@@ -97,7 +97,7 @@ def loss_chart(curves: Sequence[LossCurve], identity: str) -> Html:
     horizontal = Axis(first, max(first + 1, last), LEFT + 6, WIDTH - RIGHT)
     factor = (high / low) ** 0.05 if log else 1.0
     vertical = Axis(low / factor - pad, high * factor + pad, HEIGHT - BOTTOM, TOP, log=log)
-    drawn = [_frame(horizontal, vertical, [f"{tick:,.6g}" for tick in horizontal.ticks()], "step")]
+    drawn = [_frame(horizontal, vertical, [f"{tick:,.6g}" for tick in horizontal.ticks()], "step", "loss")]
     for place, curve in enumerate(curves):
         drawn += _curve(curve, horizontal, vertical, place % NUM_COLOURS)
     told = f"Loss of the run against steps: {losses[0]:.4g} at first, {losses[-1]:.4g} at last"
@@ -161,8 +161,8 @@ def _svg(drawn: Sequence[Html], told: str, identity: str, height: int = HEIGHT) 
     return element("svg", title, *drawn, viewBox=box, class_="chart", role="img", aria_labelledby=identity)
 
 
-def _frame(horizontal: Axis, vertical: Axis, labels: Sequence[str], what: str) -> Html:
-    """Grid, numbers and the name of the horizontal axis."""
+def _frame(horizontal: Axis, vertical: Axis, labels: Sequence[str], across: str, up: str) -> Html:
+    """Grid, numbers and names of both axes."""
     bottom = HEIGHT - BOTTOM
     lines = []
     for tick in vertical.ticks():
@@ -174,8 +174,8 @@ def _frame(horizontal: Axis, vertical: Axis, labels: Sequence[str], what: str) -
         lines.append(element("line", x1=x, x2=x, y1=TOP, y2=bottom, class_="grid"))
         lines.append(element("text", label, x=x, y=bottom + 15, text_anchor="middle"))
     axis = element("path", d=f"M{LEFT} {TOP}V{bottom}H{WIDTH - RIGHT}", class_="axis line")
-    named = element("text", what, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 6, text_anchor="middle")
-    return joined([*lines, axis, named])
+    below = element("text", across, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 6, text_anchor="middle")
+    return joined([*lines, axis, element("text", up, x=4, y=12), below])
 
 
 def _chance(vertical: Axis, chance: float) -> Html:
@@ -200,14 +200,14 @@ def _marker(style: Style, x: float, y: float, r: float) -> Html:
     drawn = f"{style.colour} {'hollow' if style.hollow else 'full'}"
     if style.shape == 0:
         return element("circle", cx=x, cy=y, r=r, class_=drawn)
-    corners: list[tuple[float, float]] = {
+    shapes: dict[int, list[tuple[float, float]]] = {
         1: [(-1, -1), (1, -1), (1, 1), (-1, 1)],
         2: [(0, -1.2), (1.1, 0.9), (-1.1, 0.9)],
         3: [(0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)],
         4: [(0, 1.2), (1.1, -0.9), (-1.1, -0.9)],
         5: [(-0.4, -1.2), (0.4, -1.2), (0.4, 1.2), (-0.4, 1.2)],
-    }[style.shape]
-    path = "L".join(f"{number(x + r * across)} {number(y + r * down)}" for across, down in corners)
+    }
+    path = "L".join(f"{number(x + r * across)} {number(y + r * down)}" for across, down in shapes[style.shape])
     return element("path", d=f"M{path}Z", class_=drawn)
 
 

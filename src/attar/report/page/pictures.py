@@ -73,17 +73,17 @@ def contact_sheet(distilled: DistilledSet, real: ImageSet | None, room: Room) ->
     """
     groups = _by_class(distilled)
     captions = _Captions(distilled)
+    widest = max(min(len(group), room.per_class) for group in groups[: room.num_classes])
     blocks = []
     for label in range(room.num_classes):
         shown = groups[label][: room.per_class]
         told = [captions(canvas, place) for place, canvas in enumerate(shown)]
         strips = [_strip(_written(_canvas_images(distilled, shown), room.side), told)]
         if real is not None:
-            members = real.class_indices[label][: room.per_class]
+            members = real.class_indices[label][:widest]
             told = [f"{distilled.classes[label]}: a real image" for _ in members]
             strips.append(_strip(_written(real.images[members], room.side), told, "strip real"))
         blocks.append(_block(distilled.classes[label], strips))
-    widest = max((min(len(group), room.per_class) for group in groups[: room.num_classes]), default=1)
     return element("div", *blocks, class_=f"sheet {_width(widest)}"), _shown(distilled, groups, room)
 
 
@@ -140,13 +140,14 @@ def labelled_regions(distilled: DistilledSet, room: Room) -> tuple[Html | None, 
     images, probabilities = next(distilled.loader(NUM_REGIONS, epoch=0, seed=0))
     figures = []
     for source, label in zip(_written(images, room.side), probabilities, strict=True):
-        told = most_likely(label, distilled.classes)
-        figures.append(element("div", _button(source, f"region: {told}"), element("span", told), class_="labelled"))
-    told = (
+        lines = most_likely(label, distilled.classes)
+        told = [element("div", name(line)) for line in lines]
+        figures.append(element("div", _button(source, f"region: {', '.join(lines)}"), *told, class_="labelled"))
+    note = (
         f"{len(figures)} regions of stored images as a network sees them in the first epoch of training, each with the "
         f"{min(TOLD_CLASSES, distilled.num_classes)} classes to which its stored label gives most."
     )
-    return element("div", *figures, class_="regions"), told
+    return element("div", *figures, class_="regions"), note
 
 
 def _by_class(distilled: DistilledSet) -> list[list[Canvas]]:
@@ -188,19 +189,20 @@ class _Captions:
         if self._began:
             told.append(f"began as training image {self._began[canvas.place]:,} ({self._kind})")
         if self._soft is not None:
-            told.append(f"label {most_likely(self._soft[self._first[canvas.shard] + canvas.place], self._classes)}")
+            label = self._soft[self._first[canvas.shard] + canvas.place]
+            told.append(f"label {', '.join(most_likely(label, self._classes))}")
         return "; ".join(told)
 
 
-def most_likely(probabilities: Tensor, classes: Sequence[str]) -> str:
+def most_likely(probabilities: Tensor, classes: Sequence[str]) -> list[str]:
     """The few classes that a label gives most to, and how much.
 
     Example:
         >>> most_likely(torch.tensor([0.25, 0.75]), ["cat", "dog"])
-        'dog 75 %, cat 25 %'
+        ['dog: 75 %', 'cat: 25 %']
     """
     best = probabilities.sort(descending=True, stable=True).indices[:TOLD_CLASSES].tolist()
-    return ", ".join(f"{classes[place]} {100 * float(probabilities[place]):.0f} %" for place in best)
+    return [f"{classes[place]}: {100 * float(probabilities[place]):.0f} %" for place in best]
 
 
 def _shown(distilled: DistilledSet, groups: Sequence[Sequence[Canvas]], room: Room) -> str:

@@ -24,28 +24,28 @@ TOLD_CONFUSIONS = 8
 DARK, LIGHT = (8, 29, 88), (247, 251, 255)
 
 
-def verdict(card: Scorecard, network: NetworkConfig | None = None) -> list[str]:
-    """What the card says, in sentences; of its first network, or of this one."""
-    network = network or networks_of(card)[0]
+def verdict(card: Scorecard, network: NetworkConfig) -> Html:
+    """What the card says of one network, in words: the file, then each baseline."""
     own = next((row for row in rows_of(card, network) if row.name == DISTILLED), None)
     if own is None or own.mean is None:
-        return [f"Under protocol {card.protocol.label} nothing was measured of {network.name} on the file itself."]
+        told = f"Under protocol {card.protocol.label} nothing was measured of {network.name} on the file itself."
+        return element("p", told)
     seeds = f"mean and standard deviation over {len(own.seeds)} seeds" if len(own.seeds) > 1 else "one seed, no spread"
     figure = f"{own.mean:.1f}" if own.std is None else f"{own.mean:.1f} ± {own.std:.1f}"
     chance = 100 / len(card.classes)
-    told = [
+    told = (
         f"Networks {network.name} trained on the file alone put {figure} % of {card.num_test:,} real test images of "
         f"{card.data} into the right class ({seeds}; protocol {card.protocol.label}, on {card.device}). Chance is "
         f"{chance:.3g} %."
-    ]
-    told += [
-        _against(difference, row)
+    )
+    if not card.protocol.comparable:
+        told += f" Protocol {card.protocol.name} compares the rows of one table; no published figure is like it."
+    against = [
+        element("li", _against(difference, row))
         for row in rows_of(card, network)
         if row.name != DISTILLED and (difference := card.difference(row)) is not None
     ]
-    if not card.protocol.comparable:
-        told.append(f"Protocol {card.protocol.name} compares the rows of one table; no published figure is like it.")
-    return told
+    return joined([element("p", told), element("ul", *against) if against else None])
 
 
 def accuracy_figures(cards: Sequence[Scorecard], prefix: str) -> list[Html]:
@@ -185,9 +185,10 @@ def _worst(card: Scorecard, counts: np.ndarray, shares: np.ndarray) -> Html | No
 def _against(difference: Difference, row: Row) -> str:
     """A baseline in a sentence."""
     assert row.mean is not None
-    size = "" if row.num_bytes is None else f" in {row.num_bytes:,} bytes"
+    counts = (("stored", row.num_bytes), ("by the papers' count", row.paper_bytes))
+    sizes = ", ".join(f"{count:,} bytes {what}" for what, count in counts if count is not None)
     figure = f"{row.mean:.1f}" if row.std is None else f"{row.mean:.1f} ± {row.std:.1f}"
-    begun = f"Against “{row.name}”{size}, {figure} %: "
+    begun = f"Against “{row.name}” ({row.num_items:,} items{', ' * bool(sizes)}{sizes}) with {figure} %: "
     points = f"{abs(difference.mean):.1f} points"
     if difference.low is None or difference.high is None:
         return f"{begun}{difference.mean:+.1f} points, of which one seed can say nothing."

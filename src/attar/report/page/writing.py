@@ -173,16 +173,17 @@ def _overview_rows(subject: Subject) -> list[list[Child]]:
 
 
 def _summary(subject: Subject) -> Html:
-    told = [" ".join(about.in_words(subject.distilled))]
-    told += [" ".join(scores.verdict(card, network)) for card in subject.cards for network in networks_of(card)]
+    parts: list[Html] = [element("p", " ".join(about.in_words(subject.distilled)), class_="lead")]
+    parts += [scores.verdict(card, network) for card in subject.cards for network in networks_of(card)]
     if not subject.cards:
-        told.append(
+        told = (
             "No scorecard was given, so this page cannot say what the file is worth. One is made by attar evaluate "
             f"{subject.file.name} --data DATA --json card.json, and shown with --scores card.json."
         )
+        parts.append(element("p", told))
     if any(card.train_fingerprint != subject.distilled.manifest.data.fingerprint for card in subject.cards):
-        told.append("A scorecard is of data whose training part is not what the file was made from.")
-    return joined(element("p", text, class_="lead" if place == 0 else None) for place, text in enumerate(told))
+        parts.append(element("p", "A scorecard is of data whose training part is not what the file was made from."))
+    return joined(parts)
 
 
 def _images(subject: Subject) -> Html:
