@@ -16,6 +16,7 @@ from attar.report.facts import LABELS, facts
 from attar.report.page.charts import stacked_bar
 from attar.report.page.markup import Html, element, joined, table
 from attar.report.plots import bytes_text
+from attar.storage import online_observers
 
 MOST_SETTINGS = 400
 LONGEST_VALUE = 400
@@ -76,17 +77,18 @@ def sizes(distilled: DistilledSet, identity: str) -> Html:
 
 def labels(distilled: DistilledSet) -> Html:
     """Kind and bytes of the labels, and how region labels were made."""
-    storage = distilled.storage
-    rows = [
-        ["kind", LABELS[distilled.manifest.labels_kind]],
-        ["soft labels", f"{storage.soft_label_bytes:,} bytes"],
-        [
-            "region labels, with an observer that must be asked",
-            f"{storage.label_bytes - storage.soft_label_bytes:,} bytes",
-        ],
-    ]
-    for place, shard in enumerate(distilled.manifest.shards):
-        where = f"shard {place + 1}, " if len(distilled.manifest.shards) > 1 else ""
+    storage, shards = distilled.storage, distilled.manifest.shards
+    asked = sum(observer.num_bytes for observer in online_observers(distilled.manifest))
+    counts = {
+        "the class of each item": sum(shard.tensors["labels"].num_bytes for shard in shards),
+        "soft labels": storage.soft_label_bytes,
+        "region labels": storage.label_bytes - storage.soft_label_bytes - asked,
+        "the observer that training must ask, not in the file": asked,
+    }
+    rows = [["kind", LABELS[distilled.manifest.labels_kind]]]
+    rows += [[what, f"{count:,} bytes"] for what, count in counts.items() if count]
+    for place, shard in enumerate(shards):
+        where = f"shard {place + 1}, " if len(shards) > 1 else ""
         if shard.regions is not None:
             rows += [[f"{where}{key}", _told(value)] for key, value in _region_settings(shard.regions.labels).items()]
             observer = shard.regions.observer

@@ -213,7 +213,8 @@ def _marker(style: Style, x: float, y: float, r: float) -> Html:
 
 def _curve(curve: LossCurve, horizontal: Axis, vertical: Axis, colour: int) -> list[Html]:
     window = max(1, round(len(curve.losses) * SMOOTHED_SHARE))
-    smooth = running_mean(curve.losses, window)
+    low, high = min(curve.losses), max(curve.losses)  # between which rounding may not keep a mean
+    smooth = [min(max(mean, low), high) for mean in running_mean(curve.losses, window)]
     first = window // 2
     paths: list[tuple[Sequence[int], Sequence[float], str]]
     paths = [(curve.steps[first : first + len(smooth)], smooth, "strong")]
@@ -228,8 +229,7 @@ def _curve(curve: LossCurve, horizontal: Axis, vertical: Axis, colour: int) -> l
 def _fewer(steps: Sequence[int], losses: Sequence[float]) -> tuple[list[float], list[float]]:
     """At most `MOST_POINTS`: means of as many runs of successive steps."""
     count = min(len(steps), MOST_POINTS)
-    cuts = [place * len(steps) // count for place in range(count + 1)]
-    spans = list(pairwise(cuts))
+    spans = list(pairwise(place * len(steps) // count for place in range(count + 1)))
     return (
         [math.fsum(steps[start:end]) / (end - start) for start, end in spans],
         [math.fsum(losses[start:end]) / (end - start) for start, end in spans],

@@ -59,7 +59,7 @@ def table(
     heads: Sequence[str],
     rows: Iterable[Sequence[Child]],
     *,
-    caption: str | None = None,
+    caption: str,
     numbers: frozenset[str] = frozenset(),
     strong: frozenset[int] = frozenset(),
     class_: str = "scroll",
@@ -69,7 +69,7 @@ def table(
     Args:
         heads: of the columns.
         rows: their cells.
-        caption: above it.
+        caption: what it is, above it.
         numbers: heads of the columns that are set flush right.
         strong: rows that are set bold.
         class_: of the box around it.
@@ -88,8 +88,13 @@ def table(
         for place, cells in enumerate(rows)
     ]
     head = element("thead", top) if any(heads) else None
-    inside = element("table", caption and element("caption", caption), head, element("tbody", *lines))
-    return element("div", inside, class_=class_, tabindex=0, role="region", aria_label=caption or "table")
+    return scrolling(element("table", head, element("tbody", *lines)), caption, class_)
+
+
+def scrolling(inside: Html, caption: str, class_: str = "scroll") -> Html:
+    """Something wide in a box that scrolls, and what it is above the box, where it does not scroll away."""
+    box = element("div", inside, class_=class_, tabindex=0, role="region", aria_label=caption)
+    return joined([element("p", caption, class_="caption"), box])
 
 
 def _right(head: str, numbers: frozenset[str]) -> str | None:

@@ -39,11 +39,13 @@ class Room:
         num_classes: the first so many.
         per_class: at most so many images of each.
         side: longest side as written, in pixels.
+        num_images: of that side there is room for so many in each part.
     """
 
     num_classes: int
     per_class: int
     side: int
+    num_images: int
 
     @classmethod
     def of(cls, image_shape: tuple[int, int, int], num_classes: int, shares: int) -> Room:
@@ -54,7 +56,7 @@ class Room:
         classes = min(num_classes, MOST_CLASSES)
         side = longest if small else max(SMALLEST_SIDE, min(longest, LARGEST_SIDE, math.isqrt(pixels // classes)))
         each = max(1, pixels // side**2)
-        return cls(min(classes, each), max(1, min(MOST_PER_CLASS, each // classes)), side)
+        return cls(min(classes, each), max(1, min(MOST_PER_CLASS, each // classes)), side, each)
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,10 @@ def contact_sheet(distilled: DistilledSet, real: ImageSet | None, room: Room) ->
 def samples(distilled: DistilledSet, room: Room) -> tuple[Html, str]:
     """Of the first distributions of each class, the mean and what epochs 0, 1, ... see."""
     labels = distilled.labels.cpu()
-    num_classes = min(room.num_classes, MOST_SAMPLED_CLASSES)
-    members = [(labels == label).nonzero()[:MOST_PRIORS, 0] for label in range(num_classes)]
+    rows = max(1, room.num_images // (1 + NUM_SAMPLES))
+    num_classes = min(distilled.num_classes, MOST_SAMPLED_CLASSES, rows)
+    num_priors = min(MOST_PRIORS, rows // num_classes)
+    members = [(labels == label).nonzero()[:num_priors, 0] for label in range(num_classes)]
     items = torch.cat(members)
     columns = [distilled.images(items, None)]
     columns += [distilled.images(items, epoch) for epoch in range(NUM_SAMPLES)]
@@ -108,7 +112,7 @@ def samples(distilled: DistilledSet, room: Room) -> tuple[Html, str]:
     )
     told = (
         f"Each row is one distribution: its mean, framed, and {NUM_SAMPLES} samples. "
-        f"Shown are at most {MOST_PRIORS} of each class{of}."
+        f"Shown {'are' if num_priors > 1 else 'is'} at most {num_priors} of each class{of}."
     )
     return element("div", *blocks, class_="sheet wide"), told
 
@@ -116,7 +120,8 @@ def samples(distilled: DistilledSet, room: Room) -> tuple[Html, str]:
 def between_classes(distilled: DistilledSet, room: Room) -> tuple[Html | None, str]:
     """What lies between the first items of classes 0 and 1, 2 and 3, ...; None with the reason where nothing does."""
     classes = distilled.classes
-    pairs = list(zip(classes[0::2], classes[1::2], strict=False))[:MOST_PAIRS]
+    pairs = list(zip(classes[0::2], classes[1::2], strict=False))
+    pairs = pairs[: max(1, min(MOST_PAIRS, room.num_images // STEPS))]
     blocks = []
     try:
         for first, last in pairs:
@@ -137,7 +142,7 @@ def labelled_regions(distilled: DistilledSet, room: Room) -> tuple[Html | None, 
         return None, "The labels are not stored: whoever trains asks the observer, so that none are drawn here."
     if distilled.num_training_items * math.prod(distilled.image_shape) > MOST_REGION_VALUES:
         return None, "The set is too large for drawing the regions of an epoch here."
-    images, probabilities = next(distilled.loader(NUM_REGIONS, epoch=0, seed=0))
+    images, probabilities = next(distilled.loader(min(NUM_REGIONS, room.num_images), epoch=0, seed=0))
     figures = []
     for source, label in zip(_written(images, room.side), probabilities, strict=True):
         lines = most_likely(label, distilled.classes)
@@ -210,7 +215,7 @@ def _shown(distilled: DistilledSet, groups: Sequence[Sequence[Canvas]], room: Ro
     counted = "image" if num_canvases == len(distilled) else "image of several tiles"
     if distilled.stochastic:
         counted = "mean of a distribution"
-    told = [f"Each is the {counted} that the file stores, decoded; values are cut to black and white."]
+    told = [f"Each is the {counted} that the file stores, decoded; values beyond black and white are cut."]
     if most > room.per_class:
         told.append(f"Shown are the first {room.per_class} of at most {most} of each class.")
     if room.num_classes < distilled.num_classes:

@@ -13,7 +13,7 @@ from attar.evaluation.scorecard import COLUMNS, DISTILLED, Difference, Row, Scor
 from attar.networks.network import NetworkConfig
 from attar.report.page.cards import accuracy_points, alike, networks_of, rows_of
 from attar.report.page.charts import accuracy_chart, bar, seed_strip
-from attar.report.page.markup import Html, element, joined, name, table
+from attar.report.page.markup import Html, element, joined, name, scrolling, table
 
 NUMBERS = frozenset({"items", "paper bytes", "stored bytes", "images seen", "minutes", "%", "of 100", "images"})
 MOST_CELLS = 20  # classes of a confusion matrix that is written out
@@ -143,8 +143,7 @@ def _matrix(card: Scorecard, shares: np.ndarray, network: NetworkConfig) -> Html
         for label, line in zip(card.classes, shares.tolist(), strict=True)
     ]
     told = f"percent of each true class that is taken for each class, {network.name}, all seeds together"
-    inside = element("table", element("caption", told), element("thead", heads), element("tbody", *lines))
-    return element("div", inside, class_="scroll matrix", tabindex=0, role="region", aria_label=told)
+    return scrolling(element("table", element("thead", heads), element("tbody", *lines)), told, "scroll matrix")
 
 
 def _picture(shares: np.ndarray, network: NetworkConfig) -> Html:

@@ -36,6 +36,7 @@ class Subject:
         cards: measured on it.
         real: real training images to show beside its own.
         prefix: of its identities in the page.
+        num_files: how many share the page's room for images.
     """
 
     file: Path
@@ -43,6 +44,7 @@ class Subject:
     cards: tuple[Scorecard, ...]
     real: ImageSet | None
     prefix: str
+    num_files: int
 
 
 def write_page(
@@ -79,7 +81,7 @@ def write_page(
     for distilled, images in zip(sets, beside, strict=True):
         _check_real(distilled, images)
     subjects = [
-        Subject(file, distilled, tuple(own), images, f"set-{place}")
+        Subject(file, distilled, tuple(own), images, f"set-{place}", len(places))
         for place, (file, distilled, own, images) in enumerate(zip(places, sets, cards, beside, strict=True), 1)
     ]
     write_text(path, page(subjects))
@@ -119,7 +121,7 @@ def section(subject: Subject) -> Html:
         ("scores", "Scores", _scores(subject)),
         ("loss", "Loss of the run", _loss(subject)),
         ("sizes", "Sizes", about.sizes(subject.distilled, f"{prefix}-bytes")),
-        ("labels", "Labels", _labels(subject)),
+        ("labels", "Labels", about.labels(subject.distilled)),
         (
             "provenance",
             "Provenance",
@@ -187,24 +189,24 @@ def _summary(subject: Subject) -> Html:
 
 
 def _images(subject: Subject) -> Html:
-    distilled, shares = subject.distilled, 1
+    distilled = subject.distilled
     try:
         stochastic = distilled.stochastic
     except InputError as error:
         return element("p", f"The images cannot be drawn: {error}.")
     regions = distilled.manifest.labels_kind == "regions"
-    shares = 1 + (subject.real is not None) + stochastic + regions
-    room = Room.of(distilled.image_shape, distilled.num_classes, shares)
+    parts = 1 + (subject.real is not None) + 2 * stochastic + regions
+    room = Room.of(distilled.image_shape, distilled.num_classes, parts * subject.num_files)
     sheet, told = pictures.contact_sheet(distilled, subject.real, room)
     if subject.real is not None:
         told += " Below them, framed in dashes, are real images of the same class."
-    parts: list[Child] = [element("p", f"{told} A click makes an image large.", class_="note"), sheet]
+    shown: list[Child] = [element("p", f"{told} A click makes an image large.", class_="note"), sheet]
     if stochastic:
-        parts += _titled("Samples", *pictures.samples(distilled, room))
-        parts += _titled("Between classes", *pictures.between_classes(distilled, room))
+        shown += _titled("Samples", *pictures.samples(distilled, room))
+        shown += _titled("Between classes", *pictures.between_classes(distilled, room))
     if regions:
-        parts += _titled("Regions and their labels", *pictures.labelled_regions(distilled, room))
-    return joined(parts)
+        shown += _titled("Regions and their labels", *pictures.labelled_regions(distilled, room))
+    return joined(shown)
 
 
 def _scores(subject: Subject) -> Html:
@@ -230,10 +232,6 @@ def _loss(subject: Subject) -> Html:
     caption = f"Matching loss of {steps:,} steps (no unit): every step faint, a running mean over 5 % of them strong."
     chart = loss_chart(curves, f"{subject.prefix}-losses")
     return joined([element("figure", chart, element("figcaption", caption)), note])
-
-
-def _labels(subject: Subject) -> Html:
-    return about.labels(subject.distilled)
 
 
 def _titled(title: str, content: Html | None, told: str = "") -> list[Child]:
