@@ -187,7 +187,8 @@ def _point(point: Point, horizontal: Axis, vertical: Axis, style: Style) -> Html
     x, y = horizontal.place(point.num_bytes), vertical.place(point.mean)
     pieces = [element("title", f"{point.series}: {point.mean:.1f} % at {point.num_bytes:,} bytes")]
     if point.std is not None:
-        low, high = vertical.place(max(vertical.low, point.mean - point.std)), vertical.place(point.mean + point.std)
+        low = vertical.place(max(vertical.low, point.mean - point.std))
+        high = vertical.place(min(vertical.high, point.mean + point.std))
         left, ends = number(x - 4), (number(low), number(high))
         path = f"M{number(x)} {ends[0]}V{ends[1]}M{left} {ends[0]}h8M{left} {ends[1]}h8"
         pieces.append(element("path", d=path, class_=f"line {style.colour}"))

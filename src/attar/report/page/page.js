@@ -2,10 +2,11 @@
 (() => {
   const byId = (id) => document.getElementById(id);
   const viewer = byId("viewer");
-  const image = byId("viewer-image");
+  const image = document.createElement("img");
   const caption = byId("viewer-caption");
   const zooms = Array.from(document.querySelectorAll("button.zoom"));
   let place = 0;
+  viewer.prepend(image);
 
   function show(index) {
     place = (index + zooms.length) % zooms.length;

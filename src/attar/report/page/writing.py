@@ -249,7 +249,6 @@ def _viewer() -> Html:
     """Where an image opens large; Escape closes it, and the arrow keys go to the next one."""
     return element(
         "dialog",
-        element("img", id="viewer-image", alt=""),
         element("p", id="viewer-caption"),
         element(
             "form",
