@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 VOID = frozenset({"img", "meta", "br"})
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+"""What HTML cannot hold, or turns the numbers after it round."""
 
 
 class Html(str):
@@ -44,10 +45,10 @@ def joined(children: Iterable[Child]) -> Html:
 
 
 def escaped(text: str) -> Html:
-    """`text` as HTML: itself where it is that already. Characters that HTML cannot hold are replaced."""
+    """`text` as HTML: itself where it is that already. Characters of `UNFIT` are replaced."""
     if isinstance(text, Html):
         return text
-    return Html(html.escape(_UNPRINTABLE.sub("\ufffd", text), quote=True))
+    return Html(html.escape(UNFIT.sub("\ufffd", text), quote=True))
 
 
 def name(text: str) -> Html:

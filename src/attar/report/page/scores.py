@@ -15,7 +15,9 @@ from attar.report.page.cards import accuracy_points, alike, networks_of, rows_of
 from attar.report.page.charts import accuracy_chart, bar, seed_strip
 from attar.report.page.markup import Html, element, joined, name, scrolling, table
 
-NUMBERS = frozenset({"items", "paper bytes", "stored bytes", "images seen", "minutes", "%", "of 100", "images"})
+NUMBERS = frozenset(
+    {"items", "accuracy %", "paper bytes", "stored bytes", "images seen", "minutes", "%", "of 100", "images"}
+)
 MOST_CELLS = 20  # classes of a confusion matrix that is written out
 LEVELS = 10
 MOST_ROWS = 1000
@@ -99,15 +101,16 @@ def class_accuracies(card: Scorecard, network: NetworkConfig) -> Html | None:
         (percent, label) for percent, label in zip(rows[0].per_class, card.classes, strict=True) if percent is not None
     ]
     worst, best = min(known, default=None), max(known, default=None)
-    told = ""
+    told: list[str] = []
     if worst is not None and best is not None:
-        told = f"Recognised best is {best[1]} ({best[0]:.1f} %), worst {worst[1]} ({worst[0]:.1f} %)."
+        told = ["Recognised best is ", name(best[1]), f" ({best[0]:.1f} %), worst "]
+        told += [name(worst[1]), f" ({worst[0]:.1f} %)."]
     if len(card.classes) > MOST_ROWS:
-        told += f" Listed are the first {MOST_ROWS} of {len(card.classes)} classes."
+        told.append(f" Listed are the first {MOST_ROWS} of {len(card.classes)} classes.")
     numbers = NUMBERS | {row.name for row in others}
     return joined(
         [
-            element("p", told),
+            element("p", *told),
             table(
                 heads, lines, caption=f"percent of each class, {network.name}", numbers=numbers, class_="scroll tall"
             ),
