@@ -155,13 +155,13 @@ def plot_loss(metrics: Path | str, out: Path | str, *, title: str = "", overwrit
         InputError: a file that is absent, empty or has another content, or an existing `out`.
     """
     path = _png(out, overwrite)
-    steps, losses = _read_metrics(Path(metrics))
+    steps, losses = read_metrics(Path(metrics))
     figure, [axes] = _figure()
     window = max(1, round(len(losses) * SMOOTHED_SHARE))
     if window > 1:
         axes.plot(steps, losses, color=COLOURS[5], linewidth=0.8, alpha=0.6, label="each step")
     label = f"running mean over {window} steps" if window > 1 else "each step"
-    smooth = _running_mean(losses, window)
+    smooth = running_mean(losses, window)
     first = window // 2  # each mean stands in the middle of its window
     axes.plot(steps[first : first + len(smooth)], smooth, color=COLOURS[0], linewidth=1.8, label=label)
     if min(losses) > 0 and max(losses) / min(losses) > LOG_RATIO:
@@ -288,14 +288,15 @@ def bytes_text(count: float) -> str:
     return f"{count:.3g} B"
 
 
-def _read_metrics(path: Path) -> tuple[list[int], list[float]]:
+def read_metrics(path: Path) -> tuple[list[int], list[float]]:
+    """Steps and their finite losses. Raises InputError for a file that has none."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         records = [json.loads(line) for line in lines if line.strip()]
         pairs = [(record["step"], float(record["loss"])) for record in records]
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); give a run's metrics.jsonl") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise InputError(f'{path} is not a run\'s metrics: each line must be JSON with "step" and "loss"') from None
     pairs = [(step, loss) for step, loss in pairs if math.isfinite(loss)]
     if not pairs:
@@ -303,7 +304,8 @@ def _read_metrics(path: Path) -> tuple[list[int], list[float]]:
     return [step for step, _ in pairs], [loss for _, loss in pairs]
 
 
-def _running_mean(values: Sequence[float], window: int) -> list[float]:
+def running_mean(values: Sequence[float], window: int) -> list[float]:
+    """The means of all `window` successive values."""
     sums: list[float] = [0.0]
     for value in values:
         sums.append(sums[-1] + value)

@@ -1,0 +1,115 @@
+"""Scorecards for the page: which file each is of, and what is checked before it is believed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from attar.distilled import DistilledSet
+from attar.errors import InputError
+from attar.evaluation.compare import Comparison
+from attar.evaluation.evaluate import set_name
+from attar.evaluation.scorecard import DISTILLED, Row, Scorecard
+from attar.networks.network import NetworkConfig
+from attar.report.plots import Point
+
+LARGEST_FILE = 64_000_000
+LARGEST_COUNT = 2**60
+
+
+def read_cards(path: Path) -> list[Scorecard]:
+    """The scorecards in a file that `evaluate --json` or `compare --out x.json` wrote. Raises InputError."""
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise InputError(f"{path} has more than {LARGEST_FILE:,} bytes and is no scorecard; evaluate anew")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise InputError(f"{path} cannot be read as a scorecard; give what attar evaluate --json wrote") from None
+    try:
+        several = "cards" in json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        raise InputError(f"{path} is not JSON; give what attar evaluate --json wrote") from None
+    cards = list(Comparison.from_json(text).cards) if several else [Scorecard.from_json(text)]
+    for card in cards:
+        for row in card.rows:
+            _check(row, path)
+    return cards
+
+
+def card_owners(
+    cards: Sequence[Scorecard], files: Sequence[Path], sets: Sequence[DistilledSet]
+) -> list[list[Scorecard]]:
+    """For each file the cards that were measured on it.
+
+    A card is of the file that has its recipe, sizes, classes and shape of images; of two such files, of the one whose
+    name it has. The data may be other: a merged set is measured on data that no party had.
+
+    Raises:
+        InputError: a card of none of the files, or of more than one.
+    """
+    owned: list[list[Scorecard]] = [[] for _ in files]
+    for card in cards:
+        fitting = [place for place, each in enumerate(sets) if _fits(card, each)]
+        if len(fitting) > 1:
+            fitting = [place for place in fitting if set_name(files[place]) == card.name]
+        if not fitting:
+            raise InputError(
+                f"the scorecard of {card.name!r} was measured on none of these files ({card.storage.file_bytes:,} "
+                "bytes of file, or its classes or recipe are others); give its file, or leave it out"
+            )
+        if len(fitting) > 1:
+            raise InputError(f"the scorecard of {card.name!r} fits several of these files; give one of them at a time")
+        owned[fitting[0]].append(card)
+    return owned
+
+
+def networks_of(card: Scorecard) -> list[NetworkConfig]:
+    """The networks of a card, in its order."""
+    return list(dict.fromkeys(row.network for row in card.rows))
+
+
+def rows_of(card: Scorecard, network: NetworkConfig) -> list[Row]:
+    """The measured rows on one network."""
+    return [row for row in card.rows if row.network == network and row.mean is not None]
+
+
+def accuracy_points(cards: Sequence[Scorecard], network: NetworkConfig) -> list[Point]:
+    """A point for each card's set and for each of its baselines, on one network and at the bytes really stored."""
+    points = [
+        Point(
+            card.name if row.name == DISTILLED else row.name,
+            row.num_bytes,
+            row.mean or 0.0,
+            row.std,
+            baseline=row.name != DISTILLED,
+        )
+        for card in cards
+        for row in rows_of(card, network)
+        if row.num_bytes
+    ]
+    return sorted(dict.fromkeys(points), key=lambda point: point.baseline)
+
+
+def alike(cards: Sequence[Scorecard]) -> list[list[Scorecard]]:
+    """The cards in groups that may be read side by side: same protocol, seeds and data."""
+    groups: dict[tuple[object, ...], list[Scorecard]] = {}
+    for card in cards:
+        key = (card.protocol.model_dump_json(), card.seeds, card.test_fingerprint, card.train_fingerprint)
+        groups.setdefault(key, []).append(card)
+    return list(groups.values())
+
+
+def _fits(card: Scorecard, distilled: DistilledSet) -> bool:
+    """A set whose classes were put into the data's order is measured as it is; its sizes are the same."""
+    mine = (set(distilled.classes), distilled.image_shape, str(distilled.manifest.recipe.get("name", "")))
+    its = (set(card.classes), card.image_shape, card.recipe)
+    return mine == its and card.storage == distilled.storage
+
+
+def _check(row: Row, path: Path) -> None:
+    """Raise InputError for numbers that no evaluation gives, which would spoil the drawings."""
+    counts = (row.num_items, row.paper_bytes or 0, row.num_bytes or 0, row.images_seen or 0)
+    percents = (*row.accuracies, *(each for each in row.per_class if each is not None))
+    if not all(0 <= count < LARGEST_COUNT for count in counts) or not all(0 <= each <= 100 for each in percents):
+        raise InputError(f"{path.name}: row {row.name[:60]!r} has a number out of range; evaluate anew")

@@ -1,0 +1,120 @@
+"""The losses of the run that made a file, where its folder NAME.run still lies beside it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attar.distilled import DistilledSet
+from attar.errors import InputError
+from attar.manifest import without_folders
+from attar.report.plots import read_metrics
+from attar.run_state import run_folder
+
+LARGEST_FILE = 64_000_000
+LARGEST_LOSS = 1e100
+MOST_PARTS = 12
+REWORDED = ("codec", "citations")
+"""Of a recipe, what a file tells in other words than its run: a codec without paths, and the papers of subtasks too."""
+
+
+@dataclass(frozen=True)
+class LossCurve:
+    """The losses of one run, or of one part of it.
+
+    Args:
+        name: of the part; "" where there is one run.
+        steps: ascending, counted from 1.
+        losses: one for each, finite.
+    """
+
+    name: str
+    steps: tuple[int, ...]
+    losses: tuple[float, ...]
+
+
+def loss_curves(file: Path, distilled: DistilledSet) -> tuple[list[LossCurve], str]:
+    """What the folder beside `file` has of losses, and in words what it has not.
+
+    Nothing is taken from the folder of a run with other data, another recipe or another seed.
+    """
+    folder = run_folder(file)
+    if not folder.is_dir():
+        return [], f"There is no folder {folder.name} beside the file, where the losses of a run are kept."
+    try:
+        differing = _difference(_read_json(folder / "run.json"), distilled)
+        if differing:
+            return [], f"The folder {folder.name} is of another run ({differing}); its losses are not drawn."
+        places = _places(folder)
+        if not places:
+            return [], f"The folder {folder.name} has no losses: nothing was optimised in steps."
+        curves = [_curve(place, name) for place, name in places[:MOST_PARTS]]
+    except InputError as error:
+        return [], f"The losses cannot be drawn: {error}."
+    more = f"The first {MOST_PARTS} of {len(places)} parts are drawn." if len(places) > MOST_PARTS else ""
+    return curves, more
+
+
+def _places(folder: Path) -> list[tuple[Path, str]]:
+    """Files of losses, with the part's name."""
+    own = folder / "metrics.jsonl"
+    if own.is_file():
+        return [(own, "")]
+    parts = [(part / "metrics.jsonl", part.stem) for part in (folder / "parts").glob("*.run")]
+    return sorted(((path, name) for path, name in parts if path.is_file()), key=lambda each: (len(each[1]), each[1]))
+
+
+def _curve(path: Path, name: str) -> LossCurve:
+    _refuse_large(path)
+    try:
+        steps, losses = read_metrics(path)
+    except InputError as error:
+        raise InputError(str(error).replace(str(path), path.name)) from None
+    if not all(type(step) is int and 0 <= step < 2**53 for step in steps):
+        raise InputError(f"{path.name} has a step that is no count")
+    if max(abs(loss) for loss in losses) > LARGEST_LOSS:
+        raise InputError(f"{path.name} has a loss beyond {LARGEST_LOSS:g}")
+    return LossCurve(name, tuple(steps), tuple(losses))
+
+
+def _difference(found: Any, distilled: DistilledSet) -> str:
+    """In what the run's configuration is not that of the file; "" where it is."""
+    about = distilled.manifest
+    if not isinstance(found, dict):
+        return "its run.json is no configuration"
+    for name, wanted in (("seed", about.seed), ("data", about.data.fingerprint), ("device", about.device)):
+        if found.get(name) != wanted:
+            return f"{name} differs"
+    recipe = without_folders(found.get("recipe"))
+    if not isinstance(recipe, dict):
+        return "it names no recipe"
+    return _first_difference(
+        {key: value for key, value in recipe.items() if key not in REWORDED}, about.recipe, "recipe"
+    )
+
+
+def _first_difference(found: Any, wanted: Any, where: str) -> str:
+    """The first setting that both have and that differs; run.json leaves out what is at a default of later versions."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        told = (_first_difference(found[key], wanted[key], f"{where}.{key}") for key in found if key in wanted)
+        return next((text for text in told if text), "")
+    return "" if _plain(found) == _plain(wanted) else f"{where} differs"
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _read_json(path: Path) -> Any:
+    _refuse_large(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        raise InputError(f"{path.name} is absent or damaged") from None
+
+
+def _refuse_large(path: Path) -> None:
+    if path.is_file() and path.stat().st_size > LARGEST_FILE:
+        raise InputError(f"{path.name} has more than {LARGEST_FILE:,} bytes")
