@@ -14,7 +14,7 @@ from torch import Tensor
 
 from attar.codecs.diffusion import DiffusionCodecConfig
 from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import fit_codec, restore_codec
+from attar.codecs.registry import codec_from_text, fit_codec, restore_codec
 from attar.config import override
 from attar.data.image_set import ImageSet
 from attar.data.sources import load_images
@@ -137,6 +137,20 @@ def test_a_damaged_state_is_made_anew(own_cache: Path) -> None:
     content = path.read_bytes()
     path.rename(path.with_suffix(".state"))  # tensors, and none of a state
     assert trained_prior(QUICK, _codec(), digit_images()).weights == whole.weights and path.read_bytes() == content
+
+
+@pytest.mark.parametrize(("text", "spoken"), [("pca:f2c4", 1), ("pca:f2c4-whiten", 0), ("pixels", 0)])
+def test_codes_whose_channels_spread_unevenly_are_spoken_of(own_cache: Path, text: str, spoken: int) -> None:
+    """A few steps of a residual leave noise of one size in all channels."""
+    notes = []
+
+    class Listening(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    codec = fit_codec(codec_from_text(text), digit_images())
+    trained_prior(QUICK.model_copy(update={"steps": 1}), codec, digit_images(), progress=Listening())
+    assert len([note for note in notes if "-whiten" in note]) == spoken
 
 
 def test_a_prior_learns() -> None:

@@ -190,7 +190,9 @@ def observer_verb(
 def train_prior_verb(
     data: Data,
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
-    codec: Annotated[str | None, typer.Option(help="Of its codes: pixels, pca:f4c8, autoencoder:FOLDER.")] = None,
+    codec: Annotated[
+        str | None, typer.Option(help="Of its codes: pixels, pca:f4c12-whiten, autoencoder:FOLDER.")
+    ] = None,
     device: Device = "auto",
     set_: Settings = None,
     test: Test = None,

@@ -39,7 +39,7 @@ def train_prior(
     Args:
         data: anything `distill` takes.
         out: the file.
-        codec: of the codes, e.g. "pca:f4c8"; None is pixels up to 32 pixels a side, else pca.
+        codec: of the codes, e.g. "pca:f4c12-whiten"; None is pixels up to 32 pixels a side, else pca:f4c4-whiten.
         device: "auto", "cpu", "cuda", "cuda:1".
         settings: dotted settings of `PriorTraining` to replace, e.g. {"steps": 5000, "denoiser.width": 64}.
         overwrite: replace an existing file.
@@ -57,7 +57,7 @@ def train_prior(
     where = resolve_device(device)
     train, _ = training_images(data, progress, loading)
     small = max(train.image_shape[1:]) <= LARGEST_IN_PIXELS
-    config = codec_from_text(codec) if codec is not None else PixelsConfig() if small else PcaConfig()
+    config = codec_from_text(codec) if codec is not None else PixelsConfig() if small else PcaConfig(scaling="whiten")
     began = time.monotonic()
     prior = trained_prior(training, fit_codec(config, train), train, where, progress)
     with atomic_path(path) as temporary:

@@ -27,6 +27,9 @@ from attar.run_state import stop_requested
 KEPT_EVERY = 250
 """Steps between two states that a stopped training goes on from."""
 
+UNEVEN = 3.0
+"""How many times as wide as another a channel of codes may spread before it is spoken of."""
+
 MOMENTS = {"mean": "exp_avg", "square": "exp_avg_sq", "count": "step"}
 """Names in a state -> Adam's own."""
 
@@ -72,6 +75,7 @@ def _train(
     training: PriorTraining, codec: Codec, train: ImageSet, device: torch.device, path: Path, progress: Progress
 ) -> None:
     codes = encode_images(codec, train, device=device, progress=progress)
+    _warn_of_uneven(codec, codes, progress)
     work = _Training(training, codec.code_shape, codes, train.labels, train.num_classes, device)
     loss = work.run(path.with_suffix(".state"), progress)
     save_prior(
@@ -84,6 +88,15 @@ def _train(
         loss=loss,
     )
     path.with_suffix(".state").unlink(missing_ok=True)
+
+
+def _warn_of_uneven(codec: Codec, codes: Tensor, progress: Progress) -> None:
+    """Noise is as strong in every channel, and what is left of it in z_0 drowns those that spread little."""
+    spread = codes.float().std((0, 2, 3)).clamp_min(torch.finfo(torch.float32).tiny)
+    ratio = float(spread.max() / spread.min())
+    if ratio > UNEVEN:
+        mend = f"; write e.g. {codec.kind}:f4c12-whiten" if codec.kind in ("pca", "dct") else ""
+        progress.note(f"channels of the codes spread {ratio:.0f} times apart, and small ones drown in noise{mend}")
 
 
 class _Training:
