@@ -127,12 +127,18 @@ def plot(section: Section, out: Path) -> Path:
 
 
 def _section_lines(section: Section, pictures: str) -> list[str]:
-    lines = [cells for number, record in enumerate(section.records, 1) for cells in _cells(record, number)]
+    lines = [
+        [_plain(cell) for cell in cells]
+        for number, record in enumerate(section.records, 1)
+        for cells in _cells(record, number)
+    ]
     card = section.records[0].card
     shape = " x ".join(map(str, card.image_shape))
     about = f"{len(card.classes)} classes, images {shape}, {card.num_test:,} test images"
     compared = "" if card.protocol.comparable else "; not comparable with published numbers"
-    image = [f"![Accuracy against bytes: {section.title}]({pictures}/{section.picture})", ""] * bool(_points(section))
+    image = [f"![Accuracy against bytes: {_plain(section.title)}]({pictures}/{section.picture})", ""] * bool(
+        _points(section)
+    )
     runs = [line for number, record in enumerate(section.records, 1) for line in _run_lines(record, number)]
     table = markdown_table(about + compared, COLUMNS, lines, [])
     return [f"## {_plain(section.title)}", "", table, *image, "Runs:", "", *runs, ""]
