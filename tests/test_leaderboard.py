@@ -199,18 +199,11 @@ def test_the_page_is_sorted_and_the_same_in_any_order(record: Record) -> None:
     records = [renamed(record, "big", 9000), renamed(record, "small", 5000), renamed(record, "x", 1, protocol=other)]
     text = page(records, "leaderboard")
     assert text == page(records[::-1], "leaderboard")
-    places = [
-        text.index(each)
-        for each in ("digits, protocol another v1", "| x (", "protocol tiny v1", "| small (", "| big (")
-    ]
+    order = "digits, protocol another v1", "| x (", "protocol tiny v1", "| small (", "| big ("
+    places = [text.index(each) for each in order]
     assert places == sorted(places)
-    for each in (
-        record.card.row().accuracy_text,
-        record.card.row("random images").accuracy_text,
-        COMMIT[:12],
-        "seeds 0, 1",
-    ):
-        assert each in text
+    own, random = record.card.row(), record.card.row("random images")
+    assert all(each in text for each in (own.accuracy_text, random.accuracy_text, COMMIT[:12], "seeds 0, 1"))
     share = record.card.recovery(own)
     assert f"| {share:.0f} |" in text and "9,000" in text
 
