@@ -87,19 +87,9 @@ def evaluate_verb(
     with place, shown_progress(quiet) as progress:
         splits = real_images(distilled, data, test, classes, resize, progress)
         card = attar.evaluate(
-            distilled,
-            splits,
-            protocol,
-            networks=listed(networks),
-            seeds=seeds,
-            baselines=rows,
-            flip=flip,
-            device=device,
-            cache=not no_cache,
-            progress=progress,
-            name=set_name(file),
-            engine=place,
-        )
+            distilled, splits, protocol, networks=listed(networks), seeds=seeds, baselines=rows, flip=flip,
+            device=device, cache=not no_cache, progress=progress, name=set_name(file), engine=place,
+        )  # fmt: skip
     kept = recorder.keep([card], [(card.name, distilled)])
     if json_out == Path("-"):
         say(card.to_json())

@@ -54,8 +54,8 @@ def evaluate(
     """Train networks on the set and on its baselines, and test all of them on the data's test part.
 
     The distilled items are trained on with their soft or region labels where they have them, and at their learned rate
-    where the protocol says so; all other rows with hard labels, at the protocol's rate. With region labels, two more
-    rows have them: the starting point, and random images labelled by the same observer, taken from the cache.
+    where the protocol says so; all other rows with hard labels, at the protocol's rate. Random images labelled alike
+    have soft or region labels too, of the same observer, taken from the cache; with region labels so has the start.
 
     Every network counts as it is after its last step: test images choose nothing. Each result is kept under
     $ATTAR_CACHE/scores by everything that it depends on, so that baselines are computed once and an interrupted

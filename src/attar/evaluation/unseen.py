@@ -48,7 +48,7 @@ class UnseenMean:
         networks: the N networks.
         accuracies: a_s, percent.
 
-    Source: LD3M section 5.1, the mean over AlexNet, VGG11, ResNet18 and ViT.
+    Source: LD3M Table 1, the mean over AlexNet, ResNet18, VGG11 and ViT.
     """
 
     name: str
