@@ -31,6 +31,9 @@ COLUMNS = (
     "images seen",
     "minutes",
 )
+NUMBERS = {*COLUMNS[2:6], *COLUMNS[7:], "bits per class", "external bytes", "% of full", "LRS"}
+"""Columns, of other tables too, whose cells are set to the right."""
+
 COSTS = (
     "images seen: by one network in all of its training, epoch by epoch; "
     "minutes: training and testing of all seeds' networks on the device above"
@@ -364,7 +367,7 @@ def _mean_cells(mean: UnseenMean, means: Sequence[UnseenMean]) -> list[str]:
 
 
 def _is_number(column: str) -> bool:
-    return column in ("items", "paper bytes", "stored bytes", "accuracy %", "images seen", "minutes")
+    return column in NUMBERS
 
 
 def _bytes(count: int | None) -> str:

@@ -119,11 +119,14 @@ def plot(section: Section, out: Path) -> Path:
     return plot_accuracy(
         _points(section),
         out,
-        title=section.title,
+        title=f"{section.title}, {', '.join(_first_networks(section))}",
         size_label="bytes: the set's file, or the images as plain uint8 or JPEG",
-        chance=100 / len(section.records[0].card.classes),
         overwrite=True,
     )
+
+
+def _first_networks(section: Section) -> list[str]:
+    return list(dict.fromkeys(record.card.rows[0].network.name for record in section.records))
 
 
 def _section_lines(section: Section, pictures: str) -> list[str]:
@@ -175,10 +178,10 @@ def _cells(record: Record, number: int) -> Iterator[list[str]]:
 def _run_lines(record: Record, number: int) -> list[str]:
     card = record.card
     seeds = ", ".join(map(str, card.seeds))
-    told = f"{number}. {card.name}: {record.time[:10]}, commit {record.commit[:12]}, seeds {seeds}, {card.device}"
+    told = f"{number}. {card.name}: {record.time[:10]}; commit {record.commit[:12]}; seeds {seeds}; {card.device}"
     versions = ", ".join(f"{name} {version}" for name, version in sorted(card.versions.items()))
     commands = [command for command in (record.made_by, record.command) if command]
-    return [f"{_plain(told)}, {_plain(versions)}", "", *(f"       {_plain(command)}" for command in commands), ""]
+    return [f"{_plain(told)}; {_plain(versions)}", "", *(f"       {_plain(command)}" for command in commands), ""]
 
 
 def _label_robust(card: Scorecard, network: NetworkConfig) -> str:
@@ -187,15 +190,16 @@ def _label_robust(card: Scorecard, network: NetworkConfig) -> str:
 
 
 def _points(section: Section) -> list[Point]:
-    points = []
+    points, several = [], len(_first_networks(section)) > 1
     for record in section.records:
         network = record.card.rows[0].network
+        told = f", {network.name}" * several
         for row in record.card.rows:
             if row.network != network or row.mean is None or not row.num_bytes or row.name in _VARIED:
                 continue
             own = row.name == DISTILLED
-            series = f"{record.card.name}, {network.name}" if own else f"{row.name}, {network.name}"
-            points.append(Point(series, row.num_bytes, row.mean, row.std, None, baseline=not own))
+            series = record.card.name if own else row.name
+            points.append(Point(series + told, row.num_bytes, row.mean, row.std, None, baseline=not own))
     return sorted(dict.fromkeys(points), key=lambda point: point.baseline)
 
 
