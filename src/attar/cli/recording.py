@@ -1,4 +1,4 @@
-"""The verb that makes a page of recorded runs, and what other verbs need to record theirs."""
+"""What verbs that score need to record their runs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attar.cli.app import refuse_output, verb
-from attar.cli.options import Overwrite
-from attar.cli.printing import say
 from attar.errors import InputError
 
 if TYPE_CHECKING:
@@ -77,24 +74,3 @@ class Recorder:
             path, written = write_record(record, self.folder, self.overwrite)
             said.append(str(path) if written else f"{path} has these scores already and is left as it is")
         return said
-
-
-@verb("leaderboard")
-def leaderboard_verb(
-    folder: Annotated[Path, typer.Argument(help="What evaluate --record or compare --record has filled.")],
-    out: Annotated[
-        Path | None, typer.Option(help="The page to write, a .md; its plots lie in a folder beside.")
-    ] = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Make a page of recorded runs: a table and a plot for each data set and protocol."""
-    refuse_output(out, overwrite)
-    from attar.leaderboard.page import page, write_page
-    from attar.leaderboard.record import read_records
-
-    records = read_records(folder)
-    if out is None:
-        say(page(records, folder.name))
-        return
-    for path in write_page(records, out, overwrite):
-        say(str(path))
