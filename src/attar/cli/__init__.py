@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
-from attar.cli import distilling, evaluating, looking, reporting
+from attar.cli import distilling, evaluating, leaderboard, looking, reporting
 from attar.cli.app import app
 from attar.exit_status import exit_status
 from attar.process import prepare_process
 
-VERBS = (distilling, evaluating, looking, reporting)
+VERBS = (distilling, evaluating, leaderboard, looking, reporting)
 """Modules whose verbs there are, in the order of the help."""
 
 
@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     prepare_process()
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        status = app(args=arguments or ["--help"], prog_name="attar", standalone_mode=False)
+        status = app(args=arguments or ["--help"], prog_name="attar", standalone_mode=False, obj=arguments)
         sys.stdout.flush()
     except Exception as error:
         if os.environ.get("ATTAR_DEBUG"):

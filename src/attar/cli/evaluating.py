@@ -40,12 +40,14 @@ from attar.cli.options import (
     loading_arguments,
     memory_budget,
 )
-from attar.cli.printing import say, show_table, write_and_say
+from attar.cli.printing import say, say_lines, show_table, write_and_say
+from attar.cli.recording import CommitOption, Recorder, RecordOption
 from attar.errors import InputError
 
 
 @verb("evaluate", stopped="stopped; the same command continues: networks already trained are kept in the cache")
 def evaluate_verb(
+    context: typer.Context,
     file: File,
     data: DataOption,
     protocol: Protocol = "quick",
@@ -55,6 +57,8 @@ def evaluate_verb(
     no_baselines: NoBaselines = False,
     json_out: JsonOut = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+    record: RecordOption = None,
+    commit: CommitOption = None,
     flip: Flip = None,
     device: Device = "auto",
     no_cache: NoCache = False,
@@ -73,6 +77,7 @@ def evaluate_verb(
     Baselines of the same bytes stand beside it: random real images, a coreset, the undistilled start.
     """
     refuse_output(json_out, overwrite)
+    recorder = Recorder.of(context, record, commit, overwrite)
     rows = chosen_baselines(baselines, no_baselines)
     place = chosen_engine(engine, address, workers, gpus)
     import attar
@@ -82,29 +87,22 @@ def evaluate_verb(
     with place, shown_progress(quiet) as progress:
         splits = real_images(distilled, data, test, classes, resize, progress)
         card = attar.evaluate(
-            distilled,
-            splits,
-            protocol,
-            networks=listed(networks),
-            seeds=seeds,
-            baselines=rows,
-            flip=flip,
-            device=device,
-            cache=not no_cache,
-            progress=progress,
-            name=set_name(file),
-            engine=place,
-        )
+            distilled, splits, protocol, networks=listed(networks), seeds=seeds, baselines=rows, flip=flip,
+            device=device, cache=not no_cache, progress=progress, name=set_name(file), engine=place,
+        )  # fmt: skip
+    kept = recorder.keep([card], [(card.name, distilled)])
     if json_out == Path("-"):
         say(card.to_json())
         return
     show_table(card.as_markdown() if markdown else card.as_table())
     if json_out is not None:
         write_and_say(json_out, card.to_json())
+    say_lines(kept)
 
 
 @verb("compare", stopped="stopped; the same command continues: networks already trained are kept in the cache")
 def compare_verb(
+    context: typer.Context,
     files: Annotated[list[Path], typer.Argument(help="Two or more distilled files.")],
     data: DataOption,
     protocol: Protocol = "quick",
@@ -113,6 +111,8 @@ def compare_verb(
     baselines: Baselines = None,
     no_baselines: NoBaselines = False,
     out: Annotated[Path | None, typer.Option(help="Write a plot (.png), a table (.md) or everything (.json).")] = None,
+    record: RecordOption = None,
+    commit: CommitOption = None,
     flip: Flip = None,
     device: Device = "auto",
     no_cache: NoCache = False,
@@ -130,12 +130,14 @@ def compare_verb(
     refuse_output(out, overwrite)
     if out is not None and out.suffix not in (".png", ".md", ".json"):
         raise InputError(f"--out {out} ends in {out.suffix or 'nothing'}; write .png (plot), .md (table) or .json")
+    recorder = Recorder.of(context, record, commit, overwrite)
     rows = chosen_baselines(baselines, no_baselines)
     place = chosen_engine(engine, address, workers, gpus)
     import attar
     from attar.evaluation.evaluate import set_name
 
-    sets = [attar.load(file) for file in files]
+    sets, names = [attar.load(file) for file in files], [set_name(file) for file in files]
+    recorder.check(names)
     with place, shown_progress(quiet) as progress:
         comparison = attar.compare(
             sets,
@@ -148,15 +150,17 @@ def compare_verb(
             device=device,
             cache=not no_cache,
             progress=progress,
-            names=[set_name(file) for file in files],
+            names=names,
             engine=place,
         )
+    kept = recorder.keep(comparison.cards, list(zip(names, sets, strict=True)))
     show_table(comparison.as_table())
     if out is not None and out.suffix == ".png":
         comparison.plot(out, overwrite=overwrite)
         say(str(out))
     elif out is not None:
         write_and_say(out, comparison.to_json() if out.suffix == ".json" else comparison.as_markdown())
+    say_lines(kept)
 
 
 @verb("continual", stopped="stopped; the same command continues: finished steps are kept in the cache")

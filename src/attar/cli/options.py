@@ -40,7 +40,7 @@ Networks = Annotated[
 ]
 Seeds = Annotated[int | None, typer.Option(min=1, help="Networks trained for each row; else the protocol's number.")]
 Baselines = Annotated[
-    str | None, typer.Option(help="Only these rows beside it, e.g. random,full (all real images); else the usual ones.")
+    str | None, typer.Option(help="Only these rows beside it: names, or usual, coresets, bytes, dd-ranking, all.")
 ]
 NoBaselines = Annotated[bool, typer.Option("--no-baselines", help="Only the distilled sets themselves.")]
 Flip = Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,12 @@ def write_and_say(path: Path, text: str) -> None:
 def say(text: str) -> None:
     """A line to stdout."""
     sys.stdout.write(f"{text}\n")
+
+
+def say_lines(lines: Iterable[str]) -> None:
+    """Lines to stdout."""
+    for line in lines:
+        say(line)
 
 
 def show_table(renderable: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -13,33 +13,36 @@ from torch import Tensor
 from attar.codecs.codec import Codec
 from attar.data.image_set import ImageSet
 from attar.errors import InputError, unknown
+from attar.evaluation.difficulty import el2n_scores, extremes, scoring_networks
+from attar.evaluation.jpeg import decoded, encoder_version, jpeg_draws
+from attar.evaluation.names import NAMES
 from attar.evaluation.relabelled import known_observer, labelled_alike, regions_of
-from attar.evaluation.scorecard import FULL
 from attar.files import content_key
 from attar.initialization import Sources
 from attar.initialization.selection import SELECTIONS
 from attar.manifest import SOFT_LABELS, ShardSpec
 from attar.parameterizations.codes import Codes
 from attar.parameterizations.mosaic import Mosaic
+from attar.progress import Progress, Silent, Within
 from attar.randomness import generator
 from attar.shapes import Float, Int64
 from attar.starting import encoded
+from attar.storage import online_observers
 from attar.training.loop import FixedItems, TrainingItems
 
 if TYPE_CHECKING:
     from attar.distilled import DistilledSet
 
-BASELINES = ("random", "same-labels", "herding", "k-centre", "initial", "random-uint8", "full")
+BASELINES = tuple(NAMES)
 USUAL = ("random", "same-labels", "herding", "initial", "random-uint8")
-NAMES = {
-    "random": "random images",
-    "same-labels": "random images, labelled alike",
-    "herding": "herding images",
-    "k-centre": "k-centre images",
-    "initial": "initial codes",
-    "random-uint8": "random uint8 images in the file's bytes",
-    "full": FULL,
+GROUPS = {
+    "usual": USUAL,
+    "coresets": ("herding", "k-centre", "el2n", "el2n-easy"),
+    "bytes": ("random-uint8", "jpeg"),
+    "dd-ranking": ("random", "same-labels", "hard-labels", "plain", "random-plain", "full"),
+    "all": BASELINES,
 }
+"""Words that stand for several baselines."""
 BLOCK_VALUES = 2**24
 
 MakeItems: TypeAlias = Callable[[torch.device], TrainingItems]
@@ -61,6 +64,7 @@ class Candidate:
         note: what should be known about them.
         absent: why there are none, or None.
         learning_rate: replaces the protocol's for these items; None leaves it.
+        augmented: whether training has the protocol's augmentation and CutMix.
     """
 
     name: str
@@ -73,6 +77,7 @@ class Candidate:
     note: str = ""
     absent: str | None = None
     learning_rate: float | None = None
+    augmented: bool = True
 
     def items(self, seed: int, device: torch.device) -> TrainingItems:
         """The items as network inputs on `device`."""
@@ -103,34 +108,57 @@ def baseline_kinds(wanted: bool | Sequence[str]) -> tuple[str, ...]:
     """The kinds asked for, in the order of `BASELINES`.
 
     Args:
-        wanted: True for the usual ones (all but k-centre and the whole data), False for none, or names of `BASELINES`.
+        wanted: True for the usual ones, False for none, or names of `BASELINES` and `GROUPS`.
 
     Raises:
         InputError: an unknown name; the nearest is named.
     """
     if isinstance(wanted, bool):
         return USUAL if wanted else ()
+    chosen: set[str] = set()
     for name in (wanted,) if isinstance(wanted, str) else wanted:
-        if name not in BASELINES:
-            raise unknown("baseline", str(name), BASELINES)
-    return tuple(name for name in BASELINES if name in wanted)
+        if name not in BASELINES and name not in GROUPS:
+            raise unknown("baseline", str(name), (*BASELINES, *GROUPS))
+        chosen.update(GROUPS.get(name, (name,)))
+    return tuple(name for name in BASELINES if name in chosen)
 
 
-def baseline(kind: str, distilled: DistilledSet, train: ImageSet) -> Candidate | None:
+@dataclass(frozen=True)
+class Occasion:
+    """What an evaluation offers to the making of its baselines.
+
+    Args:
+        seeds: of its networks.
+        device: where they are trained.
+        progress: told of what is trained to choose images.
+    """
+
+    seeds: tuple[int, ...] = (0,)
+    device: torch.device | str = "cpu"
+    progress: Progress = field(default_factory=Silent)
+
+
+def baseline(kind: str, distilled: DistilledSet, train: ImageSet, occasion: Occasion | None = None) -> Candidate | None:
     """The baseline of that kind for a set, from the training images; None where it would repeat another one.
 
     Args:
-        kind: one of `BASELINES`.
+        kind: one of `BASELINES`, but for those that vary how the set itself is trained on (see `variants`).
         distilled: gives the number of bytes, the preprocessing and, for "initial", the starting point.
         train: real training images of the same classes and shape.
+        occasion: None is one seed on the CPU.
     """
+    occasion = occasion or Occasion()
     if kind == "initial":
         return _initial_codes(distilled, train)
     if kind == "same-labels":
         return _labelled_alike(distilled, train)
     if kind == "full":
         return _all_images(distilled, train)
+    if kind == "jpeg":
+        return _jpeg_images(distilled, train, occasion.seeds)
     count = images_at_paper_bytes(distilled)
+    if kind in ("el2n", "el2n-easy"):
+        return _el2n_images(kind, count, distilled, train, occasion)
     if kind != "random-uint8":
         return _real_images(kind, kind, count, distilled, train, "")
     fitting = images_at_file_bytes(distilled)
@@ -219,15 +247,97 @@ def _real_images(
     return Candidate(NAMES[kind], sum(counts), 4 * values, values, content, maker, drawn, told)
 
 
+def _el2n_images(kind: str, count: int, distilled: DistilledSet, train: ImageSet, occasion: Occasion) -> Candidate:
+    """Real images that short-trained networks err on most, or least, in the bytes of the set's items."""
+    preprocess, hardest = distilled.preprocess, kind == "el2n"
+    counts = [min(count, len(members)) for members in train.class_indices]
+    values = sum(counts) * _product(train.image_shape)
+
+    def maker(seed: int) -> MakeItems:
+        scores = el2n_scores(train, occasion.device, Within(occasion.progress))
+        wanted = extremes(scores, train, count, hardest)
+        return partial(image_items, train.images[wanted], train.labels[wanted], preprocess)
+
+    def content(seed: int) -> str:
+        networks = [config.key_tree() for config in scoring_networks()]
+        return content_key("el2n", hardest, count, networks, train.fingerprint, preprocess.identity())
+
+    which = "hardest" if hardest else "easiest"
+    told = (
+        f"the {which} {count} real image{'s' * (count > 1)} of each class for {len(scoring_networks())} networks "
+        "trained on the training images alone (the same for every seed)"
+    )
+    return Candidate(NAMES[kind], sum(counts), 4 * values, values, content, maker, note=told)
+
+
+def _jpeg_images(distilled: DistilledSet, train: ImageSet, seeds: Sequence[int]) -> Candidate:
+    """Random images compressed as JPEG, as many as the file's bytes hold; networks see them decoded."""
+    name, preprocess, size = NAMES["jpeg"], distilled.preprocess, distilled.storage.file_bytes
+    draws = jpeg_draws(train, size)
+    found = {} if draws is None else {seed: draws.drawn(seed) for seed in seeds}
+    fitting = {seed: each for seed, each in found.items() if each is not None}
+    if draws is None or len(fitting) < len(seeds):
+        return absent_candidate(name, f"the file's {size:,} bytes hold no JPEG image of each class, even at quality 25")
+
+    def maker(seed: int) -> MakeItems:
+        chosen, streams = fitting[seed]
+        images = torch.stack([decoded(draws.tables, stream) for stream in streams])
+        return partial(image_items, images, train.labels[chosen], preprocess)
+
+    def content(seed: int) -> str:
+        about = draws.quality, draws.count, size, seed, encoder_version()
+        return content_key("jpeg images", *about, train.fingerprint, preprocess.identity())
+
+    taken = max(draws.taken(streams) for _, streams in fitting.values())
+    count = len(next(iter(fitting.values()))[0])
+    told = (
+        f"as many JPEG images of quality {draws.quality} as the file's {size:,} bytes hold: {draws.count} of each "
+        f"class (new ones for each seed), {taken:,} bytes in the largest draw, their shared tables included; "
+        f"{encoder_version()}"
+    )
+    return Candidate(name, count, None, taken, content, maker, True, told)
+
+
+def _softly_labelled(distilled: DistilledSet, train: ImageSet, soft: Tensor) -> Candidate:
+    """Random images under the set's own soft labels, those of a class in turn, in the bytes of its items and labels."""
+    name, preprocess = NAMES["same-labels"], distilled.preprocess
+    values = _soft_label_values(distilled) + sum(_item_values(shard) for shard in distilled.manifest.shards)
+    each = _product(train.image_shape) + distilled.num_classes
+    count = max(1, int(values / (distilled.num_classes * each) + 0.5))
+    counts = [min(count, len(members)) for members in train.class_indices]
+    groups = [(distilled.labels == label).nonzero()[:, 0] for label in range(distilled.num_classes)]
+    if not all(map(len, groups)):
+        return absent_candidate(name, "a class has no item, and so no soft label that an image of it could have")
+    labels = torch.cat([soft[group[torch.arange(n) % len(group)]] for group, n in zip(groups, counts, strict=True)])
+
+    def maker(seed: int) -> MakeItems:
+        wanted = choose("random", count, train, preprocess, generator(seed, "baseline", "random"))
+        return partial(image_items, train.images[wanted], labels, preprocess)
+
+    def content(seed: int) -> str:
+        about = distilled.fingerprint, count, seed, train.fingerprint, preprocess.identity()
+        return content_key("under soft labels", *about)
+
+    width = distilled.storage.soft_label_bytes // _soft_label_values(distilled)
+    taken = sum(counts) * (_product(train.image_shape) + width * distilled.num_classes)
+    told = (
+        f"{count} real image{'s' * (count > 1)} of each class (new ones for each seed), with the soft labels of the "
+        "set's items of that class in turn"
+    )
+    return Candidate(name, sum(counts), 4 * sum(counts) * each, taken, content, maker, True, told)
+
+
 def _labelled_alike(distilled: DistilledSet, train: ImageSet) -> Candidate | None:
-    """As many random images as the set has stored ones, under region labels of the same observer."""
-    regions = regions_of(distilled)
+    """Random images under region labels of the same observer, as many as the set has; or under its soft labels."""
+    regions, soft = regions_of(distilled), distilled.soft_labels
+    if soft is not None:
+        return _softly_labelled(distilled, train, soft)
     if regions is None:
         return None
     name, preprocess, count = NAMES["same-labels"], distilled.preprocess, images_at_paper_bytes(distilled)
     observer = known_observer(distilled)
     if isinstance(observer, str):
-        return _absent(name, observer)
+        return absent_candidate(name, observer)
     counts = [min(count, len(members)) for members in train.class_indices]
     values = sum(counts) * _product(train.image_shape)
     about = content_key("labelled alike", regions.labels.key_tree(), regions.seed, observer.identity)
@@ -254,11 +364,11 @@ def _initial_codes(distilled: DistilledSet, train: ImageSet) -> Candidate:
     observer = None if regions is None or reason else known_observer(distilled)
     reason = observer if isinstance(observer, str) else reason
     if reason or isinstance(observer, str):
-        return _absent(name, reason or "")
+        return absent_candidate(name, reason or "")
     start = _starting_point(distilled, train)
     soft = distilled.manifest.labels_kind == "soft"
     if not soft and bool((start.codes.detach().cpu() - distilled.codes).abs().max() < 1e-6):
-        return _absent(name, "the set is its own starting point: nothing was distilled")
+        return absent_candidate(name, "the set is its own starting point: nothing was distilled")
     preprocess = distilled.preprocess
     identity = start.codec.identity()
 
@@ -323,7 +433,18 @@ def _soft_label_values(distilled: DistilledSet) -> int:
     return soft * distilled.num_classes
 
 
-def _absent(name: str, reason: str) -> Candidate:
+def stored_label_bytes(distilled: DistilledSet) -> tuple[int, int]:
+    """What soft or region labels, observers included, count by the papers' convention, and in the file."""
+    regions = [shard.regions for shard in distilled.manifest.shards if shard.regions]
+    stored = [spec for each in regions for spec in each.tensors.values()]
+    asked = sum(facts.num_bytes for facts in online_observers(distilled.manifest))
+    paper_bytes = 4 * _soft_label_values(distilled) + 4 * sum(_product(spec.shape) for spec in stored) + asked
+    return paper_bytes, distilled.storage.soft_label_bytes + sum(spec.num_bytes for spec in stored)
+
+
+def absent_candidate(name: str, reason: str) -> Candidate:
+    """A row of which only the reason why it is absent can be told."""
+
     def never(seed: int) -> MakeItems:
         raise InputError(reason)
 

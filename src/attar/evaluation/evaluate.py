@@ -16,18 +16,20 @@ from attar.device import resolve_device
 from attar.distilled import DistilledSet
 from attar.engines.engine import Engine, Local
 from attar.errors import InputError
-from attar.evaluation.baselines import Candidate, MakeItems, baseline, baseline_kinds
+from attar.evaluation.baselines import Candidate, MakeItems, Occasion, baseline, baseline_kinds
 from attar.evaluation.measuring import Measurement
 from attar.evaluation.protocol import Protocol, resolve_flip
 from attar.evaluation.protocol import protocol as protocol_named
 from attar.evaluation.relabelled import known_observer
 from attar.evaluation.scorecard import DISTILLED, Difference, Row, Scorecard
+from attar.evaluation.unseen import networks_of
+from attar.evaluation.variants import VARIANTS, variant
 from attar.files import content_key
 from attar.networks.network import NetworkConfig, depth_for, network_from_text
 from attar.observers import Observer
 from attar.progress import Progress, Silent
 from attar.storage import online_observers
-from attar.training.loop import TrainingItems
+from attar.training.loop import TrainingConfig, TrainingItems
 
 FORMAT = 1
 FEW_SEEDS = 3
@@ -52,8 +54,8 @@ def evaluate(
     """Train networks on the set and on its baselines, and test all of them on the data's test part.
 
     The distilled items are trained on with their soft or region labels where they have them, and at their learned rate
-    where the protocol says so; all other rows with hard labels, at the protocol's rate. With region labels, two more
-    rows have them: the starting point, and random images labelled by the same observer, taken from the cache.
+    where the protocol says so; all other rows with hard labels, at the protocol's rate. Random images labelled alike
+    have soft or region labels too, of the same observer, taken from the cache; with region labels so has the start.
 
     Every network counts as it is after its last step: test images choose nothing. Each result is kept under
     $ATTAR_CACHE/scores by everything that it depends on, so that baselines are computed once and an interrupted
@@ -65,7 +67,7 @@ def evaluate(
         protocol: "quick", "dc-bench", "latentdd", "mtt", "lic", "rded", "sre2l", "d3", or a JSON file of your own.
         networks: e.g. ("convnet", "resnet18"); None takes the protocol's.
         seeds: how many (0, 1, ...), or which; one network each, the same for all rows. None: as the protocol has it.
-        baselines: True, False, or some of `baselines.BASELINES`.
+        baselines: True, False, or some of `baselines.BASELINES` and `baselines.GROUPS`.
         flip: whether training images are mirrored; None mirrors as the protocol does, but never where the data's name
             says digits or characters (see `protocol.handed`).
         device: "auto", "cpu", "cuda", "cuda:1".
@@ -103,7 +105,9 @@ def evaluate(
         progress,
         None if isinstance(engine, Local) else engine,
     )
-    candidates = _candidates(small, splits.train, kinds, learned_rate(small, used), used.means and small.stochastic)
+    occasion = Occasion(numbers, where, progress)
+    means = used.means and small.stochastic
+    candidates = _candidates(small, splits.train, kinds, learned_rate(small, used), means, used.training, occasion)
     rows = job.run(candidates, small.preprocess, splits.test)
     called = name or (set_name(distilled) if isinstance(distilled, str | Path) else small.name)
     notes = _notes(chosen, used, small, splits, numbers)
@@ -198,7 +202,13 @@ def with_depth(config: NetworkConfig, resolution: int) -> NetworkConfig:
 
 
 def _candidates(
-    distilled: DistilledSet, train: ImageSet, kinds: Sequence[str], learning_rate: float | None, means: bool
+    distilled: DistilledSet,
+    train: ImageSet,
+    kinds: Sequence[str],
+    learning_rate: float | None,
+    means: bool,
+    training: TrainingConfig | None = None,
+    occasion: Occasion | None = None,
 ) -> list[Candidate]:
     storage = distilled.storage
     observer = _asked(distilled)
@@ -211,7 +221,12 @@ def _candidates(
         lambda seed: partial(_distilled_items, distilled, observer, means),
         learning_rate=learning_rate,
     )
-    others = [baseline(kind, distilled, train) for kind in kinds]
+    others = [
+        variant(kind, main, distilled, train, training or TrainingConfig(), occasion)
+        if kind in VARIANTS
+        else baseline(kind, distilled, train, occasion)
+        for kind in kinds
+    ]
     return [_remembering(each) for each in [main, *others] if each is not None]
 
 
@@ -280,6 +295,8 @@ def _card(
     return Scorecard(
         name=name,
         recipe=str(distilled.manifest.recipe.get("name", "")),
+        labels=distilled.manifest.labels_kind,
+        distilled_with=networks_of(distilled.manifest.recipe),
         classes=distilled.classes,
         image_shape=distilled.image_shape,
         storage=distilled.storage,
@@ -329,7 +346,10 @@ def _notes(
 def _label_and_rate_notes(used: Protocol, distilled: DistilledSet) -> list[str]:
     notes = []
     if distilled.manifest.labels_kind == "soft":
-        notes.append("distilled: trained with the set's soft labels; all other rows have hard labels")
+        notes.append(
+            "distilled: trained with the set's soft labels; random images labelled alike have them too, all other rows "
+            "hard labels"
+        )
     if distilled.manifest.labels_kind == "regions":
         notes.append(
             "distilled, initial codes and images labelled alike: an observer's labels of regions; all other rows have "

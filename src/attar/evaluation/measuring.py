@@ -162,11 +162,13 @@ class Measurement:
         )
 
     def _training(self, candidate: Candidate) -> TrainingConfig:
-        """The protocol's training, at the candidate's own rate where it has one."""
-        training = self.protocol.training
-        if candidate.learning_rate is None:
-            return training
-        return training.model_copy(update={"learning_rate": candidate.learning_rate})
+        """The protocol's training, at the candidate's own rate where it has one, and not augmented where it says so."""
+        changes: dict[str, Any] = {}
+        if candidate.learning_rate is not None:
+            changes["learning_rate"] = candidate.learning_rate
+        if not candidate.augmented:
+            changes |= {"augmentation": None, "cutmix_probability": 0.0}
+        return self.protocol.training.model_copy(update=changes)
 
     def _path(self, key: str) -> Path:
         return cache_directory("scores") / f"{key}.json"

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from attar.config import Config, parse_config
+from attar.evaluation.names import DISTILLED, FULL
 from attar.evaluation.protocol import Protocol
+from attar.evaluation.ranking import Ranking, ranking_of, ranking_remarks
 from attar.evaluation.statistics import mean_and_std, paired_interval
+from attar.evaluation.unseen import UnseenMean, unseen_means
 from attar.networks.network import NetworkConfig
 from attar.storage import Storage
 from attar.training.settings import Plan, TrainingConfig, images_seen
@@ -17,8 +20,6 @@ from attar.training.settings import Plan, TrainingConfig, images_seen
 if TYPE_CHECKING:
     from rich.table import Table
 
-DISTILLED = "distilled"
-FULL = "all real images"
 COLUMNS = (
     "trained on",
     "network",
@@ -30,10 +31,17 @@ COLUMNS = (
     "images seen",
     "minutes",
 )
+NUMBERS = {*COLUMNS[2:6], *COLUMNS[7:], "bits per class", "external bytes", "% of full", "LRS"}
+"""Columns, of other tables too, whose cells are set to the right."""
+
 COSTS = (
     "images seen: by one network in all of its training, epoch by epoch; "
     "minutes: training and testing of all seeds' networks on the device above"
 )
+NOISE = "within noise"
+SPREADLESS = 1e-9
+"""Percentage points: an interval narrower than this has seen no spread, which so few seeds cannot show."""
+
 DIFFERENCES = (
     "differences are percentage points paired by seed, with a 95 % confidence interval (Student's t) "
     "that is not corrected for the number of rows"
@@ -110,6 +118,7 @@ class Difference(Config):
         baseline: name of the row subtracted.
         mean: percentage points.
         low, high: the 95 % confidence interval (paired t); None for a single seed.
+        words: what the interval allows one to say; "" in cards of earlier versions.
     """
 
     network: NetworkConfig
@@ -117,20 +126,37 @@ class Difference(Config):
     mean: float
     low: float | None
     high: float | None
+    words: str = ""
+
+    @model_validator(mode="after")
+    def _words_are_those_of_the_interval(self) -> Difference:
+        if self.words not in ("", self.verdict):
+            raise ValueError(f"a difference said to be {self.words!r} is {self.verdict!r} by its interval")
+        return self
 
     @classmethod
     def between(cls, row: Row, baseline: Row) -> Difference:
         """`row` minus `baseline`, both with the same seeds."""
-        mean, low, high = paired_interval(row.accuracies, baseline.accuracies)
-        return cls(network=row.network, baseline=baseline.name, mean=mean, low=low, high=high)
+        return cls.paired(row.accuracies, baseline.accuracies, row.network, baseline.name)
+
+    @classmethod
+    def paired(
+        cls, first: Sequence[float], second: Sequence[float], network: NetworkConfig, baseline: str
+    ) -> Difference:
+        """`first` minus `second`, seed by seed."""
+        mean, low, high = paired_interval(first, second)
+        made = cls(network=network, baseline=baseline, mean=mean, low=low, high=high)
+        return made.model_copy(update={"words": made.verdict})
 
     @property
-    def verdict(self) -> Literal["better", "worse", "within noise", "one seed: unknown"]:
+    def verdict(self) -> Literal["better", "worse", "within noise", "one seed: unknown", "no spread seen: unknown"]:
         """What the interval allows one to say."""
         if self.low is None or self.high is None:
             return "one seed: unknown"
         if self.low <= 0 <= self.high:
             return "within noise"
+        if self.high - self.low < SPREADLESS:
+            return "no spread seen: unknown"
         return "better" if self.mean > 0 else "worse"
 
     @property
@@ -159,6 +185,8 @@ class Scorecard(Config):
         rows: the distilled set first, then the baselines, network by network.
         differences: the distilled row minus each baseline.
         notes: what a reader should know before believing a number.
+        labels: the set's; None in cards of earlier versions.
+        distilled_with: the networks that its recipe distils with; none where it does not say.
     """
 
     schema_version: Literal[1] = 1
@@ -178,6 +206,8 @@ class Scorecard(Config):
     rows: tuple[Row, ...] = Field(min_length=1)
     differences: tuple[Difference, ...] = ()
     notes: tuple[str, ...] = ()
+    labels: Literal["hard", "soft", "regions"] | None = None
+    distilled_with: tuple[NetworkConfig, ...] = ()
 
     def row(self, name: str = DISTILLED, network: NetworkConfig | None = None) -> Row:
         """The row of that name on that network, or on the first network. Raises KeyError."""
@@ -207,6 +237,17 @@ class Scorecard(Config):
             return None
         return 100 * row.mean / full.mean
 
+    def unseen(self) -> list[UnseenMean]:
+        """Each row's mean over the networks that the set was not distilled with."""
+        return unseen_means(self.rows, self.distilled_with)
+
+    def ranking(self, network: NetworkConfig | None = None) -> Ranking:
+        """DD-Ranking's scores on that network, or on the first. Raises ValueError for a card that names no labels."""
+        if self.labels is None:
+            raise ValueError("a card of an earlier version does not say which labels the set has")
+        wanted = network or self.rows[0].network
+        return ranking_of([row for row in self.rows if row.network == wanted], self.labels)
+
     def to_json(self) -> str:
         """Everything, as indented JSON."""
         return self.model_dump_json(indent=2)
@@ -226,14 +267,33 @@ class Scorecard(Config):
         )
 
     def lines(self) -> list[list[str]]:
-        """The table's cells, in the order of COLUMNS."""
-        return [_cells(row, self.difference(row), self.images_seen(row), self.recovery(row)) for row in self.rows]
+        """The table's cells, in the order of COLUMNS; means over two or more unseen networks come last."""
+        rows = [_cells(row, self.difference(row), self.images_seen(row), self.recovery(row)) for row in self.rows]
+        means = [each for each in self.unseen() if len(each.networks) > 1]
+        return rows + [_mean_cells(each, means) for each in means]
 
     def remarks(self) -> list[str]:
         """Sizes, then every note of the card and of its rows, each once."""
         told = [f"{row.name}: {row.absent or row.note}" for row in self.rows if row.absent or row.note]
-        differences = [DIFFERENCES] if self.differences else []
-        return list(dict.fromkeys([sizes_text(self.storage), *self.notes, COSTS, *differences, *told]))
+        differences = [DIFFERENCES, *self._noise()] if self.differences else []
+        ranking = [] if self.labels is None else ranking_remarks(self.rows, self.labels)
+        listed = [sizes_text(self.storage), *self.notes, COSTS, *differences, *self._unseen_text(), *ranking, *told]
+        return list(dict.fromkeys(listed))
+
+    def _noise(self) -> list[str]:
+        """Which differences say nothing, in words."""
+        same = [f"{each.baseline} ({each.network.name})" for each in self.differences if each.verdict == NOISE]
+        if not same:
+            return []
+        return [f"{NOISE}, because the interval contains 0, is the difference from: {', '.join(same)}"]
+
+    def _unseen_text(self) -> list[str]:
+        means = self.unseen()
+        if not means:
+            return []
+        names = ", ".join(network.name for network in means[0].networks)
+        seen = ", ".join(dict.fromkeys(network.kind for network in self.distilled_with))
+        return [f"unseen architectures: {names}; the set was distilled with networks of kind {seen}"]
 
     def as_table(self) -> Table:
         """The rows as a table for rich, the remarks as its caption."""
@@ -297,8 +357,17 @@ def _cells(row: Row, difference: Difference | None, seen: int | None, recovery: 
     ]
 
 
+def _mean_cells(mean: UnseenMean, means: Sequence[UnseenMean]) -> list[str]:
+    own = next((each for each in means if each.name == DISTILLED), None)
+    difference = ""
+    if own is not None and own is not mean:
+        difference = Difference.paired(own.accuracies, mean.accuracies, mean.networks[0], mean.name).text
+    network = f"mean of {len(mean.networks)} unseen"
+    return [mean.name, network, "", "", "", mean.text, difference, "", ""]
+
+
 def _is_number(column: str) -> bool:
-    return column in ("items", "paper bytes", "stored bytes", "accuracy %", "images seen", "minutes")
+    return column in NUMBERS
 
 
 def _bytes(count: int | None) -> str:

@@ -1,0 +1,90 @@
+"""Accuracy on architectures that a set was not distilled with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from attar.evaluation.statistics import mean_and_std
+from attar.networks.network import NetworkConfig
+
+if TYPE_CHECKING:
+    from attar.evaluation.scorecard import Row
+
+SOURCES = ("objective", "observer")
+
+
+def networks_of(recipe: Mapping[str, Any]) -> tuple[NetworkConfig, ...]:
+    """The networks that a resolved recipe distils with: its objective's and its observer's, each once.
+
+    Example:
+        >>> networks_of({"objective": {"kind": "features", "network": {"kind": "convnet", "width": 64}}})[0].name
+        'convnet:w64'
+    """
+    return tuple(dict.fromkeys(each for source in SOURCES for each in _networks(recipe.get(source))))
+
+
+def unseen(networks: Sequence[NetworkConfig], distilled_with: Sequence[NetworkConfig]) -> tuple[NetworkConfig, ...]:
+    """Those of another family (`kind`) than any that the set was distilled with; none where nothing was.
+
+    Deviation: papers call every network but the one they distil with unseen. Here a ConvNet of another width, depth or
+        norm counts as seen.
+    """
+    families = {network.kind for network in distilled_with}
+    return tuple(network for network in networks if families and network.kind not in families)
+
+
+@dataclass(frozen=True)
+class UnseenMean:
+    """The mean accuracy of one row over unseen networks, seed by seed.
+
+        a_s = 1/N sum over networks of accuracy(network, seed s);   mean and std over seeds
+
+    Args:
+        name: of the row.
+        networks: the N networks.
+        accuracies: a_s, percent.
+
+    Source: LD3M Table 1, the mean over AlexNet, ResNet18, VGG11 and ViT.
+    """
+
+    name: str
+    networks: tuple[NetworkConfig, ...]
+    accuracies: tuple[float, ...]
+
+    @property
+    def text(self) -> str:
+        """E.g. "41.2 ± 0.8"."""
+        mean, std = mean_and_std(self.accuracies)
+        return f"{mean:.1f}" + (" (n = 1: no spread)" if std is None else f" ± {std:.1f}")
+
+
+def unseen_means(rows: Sequence[Row], distilled_with: Sequence[NetworkConfig]) -> list[UnseenMean]:
+    """Of every row that was measured on all unseen networks, in the rows' order."""
+    networks = unseen(list(dict.fromkeys(row.network for row in rows)), distilled_with)
+    means = []
+    for name in dict.fromkeys(row.name for row in rows):
+        own = [row for row in rows if row.name == name and row.network in networks and row.absent is None]
+        if own and len(own) == len(networks):
+            columns = zip(*(row.accuracies for row in own), strict=True)
+            means.append(UnseenMean(name, networks, tuple(mean_and_std(column)[0] for column in columns)))
+    return means
+
+
+def _networks(tree: Any) -> Iterator[NetworkConfig]:
+    """Every setting called "network", wherever it is; what is no network is passed over."""
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            if key == "network" and isinstance(value, Mapping):
+                try:
+                    yield NetworkConfig.model_validate(dict(value))
+                except (ValidationError, ValueError):
+                    continue
+            else:
+                yield from _networks(value)
+    elif isinstance(tree, list | tuple):
+        for value in tree:
+            yield from _networks(value)

@@ -1,0 +1,1 @@
+"""Scored runs kept as small files, and the page made of them."""
