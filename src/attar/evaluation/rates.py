@@ -78,8 +78,8 @@ def search_note(search: RateSearch) -> str:
     rates = ", ".join(f"{rate:g}" for rate in search.learning_rates)
     return (
         f"learning rates: on each network every row has its own, the best of {rates} by one network on "
-        f"{100 * search.validation_share:g} % of the training images; rows of real images are drawn without these while "
-        "rates are compared, the set may have been made with them; minutes are without the search"
+        f"{100 * search.validation_share:g} % of the training images; rows of real images are drawn without these "
+        "meanwhile, the set may have been made with them; minutes are without the search"
     )
 
 

@@ -64,13 +64,12 @@ class ConvNextTiny(Network):
             layers.append(nn.Sequential(*(_Block(width) for _ in range(blocks))))
             channels = width
         self.layers = nn.Sequential(*layers)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Sequential(_MapNorm(channels), nn.Flatten(1), nn.Linear(channels, num_classes))
         keep_torchvisions_keys(self)
 
     def features(self, inputs: Float[Tensor, "items c h w"]) -> Float[Tensor, "items features"]:
         """The last stage's map, averaged over its pixels, after the last norm."""
-        return self.classifier[:2](self.avgpool(self.layers(inputs)))
+        return self.classifier[:2](self.layers(inputs).mean((2, 3), keepdim=True))
 
     def forward(self, inputs: Float[Tensor, "items c h w"]) -> Float[Tensor, "items classes"]:
         """Logits."""
