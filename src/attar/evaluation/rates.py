@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from attar.data.image_set import ImageSet, Splits
-from attar.errors import NonFiniteLossError
+from attar.errors import InputError, NonFiniteLossError
 from attar.evaluation.baselines import NAMES, Candidate, baseline
 from attar.evaluation.measuring import Measurement
 from attar.evaluation.protocol import RateSearch
@@ -68,6 +68,12 @@ def held_out(train: ImageSet, search: RateSearch) -> tuple[ImageSet, ImageSet]:
     """
     from attar.data.sources import stratified
 
+    for name, members in zip(train.classes, train.class_indices, strict=True):
+        if len(members) < 2:
+            raise InputError(
+                f"class {name!r} has {len(members)} training images; a search for learning rates holds one out and "
+                "needs at least 2, so take a protocol without, e.g. quick"
+            )
     rest, validation = stratified(train, search.validation_share, SEED, "validation")
     assert isinstance(rest, ImageSet) and isinstance(validation, ImageSet)
     return rest, validation
