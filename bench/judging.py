@@ -1,6 +1,6 @@
 """Evaluating seeds and architectures in one call against one by one: `python bench/judging.py [--device cuda]`.
 
-The set is 10 random images a class of 3 x 32 x 32, tested on 300. Each way trains and tests the same networks to the
+The set is 2 random images a class of 3 x 32 x 32, tested on 300. Each way trains and tests the same networks to the
 same scores, without the cache; ways are run alternately, and medians and ratios of medians are printed. On CPUs the
 ratios are of processor seconds, which other work on the machine disturbs less.
 
@@ -114,7 +114,7 @@ def _protocol() -> Protocol:
 def _set_and_data() -> tuple[DistilledSet, Splits]:
     train, test = cifar_shaped(30), cifar_shaped(30)
     codec = fit_codec(PixelsConfig(), train)
-    codes = Codes(codec, torch.randn(100, 3, 32, 32), class_major_labels(10, 10))
+    codes = Codes(codec, torch.randn(20, 3, 32, 32), class_major_labels(10, 2))
     facts: dict[str, Any] = {"classes": train.classes, "data": ("bench", train), "initial": ("noise", [])}
     small = DistilledSet.build(codes, codec, recipe={"name": "bench"}, **facts)
     return small, Splits(train, test, "bench")
