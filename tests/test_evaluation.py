@@ -115,7 +115,8 @@ def test_quick_takes_300_steps(num_items: int) -> None:
 
 
 def test_protocols_are_found_by_name_and_by_path(tmp_path: Path) -> None:
-    assert set(protocol_names()) == {"d3", "dc-bench", "latentdd", "ld3m", "lic", "mtt", "quick", "rded", "sre2l"}
+    published = {"d3", "dc-bench", "dd-ranking", "idc", "latentdd", "ld3m", "lic", "mtt", "rded", "rethinkdc", "sre2l"}
+    assert set(protocol_names()) == {"quick", *published}
     own = tmp_path / "own.json"
     own.write_text(TINY.model_dump_json())
     assert protocol(own) == TINY

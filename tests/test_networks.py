@@ -286,7 +286,7 @@ def test_stems_are_named_and_refused_where_there_is_none() -> None:
     assert network_from_text("resnet18:batch-small") == network_from_text("resnet18:batch")
     assert network_from_text("mobilenet_v2").norm == NetworkConfig(kind="mobilenet_v2").norm == "batch"
     for text, message in {
-        "convnet:imagenet": "convnet has no stem to choose; leave it out, or take kind 'resnet18' or 'mobilenet_v2'",
+        "convnet:imagenet": "convnet has no stem to choose; leave it out, or take kind 'resnet18' or 'resnet50' or ",
         "vgg11:imagenet": "vgg11 has no stem",
         "mobilenet_v2:instance": "take 'batch'",
         "mobilenet_v2:w32": "mobilenet_v2 has no width to choose; leave it out, or take kind 'convnet'",

@@ -19,12 +19,13 @@ from attar.data.sources import load_images
 from attar.distill import distill
 from attar.distilled import DistilledSet
 from attar.errors import InputError
-from attar.evaluation.evaluate import FEW_SEEDS, RATE, device_name, network_configs, seed_numbers, with_depth
+from attar.evaluation.evaluate import FEW_SEEDS, RATE, device_name, seed_numbers, with_depth
 from attar.evaluation.measuring import Measurement
-from attar.evaluation.protocol import Protocol, resolve_flip
+from attar.evaluation.protocol import Protocol, check_judges, resolve_flip
 from attar.evaluation.protocol import protocol as protocol_named
 from attar.files import cache_directory, content_key
 from attar.labels import RegionLabels
+from attar.networks.groups import networks_named
 from attar.networks.network import NetworkConfig
 from attar.progress import Progress, Silent
 from attar.randomness import generator
@@ -96,10 +97,13 @@ def continual(
     progress = progress or Silent()
     chosen = protocol_named(protocol)
     numbers = seed_numbers(chosen.seeds if seeds is None else seeds)
-    configs = network_configs(chosen.networks if networks is None else networks)
+    asked = chosen.networks if networks is None else networks
+    networks_named(asked)
     task = resolve_task(recipe, budget, seed, device, settings, None, None, CHECKPOINT_STEPS)
     _check_recipe(task, chosen)
     splits = data if isinstance(data, Splits) else load_images(data, progress=progress, **loading)
+    check_judges(chosen, task.recipe.labels.kind, splits.train.image_shape)
+    configs = networks_named(asked, splits.train.image_shape)
     groups = class_groups(splits.train.num_classes, steps, order_seed)
     if task.recipe.observer is not None and handed(splits.name):
         task = replace(task, recipe=task.recipe.without_flip())
@@ -250,6 +254,11 @@ def _check_recipe(task: Task, chosen: Protocol) -> None:
     if recipe.observer is not None and recipe.observer.weights is not None:
         raise InputError(
             "an observer with given weights has seen other classes than a step's own; leave out observer.weights"
+        )
+    if chosen.rate_search is not None:
+        raise InputError(
+            f"protocol {chosen.name!r} searches a learning rate for every row, which a growing memory has no images "
+            "for; take one without, e.g. quick"
         )
     if not isinstance(recipe.labels, RegionLabels):
         return

@@ -32,11 +32,13 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Protocol = Annotated[
     str,
     typer.Option(
-        help="How networks are trained: quick, dc-bench, latentdd, mtt, ld3m, lic, rded, sre2l, d3 or a .json."
+        help="How networks are trained: quick, dc-bench, idc, latentdd, mtt, ld3m, lic, rded, sre2l, d3, dd-ranking, "
+        "rethinkdc or a .json."
     ),
 ]
 Networks = Annotated[
-    str | None, typer.Option(help="Architectures, e.g. convnet,resnet18 or convnet:d3w64-batch; else the protocol's.")
+    str | None,
+    typer.Option(help="Architectures, e.g. convnet:d3w64-batch,resnet50, or all, or unseen; else the protocol's."),
 ]
 Seeds = Annotated[int | None, typer.Option(min=1, help="Networks trained for each row; else the protocol's number.")]
 Baselines = Annotated[

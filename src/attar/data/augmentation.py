@@ -17,6 +17,7 @@ from attar.randomness import Counter
 from attar.shapes import Float, Int64
 
 OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
+_FIRST, _LAST = ("flip", "color"), ("cutout",)  # of mode "mixed"
 
 
 class DsaConfig(Config):
@@ -25,7 +26,8 @@ class DsaConfig(Config):
     Args:
         strategy: operations joined by "_", of color, crop, cutout, flip, scale, rotate; leave out flip for digits.
         mode: "single" applies one operation of the strategy, drawn for each batch (the field's mode S), "multiple" all
-            of them in the order of the strategy (its mode M).
+            of them in the order of the strategy (its mode M), "mixed" flip, color, one of crop, scale and rotate, drawn
+            for each batch, and cutout, as far as they are in the strategy (IDC's).
         flip: probability of a horizontal flip.
         scale: largest factor s; both sides are scaled by factors from 1/s to s.
         rotate: largest angle, in degrees, either way.
@@ -40,7 +42,7 @@ class DsaConfig(Config):
     """
 
     strategy: str = "color_crop_cutout_flip_scale_rotate"
-    mode: Literal["single", "multiple"] = "single"
+    mode: Literal["single", "multiple", "mixed"] = "single"
     flip: float = Field(default=0.5, ge=0, le=1)
     scale: float = Field(default=1.2, ge=1)
     rotate: float = Field(default=15.0, ge=0, le=180)
@@ -137,9 +139,7 @@ class Dsa:
             generator: on the CPU; nothing else is random. From a `Counter`, image i's numbers do not depend on B.
             siamese: one set of parameters for all images, which then fits batches of every size; else one an image.
         """
-        names = self.config.operations
-        if self.config.mode == "single":
-            names = (names[int(_integers(generator, 1, 0, len(names) - 1))],)
+        names = _chosen(self.config, generator)
         count = 1 if siamese else batch_size
         values: dict[str, Tensor] = {}
         for name in names:
@@ -252,6 +252,19 @@ def cutmix(
     channels, height, width = images.shape[1:]
     drawn = draw_cutmix(len(images), (channels, height, width), generator, probability)
     return *apply_cutmix(images, labels, drawn), drawn.boxes
+
+
+def _chosen(config: DsaConfig, generator: torch.Generator | Counter) -> tuple[str, ...]:
+    """The operations of one batch, in the order in which they are applied."""
+    names = config.operations
+    if config.mode == "multiple":
+        return names
+    drawn = [name for name in names if config.mode == "single" or name not in _FIRST + _LAST]
+    one = [drawn[int(_integers(generator, 1, 0, len(drawn) - 1))]] if drawn else []
+    if config.mode == "single":
+        return tuple(one)
+    first, last = ([name for name in always if name in names] for always in (_FIRST, _LAST))
+    return (*first, *one, *last)
 
 
 def _draw(

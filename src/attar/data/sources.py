@@ -145,7 +145,7 @@ def _open_parts(
     places, names = (list(range(len(available))), available) if classes is None else match_classes(classes, available)
     train = found.train.open(places)
     if found.test is None:
-        return _stratified(train, test_fraction, split_seed), tuple(names)
+        return stratified(train, test_fraction, split_seed), tuple(names)
     missing = [available[place] for place in places if available[place] not in found.test.classes]
     surplus = sorted(set(found.test.classes) - set(available)) if classes is None else []
     if missing or surplus:
@@ -161,8 +161,12 @@ def _open_parts(
     return (train, found.test.open(test_places)), tuple(names)
 
 
-def _stratified(part: Part, fraction: float, seed: int) -> tuple[Part, Part]:
-    """A seeded share of each class, at least one image and never all, becomes the test part."""
+def stratified(part: Part, fraction: float, seed: int, purpose: str = "split") -> tuple[Part, Part]:
+    """(the rest, a seeded share of each class, at least one image and never all), both in the part's order.
+
+    Raises:
+        InputError: a class of fewer than two images.
+    """
     train: list[Int64[Tensor, " members"]] = []
     test: list[Int64[Tensor, " members"]] = []
     for label, name in enumerate(part.classes):
@@ -172,7 +176,7 @@ def _stratified(part: Part, fraction: float, seed: int) -> tuple[Part, Part]:
                 f"class {name!r} has {len(members)} images; at least 2 are needed to train and to test, or a test part"
             )
         count = min(max(round(len(members) * fraction), 1), len(members) - 1)
-        order = members[torch.randperm(len(members), generator=generator(seed, "split", name))]
+        order = members[torch.randperm(len(members), generator=generator(seed, purpose, name))]
         test.append(order[:count])
         train.append(order[count:])
     return part.select(torch.cat(train).sort().values), part.select(torch.cat(test).sort().values)

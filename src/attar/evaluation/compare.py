@@ -14,7 +14,8 @@ from attar.distilled import DistilledSet
 from attar.engines.engine import Engine
 from attar.errors import InputError
 from attar.evaluation.evaluate import check_fit, evaluate, load_splits, set_name
-from attar.evaluation.protocol import Protocol
+from attar.evaluation.protocol import Protocol, check_judges
+from attar.evaluation.protocol import protocol as protocol_named
 from attar.evaluation.scorecard import COLUMNS, DISTILLED, Row, Scorecard, markdown_table, rich_table
 from attar.networks.network import NetworkConfig
 from attar.progress import Progress, Silent
@@ -172,15 +173,16 @@ def compare(
         raise InputError("compare needs a list of distilled sets; give at least one")
     if names is not None and len(names) != len(sets):
         raise InputError(f"{len(names)} names were given for {len(sets)} sets; give one for each")
-    progress = progress or Silent()
+    progress, chosen = progress or Silent(), protocol_named(protocol)
     loaded = [DistilledSet.load(each) if isinstance(each, str | Path) else each for each in sets]
     splits = load_splits(data, progress)
     loaded = [in_order_of(each, splits.train.classes) for each in loaded]
     for each in loaded:
+        check_judges(chosen, each.manifest.labels_kind, each.image_shape)
         check_fit(each, splits)
     cards = [
         evaluate(
-            small, splits, protocol, networks=networks, seeds=seeds, baselines=baselines, flip=flip,
+            small, splits, chosen, networks=networks, seeds=seeds, baselines=baselines, flip=flip,
             device=device, cache=cache, progress=progress, name=name, engine=engine,
         )
         for small, name in zip(loaded, names or _names(sets), strict=True)

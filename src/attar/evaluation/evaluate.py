@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,19 @@ from attar.device import resolve_device
 from attar.distilled import DistilledSet
 from attar.engines.engine import Engine, Local
 from attar.errors import InputError
-from attar.evaluation.baselines import Candidate, MakeItems, Occasion, baseline, baseline_kinds
+from attar.evaluation.baselines import Candidate, Occasion, baseline, baseline_kinds
 from attar.evaluation.measuring import Measurement
-from attar.evaluation.protocol import Protocol, resolve_flip
+from attar.evaluation.protocol import Protocol, check_judges, resolve_flip
 from attar.evaluation.protocol import protocol as protocol_named
+from attar.evaluation.rates import rows_at_best_rates, search_note
 from attar.evaluation.relabelled import known_observer
+from attar.evaluation.remembering import remembering
 from attar.evaluation.scorecard import DISTILLED, Difference, Row, Scorecard
 from attar.evaluation.unseen import networks_of
 from attar.evaluation.variants import VARIANTS, variant
 from attar.files import content_key
-from attar.networks.network import NetworkConfig, depth_for, network_from_text
+from attar.networks.groups import networks_named
+from attar.networks.network import NetworkConfig, depth_for
 from attar.observers import Observer
 from attar.progress import Progress, Silent
 from attar.storage import online_observers
@@ -64,8 +66,9 @@ def evaluate(
     Args:
         distilled: the set, or its file.
         data: Splits, or anything `load_images` takes; classes, their order and the image shape must be the set's.
-        protocol: "quick", "dc-bench", "latentdd", "mtt", "lic", "rded", "sre2l", "d3", or a JSON file of your own.
-        networks: e.g. ("convnet", "resnet18"); None takes the protocol's.
+        protocol: a name of `protocol_names()`, e.g. "quick", "dc-bench", or a JSON file of your own; one that cannot
+            judge such labels or images is refused.
+        networks: e.g. ("convnet", "resnet18"), or a group, "all" or "unseen"; None takes the protocol's.
         seeds: how many (0, 1, ...), or which; one network each, the same for all rows. None: as the protocol has it.
         baselines: True, False, or some of `baselines.BASELINES` and `baselines.GROUPS`.
         flip: whether training images are mirrored; None mirrors as the protocol does, but never where the data's name
@@ -87,11 +90,14 @@ def evaluate(
     chosen = protocol_named(protocol)
     kinds = baseline_kinds(baselines)
     numbers = seed_numbers(chosen.seeds if seeds is None else seeds)
-    configs = network_configs(chosen.networks if networks is None else networks)
+    asked = chosen.networks if networks is None else networks
+    named = networks_named(asked)
     where = resolve_device(device)
     if engine is not None:
         engine.check_device(where)
     small = DistilledSet.load(distilled) if isinstance(distilled, str | Path) else distilled
+    check_judges(chosen, small.manifest.labels_kind, small.image_shape)
+    configs = networks_named(asked, small.preprocess.code_shape)
     splits = load_splits(data, progress)
     check_fit(small, splits)
     used = resolve_flip(chosen, flip, splits.name)
@@ -106,11 +112,19 @@ def evaluate(
         None if isinstance(engine, Local) else engine,
     )
     occasion = Occasion(numbers, where, progress)
-    means = used.means and small.stochastic
-    candidates = _candidates(small, splits.train, kinds, learned_rate(small, used), means, used.training, occasion)
-    rows = job.run(candidates, small.preprocess, splits.test)
+    rate, means = learned_rate(small, used), used.means and small.stochastic
+
+    def candidates(train: ImageSet) -> list[Candidate]:
+        return _candidates(small, train, kinds, rate, means, used.training, occasion)
+
+    if used.rate_search is None:
+        rows = job.run(candidates(splits.train), small.preprocess, splits.test)
+    else:
+        rows = rows_at_best_rates(job, used.rate_search, candidates, small.preprocess, splits)
     called = name or (set_name(distilled) if isinstance(distilled, str | Path) else small.name)
     notes = _notes(chosen, used, small, splits, numbers)
+    left_out = [config.name for config in named if config not in configs]
+    notes += [f"{each} of the group is left out: it cannot see such images" for each in left_out]
     return _card(called, small, splits, job, rows, notes)
 
 
@@ -170,7 +184,7 @@ def learned_rate(distilled: DistilledSet, chosen: Protocol) -> float | None:
     if rate <= 0:
         raise InputError(
             f"the set's learned rate is {rate:.6g} and must be positive; take a protocol with a rate of its own, "
-            "e.g. dc-bench"
+            "e.g. quick"
         )
     return rate
 
@@ -183,15 +197,6 @@ def seed_numbers(wanted: int | Sequence[int]) -> tuple[int, ...]:
     if len(set(numbers)) < len(numbers):
         raise InputError(f"a seed is listed twice in {list(numbers)}; list each once")
     return numbers
-
-
-def network_configs(wanted: Sequence[str | NetworkConfig] | str | NetworkConfig) -> list[NetworkConfig]:
-    """The architectures named, each once. Raises InputError for none, or an unknown one."""
-    listed = [wanted] if isinstance(wanted, str | NetworkConfig) else list(wanted)
-    configs = [network_from_text(each) if isinstance(each, str) else each for each in listed]
-    if not configs:
-        raise InputError("no network was named; name at least one, e.g. convnet")
-    return list(dict.fromkeys(configs))
 
 
 def with_depth(config: NetworkConfig, resolution: int) -> NetworkConfig:
@@ -227,7 +232,7 @@ def _candidates(
         else baseline(kind, distilled, train, occasion)
         for kind in kinds
     ]
-    return [_remembering(each) for each in [main, *others] if each is not None]
+    return [remembering(each) for each in [main, *others] if each is not None]
 
 
 def _distilled_items(
@@ -247,46 +252,6 @@ def _asked(distilled: DistilledSet) -> Observer | None:
     if isinstance(found, str):
         raise InputError(found)
     return found
-
-
-def _remembering(candidate: Candidate) -> Candidate:
-    """The candidate with items and content made once where they are the same for every seed."""
-    if candidate.drawn:
-        return candidate
-    makers: list[MakeItems] = []
-    contents: list[str] = []
-
-    def maker_once(seed: int) -> MakeItems:
-        if not makers:
-            makers.append(_Remembered(candidate.maker(seed)))
-        return makers[0]
-
-    def content_once(seed: int) -> str:
-        if not contents:
-            contents.append(candidate.content(seed))
-        return contents[0]
-
-    return replace(candidate, maker=maker_once, content=content_once)
-
-
-class _Remembered:
-    """Makes items once for each device; sent elsewhere, it makes them there.
-
-    Args:
-        make: the items.
-    """
-
-    def __init__(self, make: MakeItems) -> None:
-        self._make = make
-        self._items: dict[torch.device, TrainingItems] = {}
-
-    def __call__(self, device: torch.device) -> TrainingItems:
-        if device not in self._items:
-            self._items[device] = self._make(device)
-        return self._items[device]
-
-    def __reduce__(self) -> tuple[type[_Remembered], tuple[MakeItems]]:
-        return _Remembered, (self._make,)
 
 
 def _card(
@@ -359,6 +324,9 @@ def _label_and_rate_notes(used: Protocol, distilled: DistilledSet) -> list[str]:
         means = " and the items' means" if used.means else ""
         notes.append(f"distilled: every epoch has new samples of the items{means}")
     own, learned, rate = used.training.learning_rate, distilled.learned.get(RATE), learned_rate(distilled, used)
+    if used.rate_search is not None:
+        unused = [] if learned is None else [f"distilled: the set's learned rate {learned:.6g} is not used"]
+        return [*notes, search_note(used.rate_search), *unused]
     if rate is not None:
         notes.append(f"distilled: trained at the set's learned rate {rate:.6g}; all other rows at {own:.6g}")
     elif used.use_learned_rate:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from attar.config import Config, parse_config
 from attar.data.handed import handed
@@ -13,6 +14,28 @@ from attar.networks.network import NetworkConfig
 from attar.training.loop import TrainingConfig
 
 FOLDER = Path(__file__).parent / "protocols"
+
+LabelsKind: TypeAlias = Literal["hard", "soft", "regions"]
+
+LABEL_WORDS: dict[LabelsKind, str] = {"hard": "hard labels", "soft": "soft labels", "regions": "labels of regions"}
+
+
+class RateSearch(Config):
+    """The learning rate of every row on every network, chosen on training images that it is not trained on.
+
+    Args:
+        learning_rates: to choose from, ascending; a tie goes to the smaller.
+        validation_share: of each class's training images, drawn by a seed, that rates are compared on.
+    """
+
+    learning_rates: tuple[float, ...] = Field(min_length=2)
+    validation_share: float = Field(default=0.1, gt=0, le=0.5)
+
+    @model_validator(mode="after")
+    def _rates_ascend(self) -> RateSearch:
+        if list(self.learning_rates) != sorted(set(self.learning_rates)) or self.learning_rates[0] <= 0:
+            raise InputError(f"learning_rates are {list(self.learning_rates)}; give ascending positive numbers")
+        return self
 
 
 class Protocol(Config):
@@ -31,10 +54,17 @@ class Protocol(Config):
             has one; all other rows, and sets without one, at that of `training`.
         means: an epoch has the means of items that are distributions too, beside a sample of each; other items are seen
             once.
+        labels: kinds of labels that the sources' evaluation trains on; sets with others are refused.
+        smallest_side: in pixels; sets of smaller images are refused.
+        largest_side: likewise of larger ones; None: no bound.
+        rate_search: chooses every row's learning rate in the place of that of `training`; None takes the latter.
         training: every setting of the training.
+
+    Raises:
+        InputError: a learning rate that is searched for and learned, bounds that exclude every image.
     """
 
-    added_later = frozenset({"means"})
+    added_later = frozenset({"means", "labels", "smallest_side", "largest_side", "rate_search"})
 
     name: str = Field(min_length=1)
     version: int = Field(ge=1)
@@ -46,7 +76,21 @@ class Protocol(Config):
     networks: tuple[NetworkConfig, ...] = Field(min_length=1)
     use_learned_rate: bool = False
     means: bool = False
+    labels: tuple[LabelsKind, ...] = Field(default=("hard", "soft", "regions"), min_length=1)
+    smallest_side: int = Field(default=1, ge=1)
+    largest_side: int | None = Field(default=None, ge=1)
+    rate_search: RateSearch | None = None
     training: TrainingConfig
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Protocol:
+        if self.rate_search is not None and self.use_learned_rate:
+            raise InputError(
+                "use_learned_rate and rate_search each give the set a learning rate; leave out one of them"
+            )
+        if self.largest_side is not None and self.largest_side < self.smallest_side:
+            raise InputError(f"smallest_side {self.smallest_side} is above largest_side {self.largest_side}; swap them")
+        return self
 
     @property
     def label(self) -> str:
@@ -104,6 +148,27 @@ def resolve_flip(chosen: Protocol, flip: bool | None, data_name: str) -> Protoco
         )
     drop = handed(data_name) if flip is None else not flip
     return chosen.without_flip() if drop else chosen
+
+
+def check_judges(chosen: Protocol, labels: LabelsKind, image_shape: tuple[int, int, int]) -> None:
+    """Raise InputError unless a protocol can judge sets with such labels and images (C, H, W); name those that can."""
+    reason = _refusal(chosen, labels, image_shape)
+    if reason is None:
+        return
+    able = [name for name in protocol_names() if _refusal(protocol(name), labels, image_shape) is None]
+    raise InputError(f"protocol {chosen.label} {reason}; protocols that can judge it: {', '.join(able)}")
+
+
+def _refusal(chosen: Protocol, labels: LabelsKind, image_shape: tuple[int, int, int]) -> str | None:
+    _, height, width = image_shape
+    if labels not in chosen.labels:
+        allowed = " or ".join(LABEL_WORDS[kind] for kind in chosen.labels)
+        return f"judges sets with {allowed} and this one has {LABEL_WORDS[labels]}"
+    if min(height, width) < chosen.smallest_side:
+        return f"is for images of at least {chosen.smallest_side} pixels and these have {height} x {width}"
+    if chosen.largest_side is not None and max(height, width) > chosen.largest_side:
+        return f"is for images of at most {chosen.largest_side} pixels and these have {height} x {width}"
+    return None
 
 
 def _read(path: Path) -> Protocol:

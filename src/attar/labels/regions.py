@@ -103,6 +103,8 @@ class RegionLabels(Config):
             raise InputError(
                 f"code_bytes has no effect with storage {self.storage!r}; leave it out, or take 'codebook'"
             )
+        if self.augmentation is not None and self.augmentation.mode == "mixed":
+            raise InputError("regions have no augmentation of mode 'mixed'; take 'single' or 'multiple'")
         if self.storage == "online" and self.label_bytes is not None:
             raise InputError("label_bytes has no effect with storage 'online', which stores nothing; leave it out")
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from attar.networks.groups import GROUPS, networks_named
 from attar.networks.network import (
     Network,
     NetworkConfig,
@@ -14,6 +15,7 @@ from attar.networks.network import (
 )
 
 __all__ = [
+    "GROUPS",
     "Network",
     "NetworkConfig",
     "build_network",
@@ -21,5 +23,6 @@ __all__ = [
     "initialise_parameters",
     "network_from_text",
     "network_shell",
+    "networks_named",
     "num_parameters",
 ]

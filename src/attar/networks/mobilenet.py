@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from torch import Tensor, nn
 
 from attar.networks.network import Network, NetworkConfig
+from attar.networks.state_keys import keep_torchvisions_keys
 from attar.shapes import Float
 
 # Expansion, width, blocks, stride of the first block for small images, and for ImageNet's.
@@ -57,8 +57,7 @@ class MobileNetV2(Network):
         self.layers = nn.Sequential(*layers)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Sequential(nn.Identity(), nn.Linear(_LAST_WIDTH, num_classes))
-        self.register_state_dict_post_hook(_to_torchvision)
-        self.register_load_state_dict_pre_hook(_from_torchvision)
+        keep_torchvisions_keys(self)
 
     def features(self, inputs: Float[Tensor, "items c h w"]) -> Float[Tensor, "items features"]:
         """The last convolution's map, averaged over its pixels."""
@@ -99,18 +98,3 @@ def _convolution(channels: int, width: int, kernel_size: int, stride: int, group
         channels, width, kernel_size, stride=stride, padding=kernel_size // 2, groups=groups, bias=False
     )
     return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU6())
-
-
-def _to_torchvision(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    _rename(state, f"{prefix}layers.", f"{prefix}features.")
-
-
-def _from_torchvision(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-    _rename(state, f"{prefix}features.", f"{prefix}layers.")
-
-
-def _rename(state: dict[str, Any], old: str, new: str) -> None:
-    """What torchvision calls `features` is `layers` here: every network has a method of that name. Keeps the order."""
-    for key in list(state):
-        value = state.pop(key)
-        state[new + key.removeprefix(old) if key.startswith(old) else key] = value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -27,9 +27,12 @@ Stem: TypeAlias = Literal["small", "imagenet"]
 NORMS: dict[str, tuple[Norm, ...]] = {
     "convnet": ("instance", "batch", "layer", "group", "none"),
     "resnet18": ("instance", "batch"),
+    "resnet50": ("batch", "instance"),
     "vgg11": ("instance", "batch"),
     "alexnet": ("none", "batch"),
     "mobilenet_v2": ("batch",),
+    "shufflenet_v2": ("batch",),
+    "convnext_tiny": ("layer",),
     "vit": ("layer",),
 }
 
@@ -39,7 +42,7 @@ _KINDS_WITH: dict[str, tuple[str, ...]] = {
     "width": ("convnet",),
     "pooling": ("convnet",),
     "activation": ("convnet",),
-    "stem": ("resnet18", "mobilenet_v2"),
+    "stem": ("resnet18", "resnet50", "mobilenet_v2", "shufflenet_v2", "convnext_tiny"),
 }
 
 
@@ -48,16 +51,16 @@ class NetworkConfig(Config):
 
     Args:
         kind: "convnet" is the field's ConvNet; "vgg11" and "alexnet" are the forms for small images, in which the field
-            tests on unseen architectures; "resnet18" and "mobilenet_v2" have a form for small images and torchvision's;
-            "vit" is of ViT-Tiny's size, with patches that suit the images.
+            tests on unseen architectures; "vit" is of ViT-Tiny's size, with patches that suit the images; the others
+            have a form for small images and torchvision's.
         depth: blocks of the ConvNet; None takes `depth_for` of the smaller side of the input.
         width: channels of every ConvNet block.
         norm: "instance" is the field's default: one group for each channel, affine; alexnet has "none" by default,
-            mobilenet_v2 "batch" alone.
+            resnet50 "batch"; mobilenet_v2 and shufflenet_v2 have "batch" alone, convnext_tiny and vit "layer".
         pooling: after every ConvNet block, by a factor of 2; "none" leaves the size as it is.
         activation: of every ConvNet block.
-        stem: how resnet18 and mobilenet_v2 begin: "small" is for images of about 32 pixels, "imagenet" is torchvision's
-            for about 224, so that its weights fit.
+        stem: how kinds with torchvision's form begin: "small" is for images of about 32 pixels, "imagenet" is
+            torchvision's for about 224, so that its weights fit.
 
     Raises:
         InputError: a setting that the kind would ignore.
@@ -65,7 +68,9 @@ class NetworkConfig(Config):
 
     added_later = frozenset({"stem"})
 
-    kind: Literal["convnet", "resnet18", "vgg11", "alexnet", "mobilenet_v2", "vit"] = "convnet"
+    kind: Literal[
+        "convnet", "resnet18", "resnet50", "vgg11", "alexnet", "mobilenet_v2", "shufflenet_v2", "convnext_tiny", "vit"
+    ] = "convnet"
     depth: int | None = Field(default=None, ge=1, le=10)
     width: int = Field(default=128, ge=1, le=4096)
     norm: Norm = "instance"
@@ -131,7 +136,7 @@ _WORDS: dict[str, tuple[str, str]] = {
 
 @runtime_checkable
 class HasOwnValues(Protocol):
-    """A network with parameters that belong to no layer, for which it has a law of its own."""
+    """A network, or a block of one, with parameters that belong to no layer, for which it has a law of its own."""
 
     def draw_own(self, generator: torch.Generator) -> None:
         """Draw these parameters anew, in place."""
@@ -305,17 +310,22 @@ def network_shell(config: NetworkConfig, input_shape: tuple[int, int, int], num_
     """
     from attar.networks.alexnet import AlexNet
     from attar.networks.convnet import ConvNet
+    from attar.networks.convnext import ConvNextTiny
     from attar.networks.mobilenet import MobileNetV2
-    from attar.networks.resnet import ResNet18
+    from attar.networks.resnet import ResNet
+    from attar.networks.shufflenet import ShuffleNetV2
     from attar.networks.vgg import Vgg11
     from attar.networks.vit import Vit
 
-    families: dict[str, type[ConvNet | ResNet18 | Vgg11 | AlexNet | MobileNetV2 | Vit]] = {
+    families: dict[str, Callable[[NetworkConfig, tuple[int, int, int], int], Network]] = {
         "convnet": ConvNet,
-        "resnet18": ResNet18,
+        "resnet18": ResNet,
+        "resnet50": ResNet,
         "vgg11": Vgg11,
         "alexnet": AlexNet,
         "mobilenet_v2": MobileNetV2,
+        "shufflenet_v2": ShuffleNetV2,
+        "convnext_tiny": ConvNextTiny,
         "vit": Vit,
     }
     if num_classes < 2 or min(input_shape) < 1:

@@ -20,6 +20,8 @@ COUNTS = "num_batches_tracked"
 OWN = "preprocess."
 """Begins the names of what an observer's own file has beside the network's weights."""
 
+_LAST_WEIGHTS = ("classifier.weight", "classifier.1.weight", "classifier.2.weight", "fc.weight")
+
 
 def find_weights(weights: str) -> dict[str, Tensor]:
     """The state dict that a user names.
@@ -92,7 +94,7 @@ def _check_names(what: str, config: NetworkConfig, given: list[str], wanted: lis
 
 def _check_tensor(what: str, config: NetworkConfig, name: str, value: Tensor, shape: tuple[int, ...]) -> None:
     found = tuple(value.shape)
-    if found != shape and name in ("classifier.weight", "classifier.1.weight", "fc.weight") and found[1:] == shape[1:]:
+    if found != shape and name in _LAST_WEIGHTS and found[1:] == shape[1:]:
         raise InputError(
             f"{what} tells {found[0]} classes apart and the data has {shape[0]}; take weights trained on these "
             "classes, or leave them out to train"
