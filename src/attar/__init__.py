@@ -12,6 +12,7 @@ from attar.errors import InputError
 
 if TYPE_CHECKING:
     from attar import recipes as recipes
+    from attar.applications.audit.auditing import audit as audit
     from attar.applications.continual import continual as continual
     from attar.citations import cite as cite
     from attar.data.sources import load_images as load_images
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 # Where each public name lives; importing attar imports none of them, and so neither torch nor pydantic.
 _PLACES = {
     "DistilledSet": "attar.distilled",
+    "audit": "attar.applications.audit.auditing",
     "cite": "attar.citations",
     "compare": "attar.evaluation.compare",
     "continual": "attar.applications.continual",
@@ -45,6 +47,7 @@ __all__ = [
     "DistilledSet",
     "InputError",
     "__version__",
+    "audit",
     "cite",
     "compare",
     "continual",
