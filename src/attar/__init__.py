@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from attar import recipes as recipes
     from attar.applications.audit.auditing import audit as audit
     from attar.applications.continual import continual as continual
+    from attar.applications.ranking.ranking import rank as rank
     from attar.citations import cite as cite
     from attar.data.sources import load_images as load_images
     from attar.distill import distill as distill
@@ -40,6 +41,7 @@ _PLACES = {
     "export": "attar.export",
     "load_images": "attar.data.sources",
     "merge": "attar.merging",
+    "rank": "attar.applications.ranking.ranking",
     "show": "attar.report.contact_sheet",
 }
 
@@ -59,6 +61,7 @@ __all__ = [
     "load",
     "load_images",
     "merge",
+    "rank",
     "recipes",
     "show",
 ]
