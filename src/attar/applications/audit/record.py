@@ -187,6 +187,7 @@ class AuditCard(Config):
         copies: each distilled image at most once for each part.
         membership: of images in the training half of sets made alike; None where it was not tested.
         labels: what the labels give away.
+        guarantee: what is not claimed.
         notes: what a reader should know.
     """
 
@@ -209,6 +210,7 @@ class AuditCard(Config):
     copies: tuple[Copy, ...] = ()
     membership: Membership | None = None
     labels: LabelFacts
+    guarantee: str = NO_GUARANTEE
     notes: tuple[str, ...] = ()
 
     def found(self, part: Part = "train") -> list[Copy]:
