@@ -31,7 +31,7 @@ from small_sets import build, digit_images
 def known(num_sets: int, count: int, shift: float, seed: int) -> tuple[Tensor, Tensor]:
     """Confidences that are `shift` higher for members, and who they are."""
     draw = generator(seed, "phi")
-    members = torch.stack([half(seed, number, count) for number in range(num_sets)])
+    members = torch.stack([half(seed, number, torch.zeros(count).long()) for number in range(num_sets)])
     level = 2 * torch.randn(1, count, generator=draw, dtype=torch.float64)
     noise = torch.randn(num_sets, count, generator=draw, dtype=torch.float64)
     return level + noise + shift * members, members
@@ -61,12 +61,13 @@ def test_members_that_stand_out_are_found() -> None:
     assert rates[1].found is None  # 250 others cannot resolve one in a thousand
 
 
-def test_halves_are_halves_and_independent() -> None:
-    halves = torch.stack([half(0, number, 400) for number in range(30)])
-    assert halves.sum(1).tolist() == [200] * 30
+def test_halves_are_halves_of_every_class_and_independent() -> None:
+    labels = torch.arange(400) % 4
+    halves = torch.stack([half(0, number, labels) for number in range(30)])
+    assert all(torch.bincount(labels[inside]).tolist() == [50] * 4 for inside in halves)
     together = (halves.double() @ halves.double().T)[~torch.eye(30, dtype=torch.bool)] / 400
     assert float(together.mean()) == pytest.approx(0.25, abs=0.01)
-    assert torch.equal(half(0, 7, 400), halves[7]) and not torch.equal(half(1, 7, 400), halves[7])
+    assert torch.equal(half(0, 7, labels), halves[7]) and not torch.equal(half(1, 7, labels), halves[7])
 
 
 @pytest.fixture(scope="module")

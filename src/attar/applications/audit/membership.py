@@ -29,7 +29,7 @@ from attar.networks.network import NetworkConfig
 from attar.progress import Progress, Silent, Within
 from attar.randomness import generator
 from attar.recipes import Recipe
-from attar.shapes import Float
+from attar.shapes import Float, Int64
 from attar.storage import online_observers
 from attar.training.loop import train_networks
 
@@ -198,7 +198,8 @@ def shadow_membership(
 ) -> Membership:
     """Make sets like this one of random halves of the training images, and infer who was in.
 
-    Each image is in each half with probability 1/2, independently of the other halves. Sets and confidences are kept
+    A half has half of each class, at random and independently of the other halves: were halves complements, a set's
+    absence from its own shadows would shift the scores. Sets and confidences are kept
     under $ATTAR_CACHE/audit: after Ctrl-C the same call goes on where it was.
 
     Args:
@@ -225,13 +226,13 @@ def shadow_membership(
     chosen = torch.randperm(len(splits.train), generator=generator(seed, "audit candidates"))[:candidates].sort().values
     work = _Work(recipe, budget, splits.train, splits.name, chosen, protocol, network, device, cache, seed)
     rows = _all_confidences(work, num_shadows, engine, progress)
-    members = torch.stack([half(seed, number, len(splits.train))[chosen] for number in range(num_shadows)])
+    members = torch.stack([half(seed, number, splits.train.labels)[chosen] for number in range(num_shadows)])
     area, rates = attack(rows, members)
     return Membership(
         recipe=recipe.name,
         num_shadows=num_shadows,
         num_candidates=len(chosen),
-        num_members=int(half(seed, 0, len(splits.train)).sum()),
+        num_members=int(half(seed, 0, splits.train.labels).sum()),
         network=network,
         protocol=protocol.label,
         area=area,
@@ -246,10 +247,13 @@ def check_shadows(distilled: DistilledSet, num_shadows: int) -> None:
     recipe_of(distilled)
 
 
-def half(seed: int, number: int, count: int) -> Tensor:
-    """bool [count], which images a shadow is made from: a random half, independent of every other shadow's."""
-    inside = torch.zeros(count, dtype=torch.bool)
-    inside[torch.randperm(count, generator=generator(seed, "audit half", number))[: count // 2]] = True
+def half(seed: int, number: int, labels: Int64[Tensor, " images"]) -> Tensor:
+    """bool [N], which images a shadow is made from: a random half of every class, independent of other shadows'."""
+    inside = torch.zeros(len(labels), dtype=torch.bool)
+    draw = generator(seed, "audit half", number)
+    for label in labels.unique():
+        members = (labels == label).nonzero()[:, 0]
+        inside[members[torch.randperm(len(members), generator=draw)[: len(members) // 2]]] = True
     return inside
 
 
@@ -374,7 +378,7 @@ def _shadow_set(work: _Work, number: int, progress: Progress) -> DistilledSet:
     if path is not None and path.exists():
         with suppress(InputError):  # damaged: distilled anew
             return DistilledSet.load(path)
-    half_of = work.train.select(half(work.seed, number, len(work.train)).nonzero()[:, 0])
+    half_of = work.train.select(half(work.seed, number, work.train.labels).nonzero()[:, 0])
     return distill(
         Splits(half_of, half_of, work.name),  # no other image is at hand here
         work.recipe,
