@@ -113,9 +113,7 @@ class Membership(Config):
         for rate in self.rates:
             share = f"{100 * rate.false_positive_rate:g} %"
             if rate.found is None:
-                lines.append(
-                    f"membership: too few images outside a set to say what is found at {share} false positives"
-                )
+                lines.append(f"membership: too few images outside a set to resolve {share} false positives")
                 continue
             found = rate.found
             lines.append(

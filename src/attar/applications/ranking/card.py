@@ -219,7 +219,7 @@ class RankCard(Config):
         if self.itself is not None:
             lines.append(
                 f"one seed on all real images against the mean of the others: Spearman {self.itself[0]:+.2f}, Kendall "
-                f"{self.itself[1]:+.2f} (mean over seeds): nearer than that is chance"
+                f"{self.itself[1]:+.2f} (mean over seeds): more agreement than that is chance"
             )
         for each in self.agreements:
             if each.less is not None:
