@@ -13,6 +13,9 @@ from attar.process import prepare_process
 VERBS = (distilling, evaluating, ranking, auditing, looking)
 """Modules whose verbs there are, in the order of the help."""
 
+# Verbs register themselves when their module is imported, which is in the order of the modules' names.
+app.registered_commands.sort(key=lambda command: [each.__name__ for each in VERBS].index(command.callback.__module__))
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line and return its exit status: 0 done, 1 the run failed, 2 bad input, 130 stopped by Ctrl-C.
