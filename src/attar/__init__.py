@@ -12,7 +12,9 @@ from attar.errors import InputError
 
 if TYPE_CHECKING:
     from attar import recipes as recipes
+    from attar.applications.audit.auditing import audit as audit
     from attar.applications.continual import continual as continual
+    from attar.applications.ranking.ranking import rank as rank
     from attar.citations import cite as cite
     from attar.data.sources import load_images as load_images
     from attar.distill import distill as distill
@@ -29,6 +31,7 @@ __version__ = "0.1.0"
 # Where each public name lives; importing attar imports none of them, and so neither torch nor pydantic.
 _PLACES = {
     "DistilledSet": "attar.distilled",
+    "audit": "attar.applications.audit.auditing",
     "cite": "attar.citations",
     "compare": "attar.evaluation.compare",
     "continual": "attar.applications.continual",
@@ -38,6 +41,7 @@ _PLACES = {
     "export": "attar.export",
     "load_images": "attar.data.sources",
     "merge": "attar.merging",
+    "rank": "attar.applications.ranking.ranking",
     "show": "attar.report.contact_sheet",
 }
 
@@ -45,6 +49,7 @@ __all__ = [
     "DistilledSet",
     "InputError",
     "__version__",
+    "audit",
     "cite",
     "compare",
     "continual",
@@ -56,6 +61,7 @@ __all__ = [
     "load",
     "load_images",
     "merge",
+    "rank",
     "recipes",
     "show",
 ]

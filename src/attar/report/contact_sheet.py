@@ -145,6 +145,39 @@ def _sheet_between(
     return draw_sheet(told, rows, [[_pictures(row, magnification) for row in images]], ("between",))
 
 
+def show_beside(
+    out: Path,
+    names: Sequence[str],
+    columns: Sequence[Tensor],
+    headings: Sequence[str],
+    title: str,
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Write a PNG with one row for each name: an image of every column.
+
+    Args:
+        out: path of the PNG.
+        names: of the rows.
+        columns: images [rows, C, H, W] each, all of one shape; uint8, or in [0, 1].
+        headings: of the columns.
+        title: above the picture.
+        overwrite: replace an existing file.
+
+    Raises:
+        InputError: an existing `out`, or a sheet of more than `LARGEST_PIXELS` pixels.
+    """
+    refuse_existing(out, overwrite)
+    channels, height, width = columns[0].shape[1:]
+    scale = _scale_for((channels, height, width))
+    _refuse_large(round(width * scale) * len(columns), round(height * scale) * len(names))
+    groups = [[[picture] for picture in _pictures(images, scale)] for images in columns]
+    sheet = draw_sheet(title, names, groups, headings)
+    with atomic_path(out) as temporary:
+        sheet.save(temporary, format="PNG")
+    return out
+
+
 def draw_sheet(
     title: str,
     classes: Sequence[str],

@@ -1,4 +1,4 @@
-"""Plots: the loss of a run, accuracy against bytes, accuracy against classes seen."""
+"""Plots: the loss of a run, accuracy against bytes, against classes seen, and of candidates on few and all images."""
 
 from __future__ import annotations
 
@@ -60,6 +60,23 @@ class Curve:
     num_classes: tuple[int, ...]
     means: tuple[float, ...]
     stds: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Candidates measured in two ways, e.g. trained on all images and on few.
+
+    Args:
+        series: its entry of the legend.
+        x, x_std: percent, one for each candidate; std None for a single seed.
+        y, y_std: the same, of the other way.
+    """
+
+    series: str
+    x: tuple[float, ...]
+    x_std: tuple[float | None, ...]
+    y: tuple[float, ...]
+    y_std: tuple[float | None, ...]
 
 
 def plot_accuracy(
@@ -142,6 +159,42 @@ def plot_classes(curves: Sequence[Curve], out: Path | str, *, title: str, overwr
     axes.set_ylabel("accuracy (%), mean ± std over seeds")
     axes.set_title(title, loc="left", fontsize=10, wrap=True)
     figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=4)
+    return _save(figure, path)
+
+
+def plot_agreement(clouds: Sequence[Cloud], out: Path | str, *, title: str, overwrite: bool = False) -> Path:
+    """Write a PNG of candidates' accuracies on few items against those on all real images, with one std over seeds.
+
+    Args:
+        clouds: at least one; where the points of one rise without a fall, it ranks as all real images do.
+        title: above the plot.
+
+    Raises:
+        InputError: nothing to draw, or an existing `out`.
+    """
+    path = _png(out, overwrite)
+    if not clouds:
+        raise InputError("there is no score to plot; every row is absent")
+    figure, [axes] = _figure()
+    for number, cloud in enumerate(clouds):
+        colour = COLOURS[number % len(COLOURS)]
+        axes.errorbar(
+            cloud.x,
+            cloud.y,
+            xerr=[math.nan if std is None else std for std in cloud.x_std],
+            yerr=[math.nan if std is None else std for std in cloud.y_std],
+            color=colour,
+            marker=MARKERS[number % len(MARKERS)],
+            markersize=8 if number == 0 else 5.5,
+            markerfacecolor=colour if number == 0 else "white",
+            elinewidth=0.8,
+            linestyle="none",
+            label=cloud.series,
+        )
+    axes.set_xlabel("accuracy of candidates trained on all real images (%), mean ± std over seeds")
+    axes.set_ylabel("trained on the items (%), mean ± std")
+    axes.set_title("\n".join(textwrap.wrap(title, 95)), loc="left", fontsize=9)
+    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=1)
     return _save(figure, path)
 
 
