@@ -32,10 +32,11 @@ from attar.device import resolve_device
 from attar.distilled import DistilledSet
 from attar.engines import Engine, Local
 from attar.errors import InputError
-from attar.evaluation.evaluate import check_fit, device_name, load_splits, network_configs, set_name, with_depth
+from attar.evaluation.evaluate import check_fit, device_name, load_splits, set_name, with_depth
 from attar.evaluation.protocol import Protocol, resolve_flip
 from attar.evaluation.protocol import protocol as protocol_named
 from attar.evaluation.relabelled import known_observer
+from attar.networks.groups import networks_named
 from attar.networks.network import Network, NetworkConfig, build_network
 from attar.progress import Progress, Silent
 from attar.randomness import generator
@@ -95,7 +96,7 @@ def audit(
         2502.12976), who found no evidence that distilling protects; the equal parts and the limit for copies are ours.
     """
     progress, where = progress or Silent(), resolve_device(device)
-    [config] = network_configs(network)
+    [config] = networks_named(network)
     chosen, runs = protocol_named(protocol), engine or Local()
     small = DistilledSet.load(distilled) if isinstance(distilled, str | Path) else distilled
     if picture is not None:

@@ -26,15 +26,15 @@ from attar.evaluation.evaluate import (
     device_name,
     evaluate,
     load_splits,
-    network_configs,
     seed_numbers,
     set_name,
     with_depth,
 )
 from attar.evaluation.measuring import Measurement
-from attar.evaluation.protocol import Protocol, resolve_flip
+from attar.evaluation.protocol import Protocol, check_judges, resolve_flip
 from attar.evaluation.protocol import protocol as protocol_named
 from attar.evaluation.scorecard import Row
+from attar.networks.groups import networks_named
 from attar.networks.network import NetworkConfig
 from attar.progress import Progress, Silent
 from attar.training.settings import TrainingConfig
@@ -91,7 +91,8 @@ def rank(
     chosen = protocol_named(protocol)
     full = chosen if reference is None else protocol_named(reference)
     numbers = seed_numbers(chosen.seeds if seeds is None else seeds)
-    configs = network_configs(chosen.networks if networks is None else networks)
+    asked = chosen.networks if networks is None else networks
+    configs = networks_named(asked)
     changes = _distinct([{}] if settings is None else settings)
     for each in changes:
         changed(chosen, each), changed(full, each)
@@ -99,7 +100,9 @@ def rank(
     where, runs = resolve_device(device), engine or Local()
     runs.check_device(where)
     small = DistilledSet.load(distilled) if isinstance(distilled, str | Path) else distilled
+    check_judges(chosen, small.manifest.labels_kind, small.image_shape)
     _check_rate(small, chosen, changes)
+    configs = networks_named(asked, small.preprocess.code_shape)
     splits = load_splits(data, progress)
     check_fit(small, splits)
     configs = list(dict.fromkeys(with_depth(config, min(small.image_shape[1:])) for config in configs))
