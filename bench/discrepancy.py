@@ -2,7 +2,7 @@
 
 Loss and gradient from features, float32: `Discrepancy` as it computes them; the same three products for one class after
 another; and sums over pairs as the mathematics writes them (tests/reference/mmd.py), of fewer items, because it takes
-minutes. Runs alternate; medians. Memory is the most bytes of tensors alive at once, counted, on the way to the gradient.
+minutes. Runs alternate; medians. Memory is the most bytes of tensors alive at once on the way to the gradient, counted.
 """
 
 from __future__ import annotations

@@ -121,7 +121,9 @@ def plot_accuracy(
     for panel in panels[1:]:
         panel.set_ylabel("")
     figure.suptitle("\n".join(textwrap.wrap(title, 75 * len(panels))), x=0.01, ha="left", fontsize=10)
-    figure.legend(*_legend(panels[0]), frameon=False, fontsize=8, loc="outside lower center", ncols=2 + len(panels))
+    handles, labels = _legend(panels[0])
+    columns = min(2 + len(panels), _columns(figure.get_figwidth(), labels))
+    figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside lower center", ncols=columns)
     return _save(figure, path)
 
 
@@ -278,6 +280,11 @@ def _draw_point(axes: Axes, point: Point, where: float, style: dict[str, Any]) -
     axes.errorbar([where], [point.mean], yerr=[spread], capsize=3, linestyle="none", label=point.series, **style)
 
 
+def _columns(inches: float, labels: Sequence[str]) -> int:
+    """How many columns of the longest label fit, at about 15 letters of a small type an inch and 6 for the marker."""
+    return max(1, int(15 * inches / (6 + max(map(len, labels)))))
+
+
 def _legend(axes: Axes) -> tuple[list[Any], list[str]]:
     """Each series once, in the order in which they were drawn."""
     handles, labels = axes.get_legend_handles_labels()
@@ -294,7 +301,7 @@ def _accuracy_axis(axes: Axes, points: Sequence[Point], chance: float | None) ->
     if chance is not None and low - chance <= max(high - low, 5.0):
         axes.axhline(chance, color="#888888", linestyle="--", linewidth=1, label="chance", zorder=1)
     elif chance is not None:
-        told = f"; chance {chance:.3g} %"
+        told = f"\nchance {chance:.3g} %"
     axes.set_ylabel(f"accuracy (%), mean ± std over seeds{told}", fontsize=9)
 
 
