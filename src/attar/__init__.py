@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from attar.evaluation.compare import compare as compare
     from attar.evaluation.evaluate import evaluate as evaluate
     from attar.export import export as export
+    from attar.foreign.importing import import_set as import_set
     from attar.merging import merge as merge
     from attar.report.contact_sheet import show as show
 
@@ -36,6 +37,7 @@ _PLACES = {
     "doctor": "attar.doctor",
     "evaluate": "attar.evaluation.evaluate",
     "export": "attar.export",
+    "import_set": "attar.foreign.importing",
     "load_images": "attar.data.sources",
     "merge": "attar.merging",
     "show": "attar.report.contact_sheet",
@@ -52,6 +54,7 @@ __all__ = [
     "doctor",
     "evaluate",
     "export",
+    "import_set",
     "info",
     "load",
     "load_images",

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
-from attar.cli import distilling, evaluating, looking
+from attar.cli import distilling, evaluating, importing, looking
 from attar.cli.app import app
 from attar.exit_status import exit_status
 from attar.process import prepare_process
 
-VERBS = (distilling, evaluating, looking)
+VERBS = (distilling, importing, evaluating, looking)
 """Modules whose verbs there are, in the order of the help."""
 
 

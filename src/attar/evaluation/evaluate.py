@@ -23,6 +23,7 @@ from attar.evaluation.protocol import protocol as protocol_named
 from attar.evaluation.relabelled import known_observer
 from attar.evaluation.scorecard import DISTILLED, Difference, Row, Scorecard
 from attar.files import content_key
+from attar.manifest import UNKNOWN
 from attar.networks.network import NetworkConfig, depth_for, network_from_text
 from attar.observers import Observer
 from attar.progress import Progress, Silent
@@ -316,7 +317,11 @@ def _notes(
         notes.append("n = 1: no spread; no difference can be called real")
     elif len(seeds) < FEW_SEEDS:
         notes.append(f"n = {len(seeds)}: intervals of fewer than {FEW_SEEDS} seeds are very wide")
-    if splits.train.fingerprint != distilled.manifest.data.fingerprint:
+    if distilled.manifest.data.fingerprint == UNKNOWN:
+        notes.append(
+            "the set is foreign and its images' origin not known: scores are too high if test images were among them"
+        )
+    elif splits.train.fingerprint != distilled.manifest.data.fingerprint:
         notes.append(
             "the set was distilled from other images than this data's training part: scores are too high if test "
             "images were among them (another split seed would do that)"
