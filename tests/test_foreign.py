@@ -21,8 +21,8 @@ from attar.codecs.pixels import Pixels, PixelsConfig, PixelsSpec, fit_pixels
 from attar.data.image_set import ImageSet, Splits
 from attar.distilled import DistilledSet
 from attar.errors import InputError
-from attar.export import export
 from attar.evaluation.protocol import protocol
+from attar.export import export
 from attar.foreign.importing import import_set
 from attar.foreign.preprocessing import PUBLISHED, look_at, whitening
 from attar.foreign.tensors import load_tensors

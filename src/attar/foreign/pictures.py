@@ -9,10 +9,10 @@ from attar.data.decoding import Rules, decode_parts
 from attar.data.folder import open_folder
 from attar.data.tables import open_parquet
 from attar.errors import InputError
+from attar.exports.rendering import CLASSES
 from attar.foreign.found import Found
 from attar.progress import Progress
 
-CLASSES = "classes.json"
 MOST_JSON_BYTES = 2**24
 
 
