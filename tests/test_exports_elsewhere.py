@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,17 @@ from PIL import Image
 from torch import Tensor
 
 from attar.cli import main
-from attar.codecs.pixels import Pixels, PixelsConfig, PixelsSpec, fit_pixels
+from attar.codecs.pixels import Pixels, PixelsConfig, fit_pixels
 from attar.data.image_set import ImageSet, Splits
 from attar.distilled import DistilledSet
 from attar.errors import InputError
 from attar.export import export
+from attar.exports.ddranking import BENCHMARKS
 from attar.foreign.importing import import_set
-from attar.foreign.preprocessing import normalisation
+from attar.foreign.preprocessing import normalisation, whitening
 from attar.parameterizations.codes import Codes
 from attar.relabelling import with_regions
-from small_regions import mosaic, observer, settings
+from small_regions import mosaic, settings
 from small_sets import CLASSES, RECIPE, build, digit_images
 
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -35,29 +37,20 @@ def digits() -> ImageSet:
     return digit_images()
 
 
-def colour_images() -> ImageSet:
-    """40 smooth colour images of CIFAR-10's size, classes not in order."""
+def colour_images(side: int = 32) -> ImageSet:
+    """40 smooth colour images, of CIFAR-10's size, classes not in order."""
     draw = torch.Generator().manual_seed(0)
     coarse = torch.rand(40, 3, 5, 5, generator=draw)
-    pixels = torch.nn.functional.interpolate(coarse, size=32, mode="bilinear", align_corners=True)
+    pixels = torch.nn.functional.interpolate(coarse, size=side, mode="bilinear", align_corners=True)
     return ImageSet((pixels * 255).round().to(torch.uint8), torch.arange(40) % 10, CIFAR)
 
 
 def coloured(preprocess: Pixels | None = None, soft: Tensor | None = None, **changes: Any) -> DistilledSet:
-    images = colour_images().select(torch.arange(20))
+    images = colour_images(preprocess.image_shape[1] if preprocess else 32).select(torch.arange(20))
     codec = preprocess or fit_pixels(PixelsConfig(), images)
     codes = Codes(codec, codec.encode(images.images.float() / 255), images.labels, "float32", soft, "float32")
     facts: dict[str, Any] = {"data": ("noise", images), "initial": ("random", range(20)), "recipe": RECIPE}
     return DistilledSet.build(codes, codec, **({"classes": CIFAR} | facts | changes))
-
-
-def whitening_of(std: float) -> Pixels:
-    """A whitening of images divided by `std`, with a matrix that is quick to have."""
-    spec = PixelsSpec(image_shape=(3, 32, 32), whitening="zca", epsilon=0.1)
-    matrix = 3 * torch.eye(3072)
-    triangle = matrix[torch.ones(3072, 3072, dtype=torch.bool).triu()]
-    tensors = {"mean": torch.full((3, 32, 32), 0.5), "std": torch.full((3,), std), "triangle": triangle}
-    return Pixels(spec, tensors)
 
 
 def expected_pictures(built: DistilledSet) -> np.ndarray:
@@ -188,17 +181,30 @@ def test_dd_ranking_gets_soft_labels_as_logits(tmp_path: Path) -> None:
     assert settings["soft_label_criterion"] == "sce" and settings["loss_fn_kwargs"]["temperature"] == 1.0
 
 
-def test_dd_ranking_gets_whitened_inputs_only_where_it_whitens_alike(tmp_path: Path) -> None:
-    built = coloured(whitening_of(1.0))
+def test_dd_ranking_gets_whitened_inputs_only_where_it_whitens_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BENCHMARKS, "CIFAR10", replace(BENCHMARKS["CIFAR10"], side=8))  # a matrix of 192 x 192
+    images = colour_images(8)
+    built = coloured(whitening(images))
     export(built, "dd-ranking", tmp_path / "out", dataset="CIFAR10")
     assert settings_of(tmp_path / "out")["use_zca"] is True
     order = torch.argsort(built.labels, stable=True)
     assert torch.equal(load(tmp_path / "out" / "images.pt"), built.preprocess.encode(built.images(order)))
-    own = coloured(whitening_of(0.25))
+    own = coloured(fit_pixels(PixelsConfig(whitening="zca"), images))
     with pytest.raises(InputError, match="whitens CIFAR10 in another way"):
         export(own, "dd-ranking", tmp_path / "own", dataset="CIFAR10")
     with pytest.raises(InputError, match="whitens ImageNette in another way"):
         export(built, "dd-ranking", tmp_path / "own", dataset="ImageNette")
+
+
+class _Indifferent:
+    """An observer to whom all classes are alike."""
+
+    identity, num_bytes = "ab" * 32, 4000
+
+    def logits(self, images: Tensor) -> Tensor:
+        return torch.zeros(len(images), 10)
 
 
 def test_what_dd_ranking_cannot_express_is_refused_by_name(digits: ImageSet, tmp_path: Path) -> None:
@@ -219,7 +225,7 @@ def test_what_dd_ranking_cannot_express_is_refused_by_name(digits: ImageSet, tmp
     with pytest.raises(InputError, match="as many images of each class and the set has 1 to 2"):
         export(fewer, "dd-ranking", out, dataset="CIFAR10")
     with pytest.raises(InputError, match="no stored region labels"):
-        export(with_regions(mosaic(), observer(), settings()), "dd-ranking", out, dataset="CIFAR10")
+        export(with_regions(mosaic(), _Indifferent(), settings()), "dd-ranking", out, dataset="CIFAR10")
     with pytest.raises(InputError, match="--dataset CIFAR10 has no effect with --to npz"):
         export(built, "npz", tmp_path / "out.npz", dataset="CIFAR10")
     assert list(tmp_path.iterdir()) == []

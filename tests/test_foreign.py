@@ -267,7 +267,7 @@ def test_a_foreign_set_is_evaluated_and_compared_like_any_other(splits: Splits, 
     }
     cards = [attar.evaluate(each, splits, **settings) for each in (foreign, ours)]
     scores = [card.row("distilled").mean for card in cards]
-    assert scores[0] == pytest.approx(scores[1], abs=0.02) and scores[0] > 0.2
+    assert scores[0] == pytest.approx(scores[1], abs=0.5) and scores[0] > 15
     assert any("foreign" in note for note in cards[0].notes)
     table = attar.compare([foreign, ours], splits, names=["theirs", "ours"], **settings).as_markdown()
     assert "theirs" in table and "ours" in table
