@@ -73,6 +73,7 @@ def test_experiments_of_dc_come_in_as_they_are(tmp_path: Path) -> None:
     recipe = back.manifest.recipe
     assert recipe["name"] == "foreign" and recipe["source"] == "res_DM_CIFAR10_ConvNet_2ipc.pt"
     assert recipe["read"] == ["experiment 1 of 3, counted from 0"]
+    assert recipe["told"] == {"normalization": "cifar10", "experiment": 1}
     assert any("values are normalised network inputs" in line for line in recipe["assumed"])
     assert any("classes have no names" in line for line in recipe["assumed"])
     assert back.manifest.data.fingerprint == UNKNOWN and "foreign" in back.manifest.privacy

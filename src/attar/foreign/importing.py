@@ -22,7 +22,7 @@ from attar.foreign.found import Found, labels_of, rate_of
 from attar.foreign.pictures import read_pictures
 from attar.foreign.preprocessing import CHOICES, Look, Values, look_at, normalisation, whitening
 from attar.foreign.tensors import load_labels, read_tensors
-from attar.manifest import UNKNOWN, DataProvenance, InitialProvenance, check_classes
+from attar.manifest import UNKNOWN, DataProvenance, InitialProvenance, check_classes, without_folders
 from attar.parameterizations.codes import Codes, Storage
 from attar.parameterizations.mosaic import Mosaic
 from attar.parameterizations.tiling import Grid
@@ -96,7 +96,7 @@ def import_set(
     """A set that others released, as a distilled set like any other.
 
     Its values are kept as they are given. The manifest says that the images are foreign, what the file was, and, line
-    by line, what was assumed of it (`manifest.recipe["assumed"]`).
+    by line, what was read, told and assumed (`manifest.recipe`).
 
     Args:
         source: a .pt or .npz file, a folder of class folders, a .parquet file or a folder of them.
@@ -116,20 +116,20 @@ def import_set(
     found = _read(path, None if labels is None else Path(labels), known.experiment, progress)
     splits = None if data is None else _real(found, data, known.classes, test, resize, progress)
     real = None if splits is None else splits.train
-    said: list[str] = list(found.notes)
-    assumed: list[str] = []
+    read, assumed = list(found.notes), list[str]()
     found, classes = _classes(found, known, real, assumed)
     codec, preprocess = _codecs(found, known, real, assumed)
-    items = _items(found, known, codec, preprocess, len(classes), assumed)
+    items = _items(found, known, codec, preprocess, assumed)
     rate = found.rate if known.rate is None else rate_of(known.rate, f"--rate {known.rate}")
     named = known.name or (splits.name if splits else UNKNOWN)
-    recipe = {"name": FOREIGN, "source": path.name, "format": found.format, "read": said, "assumed": assumed}
+    told = {name: answer for name, answer in vars(known).items() if answer != getattr(Answers, name)}
+    recipe = {"name": FOREIGN, "source": path.name, "format": found.format, "read": read}
     built = DistilledSet.build(
         items,
         preprocess,
         classes=classes,
-        recipe=recipe,
-        data=DataProvenance(name=named, fingerprint=UNKNOWN, num_items=0, split=UNKNOWN),
+        recipe=recipe | {"told": told, "assumed": assumed},
+        data=DataProvenance(name=without_folders(named), fingerprint=UNKNOWN, num_items=0, split=UNKNOWN),
         initial=InitialProvenance(kind=UNKNOWN, real_pixels_inside=True),
         device=UNKNOWN,
         learned=None if rate is None else {RATE: rate},
@@ -278,9 +278,7 @@ def _values(found: Found, known: Answers, look: Look | None, assumed: list[str])
     return "inputs"
 
 
-def _items(
-    found: Found, known: Answers, codec: Pixels, preprocess: Pixels, num_classes: int, assumed: list[str]
-) -> Codes:
+def _items(found: Found, known: Answers, codec: Pixels, preprocess: Pixels, assumed: list[str]) -> Codes:
     values = found.images.float() / 255 if found.images.dtype == torch.uint8 else found.images
     storage = known.storage or ("float16" if found.images.dtype == torch.uint8 else "float32")
     logits = None if found.soft is None else _logits(found.soft, known.label_kind, assumed)
