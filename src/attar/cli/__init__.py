@@ -10,7 +10,7 @@ from attar.cli.app import app
 from attar.exit_status import exit_status
 from attar.process import prepare_process
 
-VERBS = (distilling, importing, evaluating, looking)
+VERBS = (distilling, evaluating, importing, looking)
 """Modules whose verbs there are, in the order of the help."""
 
 
