@@ -18,7 +18,8 @@ from attar.codecs.registry import fit_codec
 from attar.data.image_set import ImageSet
 from attar.distilled import DistilledSet
 from attar.errors import InputError
-from attar.export import export, folder_names
+from attar.export import export
+from attar.exports.folders import folder_names
 from attar.parameterizations.codes import Codes
 from small_sets import CLASSES, RECIPE, build, digit_images
 

@@ -27,7 +27,7 @@ OPTIONAL = (
 )
 HOMES = {
     "diffusers": {"codecs/autoencoder.py", "diffusion/pretrained.py"},
-    "pyarrow": {"data/tables.py"},
+    "pyarrow": {"data/tables.py", "exports/parquet.py"},
     "datasets": {"data/tables.py"},
     "jaxtyping": {"shapes.py"},
     "torchvision": {"observers/weights.py"},

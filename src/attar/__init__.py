@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from attar.evaluation.compare import compare as compare
     from attar.evaluation.evaluate import evaluate as evaluate
     from attar.export import export as export
+    from attar.foreign.importing import import_set as import_set
     from attar.merging import merge as merge
     from attar.report.contact_sheet import show as show
 
@@ -39,6 +40,7 @@ _PLACES = {
     "doctor": "attar.doctor",
     "evaluate": "attar.evaluation.evaluate",
     "export": "attar.export",
+    "import_set": "attar.foreign.importing",
     "load_images": "attar.data.sources",
     "merge": "attar.merging",
     "rank": "attar.applications.ranking.ranking",
@@ -57,6 +59,7 @@ __all__ = [
     "doctor",
     "evaluate",
     "export",
+    "import_set",
     "info",
     "load",
     "load_images",

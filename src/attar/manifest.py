@@ -27,6 +27,7 @@ from attar.labels.regions import ObserverFacts, RegionLabels
 
 SCHEMA_VERSION = 4
 SOFT_LABELS = "soft_labels"
+UNKNOWN = "unknown"
 LARGEST_SIDE = 4096
 LARGEST_DECODED_VALUES = 2**38
 LARGEST_LEARNED = 1e30
@@ -141,7 +142,7 @@ class DataProvenance(Config):
 
     Args:
         name: where they came from, in words, without a path.
-        fingerprint: `ImageSet.fingerprint` of the part that was distilled.
+        fingerprint: `ImageSet.fingerprint` of the part that was distilled; "unknown" of a foreign set.
         num_items: how many they were.
         split: which part of the data set they are.
     """

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
-from attar.cli import auditing, distilling, evaluating, leaderboard, looking, ranking, reporting
+from attar.cli import auditing, distilling, evaluating, importing, leaderboard, looking, ranking, reporting
 from attar.cli.app import app
 from attar.exit_status import exit_status
 from attar.process import prepare_process
 
-VERBS = (distilling, evaluating, ranking, leaderboard, auditing, reporting, looking)
+VERBS = (distilling, importing, evaluating, ranking, leaderboard, auditing, reporting, looking)
 """Modules whose verbs there are, in the order of the help."""
 
 # Verbs register themselves when their module is imported, which is in the order of the modules' names.

@@ -72,14 +72,20 @@ def info_verb(
 @verb("export")
 def export_verb(
     file: File,
-    to: Annotated[Literal["imagefolder", "npz"], typer.Option(help="A folder per class of PNG files, or arrays.")],
+    to: Annotated[
+        Literal["imagefolder", "npz", "parquet", "webdataset", "dd-ranking"],
+        typer.Option(help="A folder per class of PNG files, arrays, a Hugging Face data set, a .tar, tensors."),
+    ],
     out: Annotated[Path, typer.Option(help="The folder or file to write.")],
+    dataset: Annotated[
+        str | None, typer.Option(help="For dd-ranking, its name of the data: CIFAR10, ImageNette, ...")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write the images for tools without attar."""
     import attar
 
-    attar.export(attar.load(file), to, out, overwrite=overwrite)
+    attar.export(attar.load(file), to, out, overwrite=overwrite, dataset=dataset)
     say(str(out))
 
 

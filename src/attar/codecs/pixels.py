@@ -121,7 +121,8 @@ def fit_pixels(config: PixelsConfig, images: ImageSet) -> Pixels:
     Raises:
         InputError: no images; for zca images of more than 3 x 64 x 64 values, or fewer than two images.
 
-    Source: ZCA as MTT uses it (kornia's ZCAWhitening, epsilon 0.1), on images already normalised by channel.
+    Source: ZCA as MTT uses it (kornia's ZCAWhitening, epsilon 0.1).
+    Deviation: on images already normalised by channel; the published code whitens images in [0, 1] as they are.
     """
     if len(images) == 0:
         raise InputError("there are no images to fit the pixels codec on; give at least one")
@@ -129,10 +130,25 @@ def fit_pixels(config: PixelsConfig, images: ImageSet) -> Pixels:
     if config.whitening == "normalise":
         spec = PixelsSpec(image_shape=images.image_shape, **config.model_dump())
         return Pixels(spec, {"mean": mean.float(), "std": std.float()})
+    return fit_whitening(images, std, DEFAULT_EPSILON if config.epsilon is None else config.epsilon, own_scale=True)
+
+
+def fit_whitening(images: ImageSet, std: Float[Tensor, " channels"], epsilon: float, own_scale: bool = False) -> Pixels:
+    """The whitening of images that are divided by `std` first; see `fit_pixels`.
+
+    Args:
+        images: training images.
+        std: float64 [C], what each channel is divided by; ones leave it as it is.
+        epsilon: added to the covariance's eigenvalues.
+        own_scale: whether `std` are the images' own deviations, and so no part of the kept matrix's name.
+
+    Raises:
+        InputError: as of `fit_pixels`.
+    """
     _zca_values(images.image_shape)
-    epsilon = DEFAULT_EPSILON if config.epsilon is None else config.epsilon
     spec = PixelsSpec(image_shape=images.image_shape, whitening="zca", epsilon=epsilon)
-    kept = cache_directory("zca") / f"{content_key('zca', 1, epsilon, images.fingerprint)}.safetensors"
+    scale = [] if own_scale else [std.tolist()]
+    kept = cache_directory("zca") / f"{content_key('zca', 1, epsilon, images.fingerprint, *scale)}.safetensors"
     if not kept.exists():
         with atomic_path(kept) as temporary:
             save_file(_zca_tensors(images, std, epsilon), temporary)

@@ -26,6 +26,7 @@ from attar.evaluation.scorecard import DISTILLED, Difference, Row, Scorecard
 from attar.evaluation.unseen import networks_of
 from attar.evaluation.variants import VARIANTS, variant
 from attar.files import content_key
+from attar.manifest import UNKNOWN
 from attar.networks.groups import networks_named
 from attar.networks.network import NetworkConfig, depth_for
 from attar.observers import Observer
@@ -298,7 +299,11 @@ def _notes(
         notes.append("n = 1: no spread; no difference can be called real")
     elif len(seeds) < FEW_SEEDS:
         notes.append(f"n = {len(seeds)}: intervals of fewer than {FEW_SEEDS} seeds are very wide")
-    if splits.train.fingerprint != distilled.manifest.data.fingerprint:
+    if distilled.manifest.data.fingerprint == UNKNOWN:
+        notes.append(
+            "the set is foreign and its images' origin not known: scores are too high if test images were among them"
+        )
+    elif splits.train.fingerprint != distilled.manifest.data.fingerprint:
         notes.append(
             "the set was distilled from other images than this data's training part: scores are too high if test "
             "images were among them (another split seed would do that)"

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
+from attar.container import one_line
 from attar.distilled import DistilledSet
+from attar.manifest import UNKNOWN, DataProvenance
 
 LABELS = {
     "hard": "hard",
@@ -33,10 +37,23 @@ def facts(distilled: DistilledSet) -> list[tuple[str, str]]:
         ("images", " x ".join(str(side) for side in distilled.image_shape) + " (channels x height x width)"),
         ("codec", ", ".join(codecs)),
         *(("size", line) for line in distilled.storage.lines()),
-        ("data", f"{manifest.data.name}, {manifest.data.num_items} images, sha256 {manifest.data.fingerprint[:12]}..."),
+        ("data", _data(manifest.data)),
+        *(("assumed", line) for line in _assumed(manifest.recipe)),
         ("start", f"{began.kind}; real images may be recognised: {'yes' if began.real_pixels_inside else 'no'}"),
         ("privacy", manifest.privacy),
         ("seed", f"{manifest.seed} on {manifest.device}, attar {manifest.attar_version}"),
         *(("score", score) for score in scores),
         ("cites", ", ".join(manifest.citations) or "nothing"),
     ]
+
+
+def _data(data: DataProvenance) -> str:
+    if data.fingerprint == UNKNOWN:
+        return f"{data.name}; which of its images, is not known"
+    return f"{data.name}, {data.num_items} images, sha256 {data.fingerprint[:12]}..."
+
+
+def _assumed(recipe: Mapping[str, Any]) -> list[str]:
+    """What was assumed of a foreign set; nothing of any other."""
+    lines = recipe.get("assumed", ())
+    return [one_line(str(line)) for line in lines] if isinstance(lines, list) else []

@@ -1,0 +1,309 @@
+"""A set that others released becomes an ordinary file, which says what was assumed of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from attar.codecs.pixels import Pixels
+from attar.data.decoding import Channels, Resize
+from attar.data.image_set import ImageSet, Splits
+from attar.data.sources import load_images
+from attar.distilled import DistilledSet
+from attar.errors import InputError, unknown
+from attar.evaluation.evaluate import RATE
+from attar.foreign.arrays import read_arrays
+from attar.foreign.found import Found, labels_of, rate_of
+from attar.foreign.pictures import read_pictures
+from attar.foreign.preprocessing import CHOICES, Look, Values, look_at, normalisation, whitening
+from attar.foreign.tensors import load_labels, read_tensors
+from attar.manifest import UNKNOWN, DataProvenance, InitialProvenance, check_classes, without_folders
+from attar.parameterizations.codes import Codes, Storage
+from attar.parameterizations.mosaic import Mosaic
+from attar.parameterizations.tiling import Grid
+from attar.progress import Progress, Silent
+
+FOREIGN = "foreign"
+PRIVACY = (
+    "No differential-privacy guarantee is known. The images are foreign: whether they began as real images, and still "
+    "show them, is not known."
+)
+ROW_SUM_ERROR = 1e-3
+SMALLEST_PROBABILITY = 1e-30
+LabelKind = Literal["logits", "probabilities"]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a foreign file leaves out, as far as someone knows it; None is detected or assumed.
+
+    Args:
+        values: whether the stored values are "plain" pictures, nominally in [0, 1], or network "inputs" already.
+        normalization: of network inputs: see `preprocessing.normalisation`.
+        zca: network inputs are whitened as MTT's code does, with a matrix fitted on the training images.
+        classes: names in the order of the labels.
+        rate: that networks are to be trained with on it.
+        label_kind: what soft labels are.
+        grid: tiles along each side of an image that holds several (IDC's factor).
+        experiment: which of several sets in the file, counted from 0.
+        name: of the data it was distilled from.
+        storage: of the values in the file; None is float16 for 8-bit pictures and float32 for floats.
+    """
+
+    values: Values | None = None
+    normalization: str | None = None
+    zca: bool = False
+    classes: Sequence[str] | None = None
+    rate: float | None = None
+    label_kind: LabelKind | None = None
+    grid: int = 1
+    experiment: int = 0
+    name: str | None = None
+    storage: Storage | None = None
+
+    def __post_init__(self) -> None:
+        for what, value, allowed in (
+            ("kind of values", self.values, get_args(Values)),
+            ("kind of labels", self.label_kind, get_args(LabelKind)),
+            ("storage", self.storage, get_args(Storage)),
+        ):
+            if value is not None and value not in allowed:
+                raise unknown(what, str(value), allowed)
+        if self.zca and self.normalization is not None:
+            raise InputError(
+                "--zca and --normalization are both given; whitening takes images as they are, without normalization"
+            )
+        if self.experiment < 0:
+            raise InputError(f"--experiment {self.experiment} is negative; experiments count from 0")
+        Grid(self.grid)
+
+
+def import_set(
+    source: Path | str,
+    *,
+    data: Any = None,
+    labels: Path | str | None = None,
+    test: Any = None,
+    resize: Resize = "refuse",
+    progress: Progress | None = None,
+    **answers: Any,
+) -> DistilledSet:
+    """A set that others released, as a distilled set like any other.
+
+    Its values are kept as they are given. The manifest says that the images are foreign, what the file was, and, line
+    by line, what was read, told and assumed (`manifest.recipe`).
+
+    Args:
+        source: a .pt or .npz file, a folder of class folders, a .parquet file or a folder of them.
+        data: what it was distilled from, Splits or anything `load_images` takes: names and order of the classes,
+            statistics, whitening; only the training part is looked at.
+        labels: a file of labels, .pt or .npy, where `source` has none.
+        test, resize: as of `load_images`, for `data`.
+        progress: shows the decoding of pictures.
+        answers: fields of `Answers`.
+
+    Raises:
+        InputError: a file that cannot be read without trusting it, answers that it contradicts, or a question that
+            only its makers can answer; one line.
+    """
+    known = Answers(**answers)
+    path, progress = Path(source), progress or Silent()
+    found = _read(path, None if labels is None else Path(labels), known.experiment, progress)
+    splits = None if data is None else _real(found, data, known.classes, test, resize, progress)
+    real = None if splits is None else splits.train
+    read, assumed = list(found.notes), list[str]()
+    found, classes = _classes(found, known, real, assumed)
+    codec, preprocess = _codecs(found, known, real, assumed)
+    items = _items(found, known, codec, preprocess, assumed)
+    rate = found.rate if known.rate is None else rate_of(known.rate, f"--rate {known.rate}")
+    named = known.name or (splits.name if splits else UNKNOWN)
+    told = {name: answer for name, answer in vars(known).items() if answer != getattr(Answers, name)}
+    recipe = {"name": FOREIGN, "source": path.name, "format": found.format, "read": read}
+    built = DistilledSet.build(
+        items,
+        preprocess,
+        classes=classes,
+        recipe=recipe | {"told": told, "assumed": assumed},
+        data=DataProvenance(name=without_folders(named), fingerprint=UNKNOWN, num_items=0, split=UNKNOWN),
+        initial=InitialProvenance(kind=UNKNOWN, real_pixels_inside=True),
+        device=UNKNOWN,
+        learned=None if rate is None else {RATE: rate},
+    )
+    return built.replace(privacy=PRIVACY)
+
+
+def _real(
+    found: Found, data: Any, classes: Sequence[str] | None, test: Any, resize: Resize, progress: Progress
+) -> Splits:
+    """The real images in the size and colours of the foreign ones. Raises InputError where they are in others."""
+    channels, height, width = found.images.shape[1:]
+    if isinstance(data, Splits):
+        splits = (
+            Splits(data.train.with_classes(classes), data.test.with_classes(classes), data.name) if classes else data
+        )
+    else:
+        colours: Channels = "grey" if channels == 1 else "rgb"
+        splits = load_images(
+            data,
+            image_size=(height, width),
+            resize=resize,
+            channels=colours,
+            classes=classes,
+            test=test,
+            progress=progress,
+        )
+    if splits.train.image_shape != (channels, height, width):
+        raise InputError(
+            f"the images are {(channels, height, width)} (channels, height, width) and the data's "
+            f"{splits.train.image_shape}; load the data in the images' size and channels"
+        )
+    return splits
+
+
+def _read(path: Path, labels: Path | None, experiment: int, progress: Progress) -> Found:
+    suffix = path.suffix.lower()
+    if suffix in (".pt", ".pth"):
+        return read_tensors(path, labels, experiment)
+    if experiment:
+        raise InputError(f"--experiment {experiment} has no effect: {path.name} holds one set; leave it out")
+    if not path.exists():
+        raise InputError(f"{path} does not exist; give a .pt or .npz file, a folder of class folders, or .parquet")
+    if suffix == ".npz":
+        found = read_arrays(path)
+    elif path.is_dir() or suffix == ".parquet":
+        found = read_pictures(path, progress)
+    else:
+        raise InputError(f"{path} is no set of others; give a .pt or .npz file, a folder of class folders, or .parquet")
+    if labels is None:
+        return found
+    hard, soft = labels_of(load_labels(labels), f"the labels of {labels.name}")
+    return replace(found, labels=hard, soft=soft, classes=None)
+
+
+def _classes(found: Found, known: Answers, real: ImageSet | None, assumed: list[str]) -> tuple[Found, tuple[str, ...]]:
+    """The classes' names in the labels' order; labels follow where the file has names of its own."""
+    names = tuple(known.classes) if known.classes else real.classes if real is not None else found.classes
+    if found.labels is None and found.soft is None:
+        found = _class_after_class(found, names, assumed)
+    if found.labels is None and found.soft is not None:
+        assumed.append("an item's class is that of its largest soft label")
+        found = replace(found, labels=found.soft.argmax(1))
+    if found.labels is None or not len(found.labels) == len(found.images):
+        raise InputError(
+            f"{len(found.images)} images and {len(found.labels if found.labels is not None else ())} labels were "
+            "found; give one label for each image, e.g. --labels labels_best.pt"
+        )
+    needed = int(found.labels.max()) + 1 if found.soft is None else found.soft.shape[1]
+    if names is None:
+        names = tuple(str(index) for index in range(max(2, needed)))
+        assumed.append(f"classes have no names and are called {names[0]} to {names[-1]}; --data or --classes name them")
+    if found.classes is not None and found.classes != names:
+        found = _renamed(found, found.classes, names, assumed)
+    elif found.classes is None and (known.classes or real is not None):
+        assumed.append(f"labels count the classes in this order: {', '.join(names[:12])}{', ...' * (len(names) > 12)}")
+    if needed > len(names) or (found.soft is not None and found.soft.shape[1] != len(names)):
+        raise InputError(f"labels are of {needed} classes and {len(names)} are named; give --classes for all of them")
+    check_classes(names)
+    return found, names
+
+
+def _class_after_class(found: Found, names: tuple[str, ...] | None, assumed: list[str]) -> Found:
+    count = len(found.images)
+    if names is None or count % len(names):
+        raise InputError(
+            f"{count} images have no labels; give --labels FILE, or --classes (or --data) whose number divides {count}"
+        )
+    each = count // len(names)
+    assumed.append(f"labels are missing: {each} images of each class, class after class")
+    return replace(found, labels=torch.arange(len(names)).repeat_interleave(each), classes=None)
+
+
+def _renamed(found: Found, own: tuple[str, ...], names: tuple[str, ...], assumed: list[str]) -> Found:
+    """Labels by `names` instead of the file's own names: by name where these are the same, else one after the other."""
+    if sorted(own) != sorted(names):
+        if len(own) != len(names):
+            raise InputError(
+                f"the file has {len(own)} classes, e.g. {own[0]!r}, and {len(names)} are named; name the same ones"
+            )
+        assumed.append(f"the file's classes, in order, are the named ones: {own[0]!r} is {names[0]!r}, and so on")
+        return replace(found, classes=names)
+    places = torch.tensor([names.index(name) for name in own])
+    labels = None if found.labels is None else places[found.labels]
+    soft = None if found.soft is None else found.soft[:, places.argsort()]
+    return replace(found, labels=labels, soft=soft, classes=names)
+
+
+def _codecs(found: Found, known: Answers, real: ImageSet | None, assumed: list[str]) -> tuple[Pixels, Pixels]:
+    """Of the stored values, and from images to network inputs."""
+    shape = (found.images.shape[1], found.images.shape[2], found.images.shape[3])
+    look = None if found.images.dtype == torch.uint8 else look_at(found.images)
+    values = _values(found, known, look, assumed)
+    if known.zca:
+        preprocess = whitening(real)
+    elif known.normalization is not None:
+        preprocess = normalisation(known.normalization, shape, real)
+    elif found.preprocess is not None:
+        preprocess = found.preprocess
+    elif values == "plain" and real is not None:
+        assumed.append("network inputs are normalised with the statistics of the data")
+        preprocess = normalisation("data", shape, real)
+    else:
+        raise InputError(f"the file does not say how network inputs are normalised; give --normalization {CHOICES}")
+    if preprocess.image_shape != shape:
+        raise InputError(f"the file's preprocessing is of images {preprocess.image_shape}, and its images are {shape}")
+    return (normalisation("none", shape, None) if values == "plain" else preprocess), preprocess
+
+
+def _values(found: Found, known: Answers, look: Look | None, assumed: list[str]) -> Values:
+    if look is None or (known.values is None and found.preprocess is not None):
+        if known.values == "inputs":
+            raise InputError("--values inputs is no answer for pictures of 8 bits or with known preprocessing")
+        return "plain"
+    if known.values is not None:
+        return known.values
+    if look.kind == "pictures":
+        assumed.append(f"pictures as they are, because {look}")
+        return "plain"
+    if not known.zca and known.normalization is None:
+        mend = "--zca --data DATA" if look.kind == "whitened" else f"--normalization {CHOICES}"
+        raise InputError(f"{look}, as {look.kind} images have, and the file does not say with what; give {mend}")
+    expected = "whitened" if known.zca else "normalised"
+    doubt = "" if look.kind == expected else f", although they look {look.kind}"
+    assumed.append(f"values are {expected} network inputs{doubt}: {look}")
+    return "inputs"
+
+
+def _items(found: Found, known: Answers, codec: Pixels, preprocess: Pixels, assumed: list[str]) -> Codes:
+    values = found.images.float() / 255 if found.images.dtype == torch.uint8 else found.images
+    storage = known.storage or ("float16" if found.images.dtype == torch.uint8 else "float32")
+    logits = None if found.soft is None else _logits(found.soft, known.label_kind, assumed)
+    if known.label_kind is not None and logits is None:
+        raise InputError(f"--label-kind {known.label_kind} has no effect: the labels are hard; leave it out")
+    labels = found.labels
+    assert labels is not None
+    if known.grid == 1:
+        return Codes(codec, values, labels, storage, logits, "float32")
+    if any(side % known.grid for side in codec.image_shape[1:]):
+        raise InputError(
+            f"--grid {known.grid} does not divide images of {codec.image_shape[1]} x {codec.image_shape[2]}; such sets "
+            "are padded before they are cut: cut them first"
+        )
+    labels = labels.repeat_interleave(known.grid**2)
+    logits = None if logits is None else logits.repeat_interleave(known.grid**2, 0)
+    return Mosaic(codec, values, labels, storage, logits, "float32", preprocess=preprocess, grid=known.grid)
+
+
+def _logits(soft: Tensor, kind: LabelKind | None, assumed: list[str]) -> Tensor:
+    """Whose softmax is what the file means."""
+    sums_to_one = bool((soft >= 0).all()) and bool(((soft.sum(1) - 1).abs() < ROW_SUM_ERROR).all())
+    if kind is None:
+        kind = "probabilities" if sums_to_one else "logits"
+        assumed.append(f"soft labels are {kind}, because their rows {'' if sums_to_one else 'do not '}sum to 1")
+    if kind == "probabilities" and not sums_to_one:
+        raise InputError("--label-kind probabilities contradicts the file, whose rows do not sum to 1; give logits")
+    return soft.clamp_min(SMALLEST_PROBABILITY).log() if kind == "probabilities" else soft

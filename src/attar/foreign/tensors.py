@@ -1,0 +1,198 @@
+"""Released .pt files: what torch.save wrote, read without executing any of it."""
+
+from __future__ import annotations
+
+import re
+import stat
+import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attar.container import one_line
+from attar.errors import InputError
+from attar.foreign.found import MOST_BYTES, Found, images_of, labels_of, rate_of
+
+MOST_PICKLE_BYTES = 2**24
+MOST_EXPERIMENTS = 1000
+IMAGE_KEYS = ("images", "image", "image_syn", "x", "data")
+LABEL_KEYS = ("labels", "label", "label_syn", "y", "targets", "target")
+RATE_KEYS = ("lr", "syn_lr", "rate")
+
+
+class _LeftOut:
+    """Stands for a numpy object in a file, e.g. an accuracy: whatever the file says of it is ignored."""
+
+    def __init__(self, *arguments: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+# DC's files hold accuracies as numpy numbers, which torch refuses to load and we have no use for.
+_NUMPY = [
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    *("numpy.dtype", "numpy.ndarray"),
+    *(f"numpy.dtypes.{kind}{bits}DType" for kind in ("Float", "Int") for bits in (32, 64)),
+]
+
+
+def read_tensors(path: Path, labels: Path | None = None, experiment: int = 0) -> Found:
+    """Images and labels of a .pt file.
+
+    - {"data": [[images, labels], ...], ...}, one pair for each experiment (DC, DSA, DM)
+    - [images, labels] (IDC)
+    - images alone, with labels_*.pt and lr_*.pt beside images_*.pt (MTT, TESLA, FTD, GLaD, DATM)
+    - {"images": ..., "labels": ..., "lr": ...}
+
+    Args:
+        path: the file.
+        labels: of the labels, where they are elsewhere.
+        experiment: which pair, counted from 0, where there are several.
+
+    Raises:
+        InputError: a file that holds anything else, or Python objects that would have to be executed; one line.
+    """
+    held = load_tensors(path)
+    if experiment and not _experiments(held):
+        raise InputError(f"--experiment {experiment} has no effect: {path.name} holds one set; leave it out")
+    if _experiments(held):
+        found = _of_experiment(held["data"], path, experiment)
+    elif isinstance(held, list | tuple) and len(held) == 2:
+        found = _labelled(_images(held[0], path, "a pair of images and labels (as of IDC)"), held[1], path)
+    elif isinstance(held, Tensor):
+        found = _images(held, path, "images alone (as of MTT)")
+    elif isinstance(held, Mapping):
+        found = _of_keys(held, path)
+    else:
+        raise _unknown(path, f"a {type(held).__name__}")
+    if labels is not None:
+        return _labelled(replace(found, labels=None, soft=None), load_labels(labels), labels)
+    return _with_files_beside(found, path) if isinstance(held, Tensor) else found
+
+
+def load_labels(path: Path) -> Any:
+    """What a file of labels holds: .pt, or .npy as a tensor."""
+    if path.suffix.lower() != ".npy":
+        return load_tensors(path)
+    from attar.foreign.arrays import load_array
+
+    return load_array(path)
+
+
+def load_tensors(path: Path) -> Any:
+    """What torch.save wrote: tensors, numbers, text, lists and dictionaries; numpy objects are left out.
+
+    Raises:
+        InputError: a file that is absent or none of torch's, that unpacks to more than it is, or that holds other
+            Python objects.
+    """
+    _check_archive(path)
+    stand_ins = [(_LeftOut, name) for name in _NUMPY]
+    try:
+        with torch.serialization.safe_globals(stand_ins):  # type: ignore[arg-type]
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and torch have errors of their own, and the file may be anything
+        refused = re.search(r"(?:Unsupported global: GLOBAL|Unsupported class) ([\w.]+)", str(error))
+        reason = f" ({refused[1]})" if refused else f": {one_line(error)[:120]}"
+        if refused or "nsupported" in str(error) or "eights" in str(error):
+            raise InputError(
+                f"{path} holds Python objects, which are never loaded{reason}; save its tensors alone with torch.save"
+            ) from None
+        raise InputError(f"{path} is damaged{reason}; copy it again") from None
+
+
+def _check_archive(path: Path) -> None:
+    try:
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            raise InputError(f"{path} is not a regular file; give a .pt file")
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; give the .pt file that was released") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+    except Exception:  # zipfile's parser meets damaged archives with errors of many kinds
+        raise InputError(
+            f"{path} is no archive of torch.save; files of torch before 1.6 must be loaded and saved again with a newer"
+        ) from None
+    unpacked = sum(entry.file_size for entry in entries)
+    pickled = sum(entry.file_size for entry in entries if entry.filename.endswith(".pkl"))
+    if unpacked > min(facts.st_size, MOST_BYTES) or pickled > MOST_PICKLE_BYTES:
+        raise InputError(
+            f"{path} has {facts.st_size} bytes and unpacks to {unpacked}, {pickled} of them pickled; at most its own "
+            f"size, {MOST_BYTES} and {MOST_PICKLE_BYTES} are allowed"
+        )
+
+
+def _experiments(held: Any) -> bool:
+    return isinstance(held, Mapping) and isinstance(held.get("data"), list | tuple)
+
+
+def _of_experiment(pairs: Any, path: Path, experiment: int) -> Found:
+    if not 1 <= len(pairs) <= MOST_EXPERIMENTS or not 0 <= experiment < len(pairs):
+        raise InputError(
+            f"{path.name} holds {len(pairs)} experiments and number {experiment} was asked for; they count from 0"
+        )
+    pair = pairs[experiment]
+    if not isinstance(pair, list | tuple) or len(pair) != 2:
+        raise _unknown(path, "experiments that are no pairs of images and labels")
+    found = _images(pair[0], path, "experiments of images and labels (as of DC, DSA, DM)")
+    note = f"experiment {experiment} of {len(pairs)}, counted from 0"
+    return _labelled(replace(found, notes=(*found.notes, note)), pair[1], path)
+
+
+def _of_keys(held: Mapping[Any, Any], path: Path) -> Found:
+    keys = {str(key).lower(): key for key in list(held)[:100] if isinstance(key, str)}
+    image, label, rate = (next((keys[key] for key in known if key in keys), None) for known in _ALL_KEYS)
+    if image is None:
+        raise _unknown(path, f"a dictionary with the keys {', '.join(sorted(keys)[:8]) or 'of no text'}")
+    found = _images(held[image], path, "a dictionary of images and labels")
+    if rate is not None:
+        found = replace(found, rate=rate_of(held[rate], f"{rate!r} of {path.name}"))
+    return found if label is None else _labelled(found, held[label], path)
+
+
+_ALL_KEYS = (IMAGE_KEYS, LABEL_KEYS, RATE_KEYS)
+
+
+def _images(value: Any, path: Path, form: str) -> Found:
+    images, notes = images_of(value, f"the images of {path.name}")
+    return Found(images, f".pt: {form}", notes=notes)
+
+
+def _labelled(found: Found, value: Any, path: Path) -> Found:
+    labels, soft = labels_of(value, f"the labels of {path.name}")
+    return replace(found, labels=labels, soft=soft)
+
+
+def _with_files_beside(found: Found, path: Path) -> Found:
+    """With labels_best.pt and lr_best.pt, where they lie beside images_best.pt (or images_zca_best.pt)."""
+    labels, rate = _beside(path, "labels"), _beside(path, "lr")
+    notes = list(found.notes)
+    if labels is not None:
+        found = _labelled(found, load_tensors(labels), labels)
+        notes.append(f"labels are those of {labels.name}, beside it")
+    if rate is not None:
+        found = replace(found, rate=rate_of(load_tensors(rate), f"the rate in {rate.name}"))
+        notes.append(f"the learned rate is that of {rate.name}, beside it")
+    return replace(found, notes=tuple(notes))
+
+
+def _beside(path: Path, kind: str) -> Path | None:
+    names = [path.name.replace("images_zca", kind), path.name.replace("images", kind)]
+    found = [path.with_name(name) for name in names if name != path.name and path.with_name(name).is_file()]
+    return found[0] if found else None
+
+
+def _unknown(path: Path, held: str) -> InputError:
+    return InputError(
+        f"{path.name} holds {held}; known are images alone, [images, labels], a dictionary of both and DC's "
+        "experiments: what must be rendered first (latents, decoders) is to be saved as images"
+    )
