@@ -241,10 +241,14 @@ def test_the_command_writes_card_and_picture(
     monkeypatch.chdir(tmp_path)
     attar.distill("digits", "random", "1ipc", out="small.attar.safetensors", device="cpu")
     line = ["audit", "small.attar.safetensors", "--data", "digits", "--network", NETWORK, "--quiet"]
-    assert main([*line, "--out", "card.json", "--picture", "near.png"]) == 0
+    told = ["--out", "card.json", "--picture", "near.png", "--write", "audited.attar.safetensors"]
+    assert main([*line, *told]) == 0
     assert "10 of 10 distilled images are copies" in " ".join(capsys.readouterr().out.split())
     card = AuditCard.from_json(Path("card.json").read_text())
     assert len(card.found()) == 10 and card.name == "small"
+    before, after = (attar.load(f"{name}.attar.safetensors") for name in ("small", "audited"))
+    assert after.manifest.privacy == card.statement and "10 of 10 distilled images are copies" in card.statement
+    assert before.fingerprint == after.fingerprint and before.manifest.privacy != after.manifest.privacy
     with Image.open("near.png") as picture:
         assert picture.width > 300 and len(np.unique(np.asarray(picture))) > 10
     assert main([*line, "--picture", "near.png"]) == 2

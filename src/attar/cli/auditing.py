@@ -35,6 +35,9 @@ def audit_verb(
     data: DataOption,
     out: Annotated[Path | None, typer.Option(help="Write everything (.json), or the table (.md).")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw items beside their nearest real images, a .png.")] = None,
+    write: Annotated[
+        Path | None, typer.Option(help="Write a copy of FILE whose statement on privacy is what was found.")
+    ] = None,
     shadows: Annotated[
         int, typer.Option(min=0, help="Membership inference with so many sets of random halves, 16 or more; else none.")
     ] = 0,
@@ -60,7 +63,7 @@ def audit_verb(
 
     No audit shows that a file is safe, and none is differential privacy.
     """
-    for path in (out, picture):
+    for path in (out, picture, write):
         refuse_output(path, overwrite)
     if out is not None and out.suffix not in (".json", ".md"):
         raise InputError(f"--out {out} ends in {out.suffix or 'nothing'}; write .json (everything) or .md (table)")
@@ -89,5 +92,8 @@ def audit_verb(
     show_table(card.as_table())
     if picture is not None:
         say(str(picture))
+    if write is not None:
+        distilled.replace(privacy=card.statement).save(write, overwrite=overwrite)
+        say(str(write))
     if out is not None:
         write_and_say(out, card.to_json() if out.suffix == ".json" else card.as_markdown())

@@ -11,7 +11,7 @@ from attar.applications.audit.labels import LabelFacts
 from attar.applications.audit.membership import Membership
 from attar.config import Config, parse_config
 from attar.evaluation.scorecard import markdown_table, rich_table
-from attar.manifest import DataProvenance
+from attar.manifest import UNKNOWN, DataProvenance
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -240,14 +240,27 @@ class AuditCard(Config):
         """Set, data, items and device in one line."""
         return f"audit of {self.name} on {self.data}: {self.num_items} distilled images, {self.device}"
 
+    @property
+    def statement(self) -> str:
+        """What a file may say of itself after this audit; never a guarantee."""
+        audited = f"Audited on {self.data} ({self.train_fingerprint[:12]}): {self.verdict}."
+        return f"No differential-privacy guarantee. {audited}"
+
+    @property
+    def _start(self) -> str:
+        """Of how items began, where the file knows."""
+        if self.initial == UNKNOWN:
+            return ""
+        started = "began as real training images" if self.real_pixels_inside else "did not begin as real images"
+        return f" Its items {started} ({self.initial})."
+
     def lines(self) -> list[list[str]]:
         """The table's cells, in the order of COLUMNS."""
         return [each.cells() for each in self.neighbours]
 
     def remarks(self) -> list[str]:
         """Verdict, copies, their limits, membership, labels, provenance, what is not claimed, and notes."""
-        started = "began as real training images" if self.real_pixels_inside else "did not begin as real images"
-        about = f"the file says: {self.privacy} Its items {started} ({self.initial})."
+        about = f"the file says: {self.privacy}{self._start}"
         named = [*_named(self.found()), *_named(self.found("test"))]
         tested = self.membership.remarks() if self.membership else [NOT_TESTED]
         limits = [limit.text for limit in self.limits]
