@@ -383,8 +383,13 @@ def test_comparison_of_two_sets(digits: Splits, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "steps", "optimizer"),
-    [("quick-128px", 100, "sgd"), ("lic-500-steps", 500, "adamw"), ("d3-300-steps", 300, "sgd")],
+    [
+        ("quick-128px", 100, "sgd"),
+        ("lic-500-steps", 500, "adamw"),
+        ("d3-300-steps", 300, "sgd"),
+        ("ld3m-60-epochs", None, "adamw"),
+    ],
 )
-def test_the_protocols_of_the_docs_can_be_read(name: str, steps: int, optimizer: str) -> None:
+def test_the_protocols_of_the_docs_can_be_read(name: str, steps: int | None, optimizer: str) -> None:
     found = protocol(Path(__file__).parents[1] / "examples" / f"{name}.json")
     assert (found.training.max_steps, found.training.optimizer) == (steps, optimizer) and not found.comparable
