@@ -14,6 +14,7 @@ from torch import Tensor
 from attar.codecs.autoencoder import Autoencoder
 from attar.codecs.codec import Codec, ExternalWeights
 from attar.codecs.diffusion import DiffusionCodecConfig
+from attar.codecs.model_classes import model_classes
 from attar.codecs.restoring import CodecSpec, PublicFile, parse_spec
 from attar.codecs.weights import read_folder as read_autoencoder
 from attar.data.image_set import ImageSet
@@ -152,7 +153,7 @@ def fit_diffusion(config: DiffusionCodecConfig, images: ImageSet) -> DiffusionCo
             f"the prior is of images {prior.codec.image_shape} and these are {images.image_shape}; resize them, or "
             "train another"
         )
-    classes = _classes(config, images, prior.manifest.classes, model.num_classes)
+    classes = model_classes("model", config.classes, images, prior.manifest.classes, model.num_classes)
     return DiffusionCodec(prior.codec, model, classes, prior.weights if config.public else None)
 
 
@@ -196,24 +197,4 @@ def _fit_folder(config: DiffusionCodecConfig, images: ImageSet) -> DiffusionCode
     folder, place = find_folder(config.path, config.random_seed)
     inner = Autoencoder(images.image_shape, read_autoencoder(place, folder.weights.id))
     model = PretrainedModel(folder, inner.code_shape, config.random_seed)
-    return DiffusionCodec(inner, model, _classes(config, images, (), model.num_classes))
-
-
-def _classes(
-    config: DiffusionCodecConfig, images: ImageSet, names: tuple[str, ...], num_classes: int
-) -> dict[str, int]:
-    """The model's class for each name of the data's."""
-    own, count = images.classes, images.num_classes
-    if config.classes is not None:
-        if len(config.classes) != count:
-            raise InputError(f"codec.classes has {len(config.classes)} numbers for {count} classes; give one for each")
-        return dict(zip(own, config.classes, strict=True))
-    if set(own) <= set(names):
-        return {name: names.index(name) for name in own}
-    if not names and num_classes == count:
-        return {name: number for number, name in enumerate(own)}
-    missing = next((name for name in own if name not in names), own[0])
-    raise InputError(
-        f"the model's {num_classes} classes are not these {count} (e.g. {missing!r}); give the model's number of each, "
-        "--set codec.classes=[...]"
-    )
+    return DiffusionCodec(inner, model, model_classes("model", config.classes, images, (), model.num_classes))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from attar.codecs.codec import Codec, ExternalWeights
 from attar.codecs.generator import Arguments, GeneratorCodecConfig, ImportPath
+from attar.codecs.model_classes import model_classes
 from attar.codecs.restoring import CodecSpec, PublicFile, parse_spec, take_tensors
 from attar.config import Config
 from attar.data.image_set import ImageSet
@@ -179,7 +180,9 @@ def fit_generator(config: GeneratorCodecConfig, images: ImageSet) -> GeneratorCo
             f"the generator makes images {network.image_shape} and these are {images.image_shape}; resize them, or "
             "take another"
         )
-    return GeneratorCodec(network, spec, public, _classes(config, images, names, network.num_classes))
+    known = config.classes is not None or network.num_classes
+    classes = model_classes("generator", config.classes, images, names, network.num_classes) if known else {}
+    return GeneratorCodec(network, spec, public, classes)
 
 
 def restore_generator(spec: dict[str, Any], tensors: dict[str, Tensor]) -> GeneratorCodec:
@@ -209,25 +212,3 @@ def restore_generator(spec: dict[str, Any], tensors: dict[str, Tensor]) -> Gener
     if not same or tuple(network.image_shape) != parsed.image_shape:
         raise InputError(f"the generator {weights.id!r} is not the one that the description is of; the file is damaged")
     return GeneratorCodec(network, parsed.generator, weights)
-
-
-def _classes(
-    config: GeneratorCodecConfig, images: ImageSet, names: tuple[str, ...], num_classes: int
-) -> dict[str, int]:
-    """The generator's class for each name of the data's."""
-    own, count = images.classes, images.num_classes
-    if config.classes is not None:
-        if len(config.classes) != count:
-            raise InputError(f"codec.classes has {len(config.classes)} numbers for {count} classes; give one for each")
-        return dict(zip(own, config.classes, strict=True))
-    if num_classes == 0:
-        return {}
-    if set(own) <= set(names):
-        return {name: names.index(name) for name in own}
-    if not names and num_classes == count:
-        return {name: number for number, name in enumerate(own)}
-    missing = next((name for name in own if name not in names), own[0])
-    raise InputError(
-        f"the generator's {num_classes} classes are not these {count} (e.g. {missing!r}); give the generator's number "
-        "of each, --set codec.classes=[...]"
-    )
