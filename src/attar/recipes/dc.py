@@ -17,9 +17,11 @@ class Benchmark(NamedTuple):
 
     title: str
     num_classes: int
-    image_size: int
-    depth: int
+    image_size: int | None
+    depth: int | None
 
+
+_TRAIN_BATCH = 256
 
 BENCHMARKS = {
     "cifar10": Benchmark("CIFAR-10", 10, 32, 3),
@@ -28,14 +30,18 @@ BENCHMARKS = {
     "imagenet1k": Benchmark("ImageNet-1K 64 px", 1000, 64, 4),
 }
 
+ANY = Benchmark("any images", _TRAIN_BATCH, None, None)
+"""Images of any size in up to 256 classes, with a ConvNet as deep as they ask for."""
+
 
 class _Row(NamedTuple):
-    benchmark: str
+    benchmark: str | None  # None for images of any size
     images_per_class: int
     accuracy: float | None  # of the official README; None where it has no figure
 
 
 DC = {
+    "dc": _Row(None, 1, None),
     "dc-cifar10-ipc1": _Row("cifar10", 1, 28.3),
     "dc-cifar10-ipc10": _Row("cifar10", 10, 44.9),
     "dc-cifar10-ipc50": _Row("cifar10", 50, 53.9),
@@ -48,6 +54,7 @@ DC = {
 }
 
 DSA = {
+    "dsa": _Row(None, 1, None),
     "dsa-cifar10-ipc1": _Row("cifar10", 1, 28.8),
     "dsa-cifar10-ipc10": _Row("cifar10", 10, 52.1),
     "dsa-cifar10-ipc50": _Row("cifar10", 50, 60.6),
@@ -62,7 +69,6 @@ DSA = {
 ITERATIONS = 1000
 OUTER_STEPS = {1: 1, 10: 10, 50: 50}
 INNER_EPOCHS = {1: 1, 10: 50, 50: 10}
-_TRAIN_BATCH = 256
 
 
 def dc(name: str) -> Recipe:
@@ -70,7 +76,8 @@ def dc(name: str) -> Recipe:
 
     1000 networks, each matched M times and trained on the synthetic images in between: M 1, 10, 50 at 1, 10, 50 images
     per class, 1, 50, 10 epochs between two matchings. Images: rate 0.1, momentum 0.5. Network: ConvNet, rate 0.01,
-    without momentum. 256 real images of each class, cosine distance of weights, no augmentation.
+    without momentum. 256 real images of each class, cosine distance of weights, no augmentation. `dc` is for images of
+    any size, with the loops of 1 IPC and a ConvNet as deep as the size asks for.
 
     | data | 1 IPC | 10 IPC | 50 IPC |
     |---|---|---|---|
@@ -90,7 +97,7 @@ def dsa(name: str) -> Recipe:
     """DSA with its official settings: DC's, from real images, with siamese augmentation.
 
     Matching and the network's training are augmented. Everything else is as in DC: 1000 networks, M 1, 10, 50 matchings
-    of each at 1, 10, 50 images per class.
+    of each at 1, 10, 50 images per class. `dsa` is for images of any size, with the loops of 1 IPC.
 
     | data | 1 IPC | 10 IPC | 50 IPC |
     |---|---|---|---|
@@ -106,7 +113,7 @@ def dsa(name: str) -> Recipe:
 
 
 def _recipe(name: str, row: _Row, title: str, augmentation: DsaConfig | None, citations: tuple[str, ...]) -> Recipe:
-    benchmark, ipc = BENCHMARKS[row.benchmark], row.images_per_class
+    benchmark, ipc = BENCHMARKS[row.benchmark] if row.benchmark else ANY, row.images_per_class
     network = NetworkConfig(depth=benchmark.depth)
     batches = math.ceil(ipc * benchmark.num_classes / _TRAIN_BATCH)  # an epoch's; the official inner loop is epochs
     return Recipe(
