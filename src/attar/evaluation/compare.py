@@ -154,6 +154,7 @@ def compare(
     progress: Progress | None = None,
     names: Sequence[str] | None = None,
     engine: Engine | None = None,
+    curves: bool = False,
 ) -> Comparison:
     """Evaluate several sets on the same data; `Comparison.plot` draws the result.
 
@@ -183,7 +184,7 @@ def compare(
     cards = [
         evaluate(
             small, splits, chosen, networks=networks, seeds=seeds, baselines=baselines, flip=flip,
-            device=device, cache=cache, progress=progress, name=name, engine=engine,
+            device=device, cache=cache, progress=progress, name=name, engine=engine, curves=curves,
         )
         for small, name in zip(loaded, names or _names(sets), strict=True)
     ]  # fmt: skip

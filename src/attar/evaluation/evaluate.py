@@ -53,6 +53,7 @@ def evaluate(
     progress: Progress | None = None,
     name: str | None = None,
     engine: Engine | None = None,
+    curves: bool = False,
 ) -> Scorecard:
     """Train networks on the set and on its baselines, and test all of them on the data's test part.
 
@@ -80,6 +81,8 @@ def evaluate(
         name: what the card calls the set; None takes the file's name, or recipe and data.
         engine: trains every network as a job of its own, to the same scores; this process reads and writes the cache.
             None and `Local` train here, on GPUs all seeds of a row together.
+        curves: test each network at several epochs too, at most 12 evenly spaced ones (see `curve_epochs`). The last
+            epoch is the one that counts; the others are for looking at.
 
     Raises:
         InputError: a set and data that do not fit, an unknown protocol, network or baseline, no seeds, a learned rate
@@ -111,6 +114,7 @@ def evaluate(
         cache,
         progress,
         None if isinstance(engine, Local) else engine,
+        curves,
     )
     occasion = Occasion(numbers, where, progress)
     rate, means = learned_rate(small, used), used.means and small.stochastic
@@ -263,6 +267,7 @@ def _card(
         recipe=str(distilled.manifest.recipe.get("name", "")),
         labels=distilled.manifest.labels_kind,
         distilled_with=networks_of(distilled.manifest.recipe),
+        set_fingerprint=distilled.fingerprint,
         classes=distilled.classes,
         image_shape=distilled.image_shape,
         storage=distilled.storage,

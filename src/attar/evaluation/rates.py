@@ -53,7 +53,7 @@ def rows_at_best_rates(
     for network in job.networks:
         alone = replace(job, networks=[network])
         job.progress.note(f"{network.name}: each row's learning rate is chosen from {told}")
-        chosen = _best_rates(replace(alone, seeds=(SEED,)), search, stand_ins, preprocess, validation)
+        chosen = _best_rates(replace(alone, seeds=(SEED,), curves=False), search, stand_ins, preprocess, validation)
         rated = [
             candidate if rate is None else _at(candidate, rate, f"{network.name} at {rate:g}, the best rate of {told}")
             for candidate, rate in zip(candidates, chosen, strict=True)

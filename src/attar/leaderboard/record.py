@@ -9,13 +9,13 @@ import stat
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from attar.config import Config, parse_config
 from attar.errors import InputError
-from attar.evaluation.scorecard import Difference, Row, Scorecard
+from attar.evaluation.scorecard import DISTILLED, Difference, Row, Scorecard
 from attar.files import content_key, write_text
 from attar.manifest import Sha256
 
@@ -38,7 +38,8 @@ class Record(Config):
         command: that scored it; paths are shortened to their last part.
         made_by: the command that distilled the set, where its file tells; else "".
         fingerprint: of the set.
-        card: without confusion tables; of scores read from the cache, as when they were computed.
+        card: without confusion tables, curves, and accuracies class by class of other rows than the set's; of scores
+            read from the cache, as when they were computed.
 
     Raises:
         InputError: no device or command, differences that are not those of the rows, numbers that no run has.
@@ -114,7 +115,7 @@ def record_of(
     Raises:
         InputError: something of it is not named.
     """
-    rows = tuple(row.model_copy(update={"confusion": (), "cached": 0}) for row in card.rows)
+    rows = tuple(_short(row) for row in card.rows)
     when = (time or datetime.now(timezone.utc)).astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     try:
         return Record(
@@ -124,7 +125,7 @@ def record_of(
             command=shlex.join(without_paths(command)),
             made_by=made_by,
             fingerprint=fingerprint,
-            card=card.model_copy(update={"rows": rows}),
+            card=card.model_copy(update={"rows": rows, "set_fingerprint": ""}),
         )
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
@@ -203,6 +204,12 @@ def slug(text: str) -> str:
         'dc-bench-v1'
     """
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")[:60] or "unnamed"
+
+
+def _short(row: Row) -> Row:
+    """What is recorded of a row: equal scores give equal records, with curves or without."""
+    left_out: dict[str, Any] = {"confusion": (), "curve_epochs": (), "curves": (), "cached": 0}
+    return row.model_copy(update=left_out if row.name == DISTILLED else left_out | {"per_class": ()})
 
 
 def _last_part(word: str) -> str:
