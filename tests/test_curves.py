@@ -93,7 +93,7 @@ def test_the_final_accuracy_is_the_same_with_curves_and_without(cards: tuple[Sco
 def test_each_point_is_what_a_training_of_so_many_epochs_gives(
     digits: Splits, small: DistilledSet, cards: tuple[Scorecard, Scorecard], norm: str
 ) -> None:
-    """A constant rate does not depend on the number of epochs, so that a shorter training is a longer one's beginning."""
+    """At a constant rate a shorter training is a longer one's beginning."""
     training = TrainingConfig(epochs=5, batch_size=16, learning_rate=0.05, schedule="constant")
     network = NetworkConfig(depth=1, width=4, norm=norm)
     steady = TINY.model_copy(update={"networks": (network,), "training": training})

@@ -50,9 +50,7 @@ Flip = Annotated[
 ]
 Curves = Annotated[
     bool,
-    typer.Option(
-        "--curves", help="Test at up to 12 epochs of training too, for the card; the last epoch still counts."
-    ),
+    typer.Option("--curves", help="Keep accuracies of up to 12 epochs in the card; the last alone counts."),
 ]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Train again what an earlier evaluation already trained.")]
 JsonOut = Annotated[Path | None, typer.Option("--json", help="Write the card as JSON; - for stdout.")]
