@@ -32,7 +32,7 @@ COLUMNS = (
     "images seen",
     "minutes",
 )
-NUMBERS = {*COLUMNS[2:6], *COLUMNS[7:], "bits per class", "external bytes", "% of full", "LRS"}
+NUMBERS = {*COLUMNS[2:6], *COLUMNS[7:], "bits per class", "external bytes", "% of full", "LRS", "ARS"}
 """Columns, of other tables too, whose cells are set to the right."""
 
 COSTS = (

@@ -89,8 +89,11 @@ class Record(Config):
 
 
 def protocol_key(card: Scorecard) -> str:
-    """Equal for equal settings, whatever the protocol's description."""
-    return content_key(card.protocol.name, card.protocol.version, card.protocol.training.key_tree())
+    """Equal for equal settings of whatever can change a score, whatever the protocol's description."""
+    used = card.protocol
+    told = {"use_learned_rate": used.use_learned_rate, "means": used.means, "rate_search": used.rate_search}
+    more = {name: each.key_tree() if isinstance(each, Config) else each for name, each in told.items() if each}
+    return content_key(used.name, used.version, used.training.key_tree(), *([more] if more else []))
 
 
 def record_of(
