@@ -35,6 +35,7 @@ from attar.leaderboard.record import (
     write_record,
 )
 from attar.networks.network import NetworkConfig
+from attar.recipes import recipe
 from attar.training.settings import TrainingConfig
 from small_sets import build, digit_images, first_items
 from test_scorecard import row as scored
@@ -231,6 +232,43 @@ def test_whatever_can_change_a_score_keeps_runs_apart(change: dict[str, Any], re
     assert len(sections([renamed(record, "a", 10), renamed(record, "b", 10, protocol=other)])) == 2
     described = record.card.protocol.model_copy(update={"description": "otherwise", "labels": ("hard",)})
     assert len(sections([renamed(record, "a", 10), renamed(record, "b", 10, protocol=described)])) == 1
+
+
+def test_plots_of_different_data_have_different_files(record: Record, tmp_path: Path) -> None:
+    records = [renamed(record, "a", 10, data="my data"), renamed(record, "b", 20, data="My-data")]
+    assert len({each.picture for each in sections(records)}) == 2
+    assert len(write_page(records, tmp_path / "board.md")) == 3
+
+
+def test_a_name_is_neither_a_link_nor_a_picture(record: Record) -> None:
+    text = page([renamed(record, "![x](https://example.invalid/x.png) [y](javascript:z)", 10)], "leaderboard")
+    assert "](https" not in text and "](javascript" not in text and "](leaderboard/" in text
+
+
+def test_scores_are_shown_though_their_record_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.json").write_text(TINY.model_dump_json())
+    build(digit_images(), classes=tuple(str(digit) for digit in range(10))).save("set.attar.safetensors")
+    line = ["evaluate", "set.attar.safetensors", "--data", "digits", "--protocol", "tiny.json", "--no-baselines"]
+    line += ["-q", "--record", "runs", "--commit", COMMIT]
+    assert main(line) == 0
+    [path] = Path("runs").iterdir()
+    path.write_text("{}")
+    capsys.readouterr()
+    assert main([*line, "--json", "card.json"]) == 2
+    said = capsys.readouterr()
+    assert "distilled" in said.out and "is not a recorded run" in said.err
+    assert Scorecard.from_json(Path("card.json").read_text()).row().mean is not None
+    Path("card.json").unlink()
+    assert main(["compare", *line[1:], "--out", "card.json"]) == 2 and Path("card.json").exists()
+
+
+def test_a_command_too_long_to_be_recorded_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = build(digit_images(), recipe=json.loads(recipe("dm").model_dump_json()))
+    assert distilling_command(made, "a").endswith("--out a.attar.safetensors")
+    assert distilling_command(made, "a" * 5000) == distilling_command(made, "a\x07") == ""
 
 
 def cells(record: Record) -> list[dict[str, str]]:

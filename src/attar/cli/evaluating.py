@@ -95,14 +95,15 @@ def evaluate_verb(
             device=device, cache=not no_cache, progress=progress, name=set_name(file), engine=place,
             curves=curves,
         )  # fmt: skip
-    kept = recorder.keep([card], [(card.name, distilled)])
+    # What was measured is shown before a record may be refused, so that it is not lost with it.
     if json_out == Path("-"):
         say(card.to_json())
+        recorder.keep([card], [(card.name, distilled)])
         return
     show_table(card.as_markdown() if markdown else card.as_table())
     if json_out is not None:
         write_and_say(json_out, card.to_json())
-    say_lines(kept)
+    say_lines(recorder.keep([card], [(card.name, distilled)]))
 
 
 @verb("compare", stopped="stopped; the same command continues: networks already trained are kept in the cache")
@@ -162,14 +163,13 @@ def compare_verb(
             engine=place,
             curves=curves,
         )
-    kept = recorder.keep(comparison.cards, list(zip(names, sets, strict=True)))
     show_table(comparison.as_table())
     if out is not None and out.suffix == ".png":
         comparison.plot(out, overwrite=overwrite)
         say(str(out))
     elif out is not None:
         write_and_say(out, comparison.to_json() if out.suffix == ".json" else comparison.as_markdown())
-    say_lines(kept)
+    say_lines(recorder.keep(comparison.cards, list(zip(names, sets, strict=True))))
 
 
 @verb("continual", stopped="stopped; the same command continues: finished steps are kept in the cache")

@@ -19,7 +19,7 @@ from attar.evaluation.baselines import Candidate, Occasion, baseline, baseline_k
 from attar.evaluation.measuring import Measurement
 from attar.evaluation.protocol import Protocol, check_judges, resolve_flip
 from attar.evaluation.protocol import protocol as protocol_named
-from attar.evaluation.rates import rows_at_best_rates, search_note
+from attar.evaluation.rates import SEED, rows_at_best_rates, search_note
 from attar.evaluation.relabelled import known_observer
 from attar.evaluation.remembering import remembering
 from attar.evaluation.scorecard import DISTILLED, Difference, Row, Scorecard
@@ -109,14 +109,15 @@ def evaluate(
     job = Measurement(
         used,
         numbers,
-        [with_depth(config, min(height, width)) for config in configs],
+        list(dict.fromkeys(with_depth(config, min(height, width)) for config in configs)),
         where,
         cache,
         progress,
         None if isinstance(engine, Local) else engine,
         curves,
     )
-    occasion = Occasion(numbers, where, progress)
+    drawn = numbers if used.rate_search is None else tuple(dict.fromkeys((*numbers, SEED)))
+    occasion = Occasion(drawn, where, progress)
     rate, means = learned_rate(small, used), used.means and small.stochastic
 
     def candidates(train: ImageSet) -> list[Candidate]:
@@ -221,7 +222,7 @@ def _candidates(
     occasion: Occasion | None = None,
 ) -> list[Candidate]:
     storage = distilled.storage
-    observer = _asked(distilled)
+    observer = asked_observer(distilled)
     main = Candidate(
         DISTILLED,
         distilled.num_training_items * (1 + means),
@@ -246,7 +247,7 @@ def _distilled_items(
     return distilled.training_items(device, observer and observer.to(device), means)
 
 
-def _asked(distilled: DistilledSet) -> Observer | None:
+def asked_observer(distilled: DistilledSet) -> Observer | None:
     """The observer that training on the set asks, from the cache; None where labels are stored.
 
     Raises:

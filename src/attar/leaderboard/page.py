@@ -11,7 +11,7 @@ from attar.errors import InputError
 from attar.evaluation.names import DISTILLED, NAMES
 from attar.evaluation.ranking import normalised
 from attar.evaluation.scorecard import Row, Scorecard, markdown_table
-from attar.files import refuse_existing, write_text
+from attar.files import content_key, refuse_existing, write_text
 from attar.leaderboard.record import Record, protocol_key, slug
 from attar.networks.network import NetworkConfig
 from attar.report.plots import Point, plot_accuracy
@@ -90,12 +90,14 @@ def sections(records: Sequence[Record], order: Order = "bytes") -> list[Section]
         about: tuple[str, ...] = (card.data, card.protocol.label, *split, protocol_key(card))
         groups.setdefault(about, []).append(record)
     titles = [about[:2] for about in groups]
+    names = {about: f"{slug(about[0])}-{slug(about[1])}" for about in groups}
     made = []
     for about in sorted(groups):
-        told, name = f"{about[0]}, protocol {about[1]}", f"{slug(about[0])}-{slug(about[1])}"
+        told, name = f"{about[0]}, protocol {about[1]}", names[about]
         if titles.count(about[:2]) > 1:
-            short = f"{about[2][:6]}{about[3][:6]}{about[4][:6]}"
-            told, name = f"{told} (settings or split {short})", f"{name}-{short}"
+            told = f"{told} (settings or split {about[2][:6]}{about[3][:6]}{about[4][:6]})"
+        if list(names.values()).count(name) > 1:
+            name = f"{name}-{content_key(*about)[:16]}"
         ordered = _ordered(groups[about], order)
         made.append(Section(told, f"{name}.png", tuple(ordered)))
     return made
@@ -269,5 +271,5 @@ def _text(row: Row | None) -> str:
 
 
 def _plain(text: str) -> str:
-    """On one line, and without what Markdown would take for a tag."""
-    return " ".join(text.split()).replace("<", "&lt;")
+    """On one line, and without what Markdown would take for a tag, a link or a picture."""
+    return " ".join(text.split()).replace("<", "&lt;").replace("](", "]&#40;")

@@ -17,6 +17,7 @@ from attar.config import Config, parse_config
 from attar.errors import InputError
 from attar.evaluation.scorecard import DISTILLED, Difference, Row, Scorecard
 from attar.files import content_key, write_text
+from attar.leaderboard.provenance import LONGEST_COMMAND
 from attar.manifest import Sha256
 
 MAX_BYTES = 2**20
@@ -26,7 +27,7 @@ LONGEST_TEXT = 20_000
 TIME = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$"
 NEEDED = "a run is recorded with its protocol, seeds, device, commit and command"
 
-Command = Annotated[str, Field(max_length=4000, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Command = Annotated[str, Field(max_length=LONGEST_COMMAND, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
 class Record(Config):

@@ -66,7 +66,8 @@ def accuracy_figures(cards: Sequence[Scorecard], prefix: str) -> list[Html]:
             told = (
                 f"{network.name} on {first.data}, protocol {first.protocol.label}, {len(first.seeds)} "
                 f"{'seeds' if len(first.seeds) > 1 else 'seed'}, {first.device}: accuracy (%), with bars of one "
-                "standard deviation, against stored bytes. A set counts with its whole file, images as plain uint8."
+                "standard deviation, against stored bytes. A set counts with its whole file, images as plain uint8 or "
+                "JPEG."
             )
             figures.append(element("figure", chart, element("figcaption", told)))
     return figures
