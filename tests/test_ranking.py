@@ -207,6 +207,11 @@ def test_a_search_for_rates_is_made_for_all_real_images_too(
     assert any(note.startswith("learning rates: on each network") for note in card.notes)
 
 
+def test_settings_that_mean_the_same_training_are_refused(small: DistilledSet, splits: Splits, short: Protocol) -> None:
+    with pytest.raises(InputError, match=r"settings {} and {\"learning_rate\": 0.05} mean the same training"):
+        ranked(small, splits, short, settings=[{}, {"momentum": 0.5}, {"learning_rate": 0.05}])
+
+
 @pytest.mark.parametrize("place", ["protocol", "reference"])
 def test_a_rate_that_a_search_would_replace_is_refused(
     small: DistilledSet, splits: Splits, short: Protocol, place: str

@@ -122,6 +122,24 @@ def test_sizes_of_a_card_cannot_break_the_page(folder: Path, tmp_path: Path, car
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda told: told["rows"][1].update(seeds=[0, 5]), "has other seeds than the card"),
+        (lambda told: told["differences"][0].update(mean=50.0), "is not that of the rows"),
+        (lambda told: told["differences"][0].update(baseline="nothing"), "is not that of the rows"),
+    ],
+)
+def test_a_card_that_contradicts_itself_is_refused(
+    folder: Path, tmp_path: Path, card: Scorecard, change: Any, fault: str
+) -> None:
+    told = json.loads(card.to_json())
+    change(told)
+    (tmp_path / "card.json").write_text(json.dumps(told))
+    with pytest.raises(InputError, match=fault):
+        write_page([file(folder, "codes")], tmp_path / "page.html", scores=[tmp_path / "card.json"])
+
+
 # Accuracy while training
 
 

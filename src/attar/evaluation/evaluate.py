@@ -34,7 +34,6 @@ from attar.progress import Progress, Silent
 from attar.storage import online_observers
 from attar.training.loop import TrainingConfig, TrainingItems
 
-FORMAT = 1
 FEW_SEEDS = 3
 RATE = "student_rate"
 

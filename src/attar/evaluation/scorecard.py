@@ -196,6 +196,9 @@ class Scorecard(Config):
         labels: the set's; None in cards of earlier versions.
         distilled_with: the networks that its recipe distils with; none where it does not say.
         set_fingerprint: `DistilledSet.fingerprint` of the set that was judged; "" in cards of earlier versions.
+
+    Raises:
+        ValueError: rows of other seeds than the card's, or differences that are not those of the rows.
     """
 
     schema_version: Literal[1] = 1
@@ -218,6 +221,19 @@ class Scorecard(Config):
     labels: Literal["hard", "soft", "regions"] | None = None
     distilled_with: tuple[NetworkConfig, ...] = ()
     set_fingerprint: str = Field(default="", pattern="^([0-9a-f]{64})?$")
+
+    @model_validator(mode="after")
+    def _rows_can_be_compared(self) -> Scorecard:
+        rows = {(row.network, row.name): row for row in self.rows if row.absent is None}
+        for row in rows.values():
+            if row.seeds != self.seeds:
+                raise ValueError(f"row {row.name!r} has other seeds than the card")
+        for told in self.differences:
+            own, other = rows.get((told.network, DISTILLED)), rows.get((told.network, told.baseline))
+            found = None if own is None or other is None else paired_interval(own.accuracies, other.accuracies)
+            if found != (told.mean, told.low, told.high):
+                raise ValueError(f"the difference from {told.baseline!r} is not that of the rows")
+        return self
 
     def row(self, name: str = DISTILLED, network: NetworkConfig | None = None) -> Row:
         """The row of that name on that network, or on the first network. Raises KeyError."""

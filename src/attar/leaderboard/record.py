@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from attar.config import Config, parse_config
 from attar.errors import InputError
-from attar.evaluation.scorecard import DISTILLED, Difference, Row, Scorecard
+from attar.evaluation.scorecard import DISTILLED, Row, Scorecard
 from attar.files import content_key, write_text
 from attar.leaderboard.provenance import LONGEST_COMMAND
 from attar.manifest import Sha256
@@ -43,7 +43,7 @@ class Record(Config):
             read from the cache, as when they were computed.
 
     Raises:
-        InputError: no device or command, differences that are not those of the rows, numbers that no run has.
+        InputError: no device or command, numbers that no run has.
     """
 
     schema_version: Literal[1]
@@ -59,12 +59,7 @@ class Record(Config):
         if not self.card.device.strip() or not self.card.protocol.label.strip():
             raise ValueError(f"the device or the protocol is not named; {NEEDED}")
         for row in self.card.rows:
-            _check_row(row, self.card)
-        rows = {(row.network, row.name): row for row in self.card.rows}
-        for told in self.card.differences:
-            own, other = rows.get((told.network, "distilled")), rows.get((told.network, told.baseline))
-            if own is None or other is None or Difference.between(own, other) != told:
-                raise ValueError(f"the difference from {told.baseline!r} is not that of the rows")
+            _check_row(row)
         sizes = self.card.storage
         if max(sizes.paper_bytes, sizes.file_bytes, sizes.external_bytes, sizes.bits_per_class) > LARGEST_COUNT:
             raise ValueError("a size is larger than any file")
@@ -224,9 +219,7 @@ def _last_part(word: str) -> str:
     return PurePosixPath(word).name if word.startswith("~") else word
 
 
-def _check_row(row: Row, card: Scorecard) -> None:
-    if row.absent is None and row.seeds != card.seeds:
-        raise ValueError(f"row {row.name!r} has other seeds than the card")
+def _check_row(row: Row) -> None:
     if not all(0 <= accuracy <= 100 for accuracy in row.accuracies):
         raise ValueError(f"row {row.name!r} has an accuracy outside 0..100 %")
     counts = [count for count in (row.num_items, row.paper_bytes, row.num_bytes, row.images_seen) if count is not None]

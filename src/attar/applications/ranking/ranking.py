@@ -96,8 +96,7 @@ def rank(
     asked = chosen.networks if networks is None else networks
     configs = networks_named(asked)
     changes = _distinct([{}] if settings is None else settings)
-    for each in changes:
-        changed(chosen, each), changed(full, each)
+    _check_different([(changed(chosen, each).training, changed(full, each).training) for each in changes], changes)
     _check_searched((chosen, full), changes)
     _check_number(len(configs) * len(changes))
     where, runs = resolve_device(device), engine or Local()
@@ -226,6 +225,16 @@ def _check_rate(distilled: DistilledSet, chosen: Protocol, changes: Sequence[Map
             f"protocol {chosen.name!r} trains at the set's learned rate, and a learning_rate of settings has no effect "
             "there; take another protocol, e.g. dc-bench"
         )
+
+
+def _check_different(
+    trainings: Sequence[tuple[TrainingConfig, TrainingConfig]], changes: Sequence[Mapping[str, Any]]
+) -> None:
+    """Candidates that are trained alike would agree with themselves."""
+    for place, training in enumerate(trainings):
+        if training in trainings[:place]:
+            first, second = (json.dumps(changes[each]) for each in (trainings.index(training), place))
+            raise InputError(f"settings {first} and {second} mean the same training here; leave one of them out")
 
 
 def _check_searched(protocols: Sequence[Protocol], changes: Sequence[Mapping[str, Any]]) -> None:

@@ -62,10 +62,10 @@ def accuracy_figures(cards: Sequence[Scorecard], prefix: str) -> list[Html]:
             if not points:
                 continue
             chart = accuracy_chart(points, 100 / len(group[0].classes), f"{prefix}-bytes-{len(figures) + 1}")
-            first = group[0]
+            first, devices = group[0], ", ".join(dict.fromkeys(card.device for card in group))
             told = (
                 f"{network.name} on {first.data}, protocol {first.protocol.label}, {len(first.seeds)} "
-                f"{'seeds' if len(first.seeds) > 1 else 'seed'}, {first.device}: accuracy (%), with bars of one "
+                f"{'seeds' if len(first.seeds) > 1 else 'seed'}, {devices}: accuracy (%), with bars of one "
                 "standard deviation, against stored bytes. A set counts with its whole file, images as plain uint8 or "
                 "JPEG."
             )
