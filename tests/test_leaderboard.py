@@ -152,6 +152,7 @@ def test_what_is_not_a_real_run_is_refused(place: str, value: Any, fault: str, r
 def test_an_accuracy_above_100_is_refused_even_where_its_mean_agrees(record: Record, tmp_path: Path) -> None:
     told = tree(record)
     told["card"]["rows"][0] |= {"accuracies": [101.0, 101.0], "mean": 101.0, "std": 0.0}
+    told["card"]["differences"] = []
     assert "outside 0..100" in refusal(tmp_path / "run.json", json.dumps(told))
 
 
