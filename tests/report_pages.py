@@ -91,7 +91,7 @@ def make(folder: Path, name: str) -> Path:
 
 
 def score(made: DistilledSet, splits: Splits, path: Path, called: str, baselines: list[str]) -> None:
-    card = evaluate(made, splits, TINY, baselines=baselines, name=called)
+    card = evaluate(made, splits, TINY, baselines=baselines, name=called, curves=True)
     path.write_text(card.to_json(), encoding="utf-8")
 
 

@@ -358,6 +358,52 @@ def test_impossible_evaluations_are_refused(digits: Splits, small: DistilledSet)
     refused(r"\(1, 8, 8\).*\(1, 16, 16\)", data=larger)
 
 
+def test_a_network_named_twice_is_trained_once(digits: Splits, small: DistilledSet) -> None:
+    """At 8 pixels a ConvNet has 1 block, whether it is said or not."""
+    from attar.networks.network import depth_for
+
+    same = ("convnet:w4", f"convnet:d{depth_for(8)}w4")
+    card = evaluate(small, digits, TINY, networks=same, seeds=1, baselines=False, cache=False)
+    assert [row.network.name for row in card.rows] == [same[1]]
+
+
+def test_every_network_is_checked_before_any_is_trained(
+    digits: Splits, small: DistilledSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "train_networks", lambda *_, **__: pytest.fail("trained before the refusal"))
+    blind = TINY.model_copy(update={"networks": (*TINY.networks, NetworkConfig(kind="vgg11"))})
+    for judge in (lambda: evaluate(small, digits, blind), lambda: compare([small], digits, blind)):
+        with pytest.raises(InputError, match="32"):
+            judge()
+
+
+def test_every_set_is_checked_before_any_is_trained_on(
+    digits: Splits, small: DistilledSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "train_networks", lambda *_, **__: pytest.fail("trained before the refusal"))
+    learning = TINY.model_copy(update={"use_learned_rate": True})
+    bad = small.replace(learned={"student_rate": -0.5})
+    with pytest.raises(InputError, match=r"learned rate is -0\.5"):
+        compare([small, bad], digits, learning)
+
+
+def test_remarks_of_a_comparison_are_made_once_a_card(card: Scorecard, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    usual = Scorecard.remarks
+
+    def counting(self: Scorecard) -> list[str]:
+        made.append(self.name)
+        return usual(self)
+
+    monkeypatch.setattr(Scorecard, "remarks", counting)
+    cards = tuple(card.model_copy(update={"name": name, "notes": (*card.notes, name)}) for name in "abc")
+    told = Comparison(cards=cards).remarks()
+    assert made == ["a", "b", "c"]
+    assert told[0] == usual(card)[0] and [each for each in told if each[1:2] == ":"] == ["a: a", "b: b", "c: c"]
+    with pytest.raises(ValueError, match="differ in device"):
+        Comparison(cards=(cards[0], cards[1].model_copy(update={"device": "abacus"})))
+
+
 def test_comparison_of_two_sets(digits: Splits, tmp_path: Path) -> None:
     paths = []
     for number in (2, 8):
@@ -376,7 +422,8 @@ def test_comparison_of_two_sets(digits: Splits, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at least one"):
         compare([], digits, TINY)
     other = json.loads(compared.to_json())
-    other["cards"][0]["seeds"] = [7, 8]
+    for each in (other["cards"][0], *other["cards"][0]["rows"]):
+        each["seeds"] = [7, 8] * bool(each["seeds"])
     with pytest.raises(InputError, match="differ in seeds"):
         Comparison.from_json(json.dumps(other))
 

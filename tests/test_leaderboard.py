@@ -17,10 +17,12 @@ from attar.cli import main
 from attar.data.image_set import Splits
 from attar.errors import InputError
 from attar.evaluation.evaluate import evaluate
-from attar.evaluation.protocol import Protocol
+from attar.evaluation.names import DISTILLED, NAMES
+from attar.evaluation.protocol import Protocol, RateSearch
+from attar.evaluation.ranking import normalised
 from attar.evaluation.scorecard import Scorecard
 from attar.leaderboard.commit import source_commit
-from attar.leaderboard.page import page, sections, write_page
+from attar.leaderboard.page import ORDERS, page, sections, write_page
 from attar.leaderboard.provenance import distilling_command
 from attar.leaderboard.record import (
     MAX_BYTES,
@@ -33,8 +35,10 @@ from attar.leaderboard.record import (
     write_record,
 )
 from attar.networks.network import NetworkConfig
+from attar.recipes import recipe
 from attar.training.settings import TrainingConfig
 from small_sets import build, digit_images, first_items
+from test_scorecard import row as scored
 
 ROOT = Path(__file__).parents[1]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -148,6 +152,7 @@ def test_what_is_not_a_real_run_is_refused(place: str, value: Any, fault: str, r
 def test_an_accuracy_above_100_is_refused_even_where_its_mean_agrees(record: Record, tmp_path: Path) -> None:
     told = tree(record)
     told["card"]["rows"][0] |= {"accuracies": [101.0, 101.0], "mean": 101.0, "std": 0.0}
+    told["card"]["differences"] = []
     assert "outside 0..100" in refusal(tmp_path / "run.json", json.dumps(told))
 
 
@@ -218,6 +223,103 @@ def test_settings_that_differ_under_one_label_are_kept_apart(record: Record) -> 
     longer = record.card.protocol.model_copy(update={"training": TrainingConfig(epochs=3)})
     found = sections([renamed(record, "a", 10), renamed(record, "b", 10, protocol=longer)])
     assert len({each.title for each in found}) == len({each.picture for each in found}) == 2
+
+
+@pytest.mark.parametrize(
+    "change", [{"use_learned_rate": True}, {"means": True}, {"rate_search": RateSearch(learning_rates=(0.1, 0.2))}]
+)
+def test_whatever_can_change_a_score_keeps_runs_apart(change: dict[str, Any], record: Record) -> None:
+    other = record.card.protocol.model_copy(update=change)
+    assert len(sections([renamed(record, "a", 10), renamed(record, "b", 10, protocol=other)])) == 2
+    described = record.card.protocol.model_copy(update={"description": "otherwise", "labels": ("hard",)})
+    assert len(sections([renamed(record, "a", 10), renamed(record, "b", 10, protocol=described)])) == 1
+
+
+def test_plots_of_different_data_have_different_files(record: Record, tmp_path: Path) -> None:
+    records = [renamed(record, "a", 10, data="my data"), renamed(record, "b", 20, data="My-data")]
+    assert len({each.picture for each in sections(records)}) == 2
+    assert len(write_page(records, tmp_path / "board.md")) == 3
+
+
+def test_a_name_is_neither_a_link_nor_a_picture(record: Record) -> None:
+    text = page([renamed(record, "![x](https://example.invalid/x.png) [y](javascript:z)", 10)], "leaderboard")
+    assert "](https" not in text and "](javascript" not in text and "](leaderboard/" in text
+
+
+def test_scores_are_shown_though_their_record_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.json").write_text(TINY.model_dump_json())
+    build(digit_images(), classes=tuple(str(digit) for digit in range(10))).save("set.attar.safetensors")
+    line = ["evaluate", "set.attar.safetensors", "--data", "digits", "--protocol", "tiny.json", "--no-baselines"]
+    line += ["-q", "--record", "runs", "--commit", COMMIT]
+    assert main(line) == 0
+    [path] = Path("runs").iterdir()
+    path.write_text("{}")
+    capsys.readouterr()
+    assert main([*line, "--json", "card.json"]) == 2
+    said = capsys.readouterr()
+    assert "distilled" in said.out and "is not a recorded run" in said.err
+    assert Scorecard.from_json(Path("card.json").read_text()).row().mean is not None
+    Path("card.json").unlink()
+    assert main(["compare", *line[1:], "--out", "card.json"]) == 2 and Path("card.json").exists()
+
+
+def test_a_command_too_long_to_be_recorded_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = build(digit_images(), recipe=json.loads(recipe("dm").model_dump_json()))
+    assert distilling_command(made, "a").endswith("--out a.attar.safetensors")
+    assert distilling_command(made, "a" * 5000) == distilling_command(made, "a\x07") == ""
+
+
+def cells(record: Record) -> list[dict[str, str]]:
+    """The table's cells by their columns, network by network."""
+    lines = [line for line in page([record], "x").splitlines() if line.startswith("| ")]
+    heads, _, *rows = ([cell.strip() for cell in line[1:-1].split("|")] for line in lines)
+    return [dict(zip(heads, row, strict=True)) for row in rows]
+
+
+def test_the_page_has_the_rankings_scores_and_the_mean_over_unseen_networks(record: Record) -> None:
+    """By hand: HLR 90 - 70 = 20, IOR 70 - 40 = 30, LRS of (30 - 20) / 2 points, ARS of (30 + 20) / 2 points."""
+    usual = {"random": (40.0, 41.0), "full": (90.0, 91.5), "plain": (50.0, 51.0), "random-plain": (30.0, 31.5)}
+    percents = {DISTILLED: (70.0, 71.0)} | {NAMES[kind]: each for kind, each in usual.items()}
+    networks = (NetworkConfig(kind="alexnet"), NetworkConfig(kind="vit"))
+    rows = tuple(
+        scored(name, *(each + 2 * place for each in found), network=network)
+        for place, network in enumerate(networks)
+        for name, found in percents.items()
+    )
+    card = record.card.model_copy(
+        update={"rows": rows, "differences": (), "distilled_with": (NetworkConfig(),), "labels": "hard"}
+    )
+    full = record.model_copy(update={"card": card})
+    first, second = cells(full)
+    assert first["network"] == "alexnet" and first["HLR"].startswith("+20.2 [") and first["IOR"].startswith("+30.0")
+    assert first["LRS"] == f"{normalised((30.0 - 20.25) / 2):.3f}" and first["ARS"] == f"{normalised(24.875):.3f}"
+    assert first["mean of unseen %"] == "71.5 ± 0.7 (2)" and second["mean of unseen %"] == ""
+    bare = card.model_copy(update={"rows": tuple(row for row in rows if row.name == DISTILLED), "distilled_with": ()})
+    for row in cells(record.model_copy(update={"card": bare})):
+        assert {row[name] for name in ("HLR", "IOR", "LRS", "ARS", "mean of unseen %", "random images %")} == {""}
+    older = record.model_copy(update={"card": card.model_copy(update={"labels": None})})
+    assert cells(older)[0]["HLR"] == "" and cells(older)[0]["% of full"] == "78"
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [("bytes", "bac"), ("paper-bytes", "bca"), ("accuracy", "cab"), ("name", "abc"), ("time", "cba")],
+)
+def test_the_order_is_the_one_asked_for_and_the_page_says_it(order: Any, expected: str, record: Record) -> None:
+    made = []
+    for name, num_bytes, paper, percent, day in (("a", 20, 9, 60.0, 1), ("b", 10, 3, 50.0, 2), ("c", 30, 4, 80.0, 3)):
+        each = renamed(record, name, num_bytes, time=f"2026-11-2{day}T00:00:00Z", differences=())
+        storage = each.card.storage.model_copy(update={"paper_bytes": paper})
+        rows = (scored(DISTILLED, percent, percent + 1),)
+        card = each.card.model_copy(update={"storage": storage, "rows": rows})
+        made.append(each.model_copy(update={"card": card}))
+    for records in (made, made[::-1]):
+        [section] = sections(records, order)
+        assert "".join(each.card.name for each in section.records) == expected
+        assert ORDERS[order] in page(records, "x", order)
 
 
 def test_names_cannot_break_the_page(record: Record) -> None:

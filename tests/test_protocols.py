@@ -14,9 +14,9 @@ from torch import Tensor
 
 import attar
 from attar.data.augmentation import Dsa, DsaConfig
-from attar.data.image_set import Splits
+from attar.data.image_set import ImageSet, Splits
 from attar.errors import InputError, NonFiniteLossError
-from attar.evaluation import measuring
+from attar.evaluation import baselines, measuring
 from attar.evaluation.compare import compare
 from attar.evaluation.evaluate import evaluate
 from attar.evaluation.measuring import Measurement
@@ -237,13 +237,13 @@ def test_protocols_that_contradict_themselves_are_refused(
 
 
 def test_held_out_images_are_a_share_of_each_class_and_disjoint(digits: Splits) -> None:
-    rest, validation = held_out(digits.train, SEARCH)
+    rest, validation = map(digits.train.select, held_out(digits.train, SEARCH))
     assert len(rest) + len(validation) == len(digits.train)
     for whole, part in zip(digits.train.class_indices, validation.class_indices, strict=True):
         assert len(part) == round(0.2 * len(whole))
     assert not _pixels(rest.images) & _pixels(validation.images)
     again = held_out(digits.train, SEARCH)
-    assert again[1].fingerprint == validation.fingerprint
+    assert digits.train.select(again[1]).fingerprint == validation.fingerprint
 
 
 def test_every_row_gets_the_rate_that_a_literal_search_finds(digits: Splits, small: attar.DistilledSet) -> None:
@@ -251,7 +251,7 @@ def test_every_row_gets_the_rate_that_a_literal_search_finds(digits: Splits, sma
     search = RateSearch(learning_rates=(1e-6, 0.002, 0.05), validation_share=0.2)
     chosen = SEARCHING.model_copy(update={"rate_search": search})
     card = evaluate(small, digits, chosen, baselines=("random",), seeds=(3,), cache=False)
-    _, validation = held_out(digits.train, search)
+    validation = digits.train.select(held_out(digits.train, search)[1])
     items = small.training_items(torch.device("cpu"))
     accuracies = {}
     for rate in search.learning_rates:
@@ -290,7 +290,7 @@ def test_neither_test_images_nor_held_out_ones_that_are_trained_on_choose_a_rate
     monkeypatch.setattr(measuring, "test_networks", testing)
     short = SEARCHING.model_copy(update={"training": TrainingConfig(epochs=1, batch_size=512)})
     evaluate(small, digits, short, baselines=("random", "herding", "full"), cache=False)
-    _, validation = held_out(digits.train, SEARCH)
+    validation = digits.train.select(held_out(digits.train, SEARCH)[1])
     kept, seen = _pixels(validation.images), _pixels(small.preprocess.encode(validation.images.float() / 255))
     searching = len(SEARCH.learning_rates) * 4
     assert [pixels == kept for pixels in tested] == [True] * searching + [False] * 4
@@ -298,6 +298,37 @@ def test_neither_test_images_nor_held_out_ones_that_are_trained_on_choose_a_rate
     real = [_pixels(inputs) for fixed, inputs in trained[2:searching] if fixed]
     assert len(real) == 6 and not any(seen & pixels for pixels in real)
     assert seen <= _pixels(trained[-1][1]), "the row of all images is scored on all of them"
+
+
+@pytest.mark.parametrize(("kinds", "most"), [((), 0.2), (("initial", "plain"), 0.2), (("random",), 1.0)])
+def test_no_more_images_are_copied_than_rates_are_compared_with(
+    digits: Splits, small: attar.DistilledSet, monkeypatch: pytest.MonkeyPatch, kinds: tuple[str, ...], most: float
+) -> None:
+    copied: list[int] = []
+    usual = ImageSet.select
+
+    def select(self: ImageSet, indices: Tensor) -> ImageSet:
+        copied.append(len(indices))
+        return usual(self, indices)
+
+    monkeypatch.setattr(ImageSet, "select", select)
+    short = SEARCHING.model_copy(update={"training": TrainingConfig(epochs=1, batch_size=512)})
+    evaluate(small, digits, short, baselines=kinds, seeds=1, cache=False)
+    assert sum(copied) == pytest.approx(most * len(digits.train), abs=10)
+
+
+def test_a_row_that_there_is_not_without_the_images_held_out_says_its_rate(
+    digits: Splits, small: attar.DistilledSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = baselines.fitting_draws
+    monkeypatch.setattr(
+        baselines,
+        "fitting_draws",
+        lambda train, num_bytes, seeds: usual(train, 50_000, seeds) if train is digits.train else None,
+    )
+    short = SEARCHING.model_copy(update={"training": TrainingConfig(epochs=1, batch_size=512)})
+    card = evaluate(small, digits, short, baselines=("jpeg",), seeds=1, cache=False)
+    assert "at the protocol's rate, because there is no such row without" in card.rows[1].note
 
 
 def test_a_rate_at_which_training_diverges_loses(

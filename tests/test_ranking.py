@@ -12,8 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch import Tensor
 
 import attar
+from attar.applications.ranking import agreement
 from attar.applications.ranking.agreement import Draws, against_itself, interval, kendall, spearman
 from attar.applications.ranking.card import RankCard, Scores, agreements
 from attar.applications.ranking.ranking import changed, rank
@@ -22,7 +24,7 @@ from attar.data.image_set import Splits
 from attar.distilled import DistilledSet
 from attar.errors import InputError
 from attar.evaluation import measuring
-from attar.evaluation.protocol import Protocol, protocol
+from attar.evaluation.protocol import Protocol, RateSearch, protocol
 from attar.evaluation.scorecard import DISTILLED, FULL
 from attar.randomness import generator
 from attar.training.settings import TrainingConfig
@@ -171,6 +173,53 @@ def test_another_reference_trains_all_images_alone_otherwise(
     assert card.scores[1:] == plain.scores[1:]
     assert "longer v1" in card.title and card.itself is None
     assert any("--reference" in note for note in plain.notes) and not any("--reference" in note for note in card.notes)
+
+
+def test_correlations_of_many_candidates_are_made_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (torch.randn(7, 5, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    seen: list[int] = []
+
+    def measure(one: Tensor, other: Tensor) -> Tensor:
+        seen.append(len(one))
+        return kendall(one, other)
+
+    monkeypatch.setattr(agreement, "MOST_PAIRS", 50)
+    assert torch.equal(agreement.over_draws(measure, first, second), kendall(first, second)) and max(seen) == 2
+
+
+def test_a_search_for_rates_is_made_for_all_real_images_too(
+    small: DistilledSet, splits: Splits, short: Protocol
+) -> None:
+    rates = RateSearch(learning_rates=(1e-6, 0.05), validation_share=0.2)
+    searching = short.model_copy(update={"rate_search": rates})
+    few = {"epochs": 5, "max_steps": 5}
+    training = TrainingConfig.model_validate({**dict(short.training), **few})
+    searching = searching.model_copy(update={"training": training})
+    card = ranked(small, splits, searching, settings=[{"momentum": 0.9}, {"momentum": 0.0}], seeds=1)
+    for place, settings_ in enumerate(({"momentum": 0.9}, {"momentum": 0.0})):
+        known = attar.evaluate(
+            small, splits, changed(searching, settings_), networks=NETWORKS, seeds=1, baselines=["full"], device="cpu"
+        )
+        for number, network in enumerate(NETWORKS):
+            row = next(row for row in known.rows if row.name == FULL and row.network.name == network)
+            assert card.scores[0].accuracies[len(NETWORKS) * place + number] == row.accuracies
+    assert not any("the best rate of" in each.note for each in card.scores), "a candidate's rate is not all candidates'"
+    assert any(note.startswith("learning rates: on each network") for note in card.notes)
+
+
+def test_settings_that_mean_the_same_training_are_refused(small: DistilledSet, splits: Splits, short: Protocol) -> None:
+    with pytest.raises(InputError, match=r"settings {} and {\"learning_rate\": 0.05} mean the same training"):
+        ranked(small, splits, short, settings=[{}, {"momentum": 0.5}, {"learning_rate": 0.05}])
+
+
+@pytest.mark.parametrize("place", ["protocol", "reference"])
+def test_a_rate_that_a_search_would_replace_is_refused(
+    small: DistilledSet, splits: Splits, short: Protocol, place: str
+) -> None:
+    searching = short.model_copy(update={"rate_search": RateSearch(learning_rates=(0.01, 0.05))})
+    chosen, reference = (searching, None) if place == "protocol" else (short, searching)
+    with pytest.raises(InputError, match="searches every candidate's learning rate"):
+        ranked(small, splits, chosen, reference=reference, settings=[{"learning_rate": 0.1}])
 
 
 def test_what_cannot_be_ranked_is_refused_before_any_work(small: DistilledSet, splits: Splits, short: Protocol) -> None:

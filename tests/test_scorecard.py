@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -12,29 +13,31 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from attar.class_columns import in_order_of
 from attar.cli.options import chosen_baselines
 from attar.data.augmentation import DsaConfig
 from attar.data.image_set import Splits
 from attar.errors import InputError
 from attar.evaluation import baselines, difficulty, jpeg, measuring
-from attar.evaluation.baselines import BASELINES, Occasion, baseline, baseline_kinds
+from attar.evaluation.baselines import BASELINES, Occasion, baseline, baseline_kinds, choose
 from attar.evaluation.difficulty import extremes, mean_errors
 from attar.evaluation.evaluate import _candidates, evaluate
-from attar.evaluation.jpeg import ABBREVIATED, TABLES_ONLY, decoded, jpeg_draws, jpeg_stream
+from attar.evaluation.jpeg import ABBREVIATED, TABLES_ONLY, decoded, fitting_draws, jpeg_draws, jpeg_stream
 from attar.evaluation.names import DISTILLED, NAMES
-from attar.evaluation.protocol import Protocol
+from attar.evaluation.protocol import Protocol, RateSearch
 from attar.evaluation.ranking import normalised, ranking_of
 from attar.evaluation.scorecard import Difference, Row, Scorecard
 from attar.evaluation.statistics import mean_and_std
 from attar.evaluation.unseen import networks_of, unseen_means
-from attar.networks.network import NetworkConfig
+from attar.networks.network import NetworkConfig, network_from_text
+from attar.observers import Observer
 from attar.recipes import recipe
 from attar.relabelling import with_regions
-from attar.training.loop import train_networks
+from attar.training.loop import FixedItems, train_networks
 from attar.training.settings import TrainingConfig
 from reference import ranking as reference
-from small_regions import mosaic, observer, settings
-from small_sets import build, digit_images, first_items
+from small_regions import halves, mosaic, observer, settings, trained
+from small_sets import CLASSES, build, digit_images, first_items
 
 CONVNET, RESNET, VIT = NetworkConfig(), NetworkConfig(kind="resnet18"), NetworkConfig(kind="vit")
 AUGMENTED = TrainingConfig(epochs=2, batch_size=64, learning_rate=0.05, augmentation=DsaConfig(strategy="crop"))
@@ -151,9 +154,73 @@ def test_the_quality_falls_where_no_image_of_each_class_fits(splits: Splits) -> 
 
 
 def test_the_jpeg_row_is_absent_where_nothing_fits(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(baselines, "jpeg_draws", lambda train, num_bytes: None)
+    monkeypatch.setattr(jpeg, "jpeg_draws", lambda train, num_bytes: None)
     candidate = baseline("jpeg", build(splits.train), splits.train)
     assert candidate is not None and "no JPEG image of each class" in (candidate.absent or "")
+
+
+def test_where_a_seeds_draws_do_not_fit_all_seeds_have_fewer_images(
+    splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes that three images of each class fit in on average, which about half of the draws do."""
+    sizes = [len(jpeg_stream(image, 75)) for image in splits.train.images]
+    num_bytes = len(jpeg_stream(splits.train.images[0], 75, TABLES_ONLY)) + 3 * sum(sizes) // 10 + 1
+    monkeypatch.setattr(jpeg, "DRAWS", 1)
+    hoped, seeds = jpeg_draws(splits.train, num_bytes), tuple(range(8))
+    assert hoped is not None and hoped.count == 3
+    assert any(hoped.drawn(seed) is None for seed in seeds), "else this test shows nothing"
+    found = fitting_draws(splits.train, num_bytes, seeds)
+    assert found is not None and (found[0].count, found[0].quality) == (2, 75) and tuple(found[1]) == seeds
+    assert all(found[0].taken(streams) <= num_bytes for _, streams in found[1].values())
+    monkeypatch.setattr(jpeg, "DRAWS", 0)
+    assert fitting_draws(splits.train, num_bytes, seeds) is None
+
+
+def test_rates_of_jpeg_rows_are_searched_whatever_the_seeds(splits: Splits) -> None:
+    """The search has a seed of its own, for which images must be drawn too."""
+    searching = TINY.model_copy(update={"rate_search": RateSearch(learning_rates=(0.01, 0.05))})
+    small = build(splits.train, "pixels", count=6)
+    card = evaluate(small, splits, searching, baselines=("jpeg",), seeds=(3,), cache=False)
+    assert card.row(NAMES["jpeg"]).mean is not None and "the best rate of" in card.row(NAMES["jpeg"]).note
+
+
+@pytest.mark.parametrize("kind", ["random", "herding", "k-centre"])
+def test_a_class_without_images_gives_none(splits: Splits, kind: str) -> None:
+    some = splits.train.select(torch.cat(splits.train.class_indices[:9]))
+    preprocess = build(splits.train).preprocess
+    chosen = choose(kind, 2, some, preprocess, torch.Generator())
+    assert torch.bincount(some.labels[chosen], minlength=10).tolist() == [2] * 9 + [0]
+
+
+def test_all_images_are_trained_on_alike_batch_by_batch(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = build(splits.train)
+    once = evaluate(small, splits, TINY, baselines=("full",), cache=False)
+    monkeypatch.setattr(baselines, "MOST_VALUES", 100)
+    full = baseline("full", small, splits.train)
+    assert full is not None and not isinstance(full.items(0, torch.device("cpu")), FixedItems)
+    again = evaluate(small, splits, TINY, baselines=("full",), cache=False)
+    assert [each.accuracies for each in again.rows] == [each.accuracies for each in once.rows]
+
+
+def test_images_labelled_alike_have_their_labels_in_the_sets_order(
+    splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An observer answers in its own order of the classes; a set whose classes were put into another keeps its own."""
+    train, _ = halves()
+    preprocess = mosaic().preprocess
+    known = Observer(deepcopy(trained()), network_from_text("convnet:d2w16"), preprocess, CLASSES)
+    monkeypatch.setattr(baselines, "known_observer", lambda distilled: known)
+    made = with_regions(mosaic(), observer(), settings(storage="float16"))
+    turned_train = train.with_classes(CLASSES[::-1])
+    right, contents = [], []
+    for distilled, images in ((made, train), (in_order_of(made, CLASSES[::-1]), turned_train)):
+        candidate = baseline("same-labels", distilled, images)
+        assert candidate is not None and candidate.absent is None
+        _, logits = candidate.items(0, torch.device("cpu")).epoch(0, torch.Generator())
+        labels = torch.arange(10).repeat_interleave(len(logits) // 10)
+        right.append(float((logits.argmax(1) == labels).double().mean()))
+        contents.append(candidate.content(0))
+    assert min(right) > 0.3 and len(set(contents)) == 2, right
 
 
 def seen_by(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, bool]]:

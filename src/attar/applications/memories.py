@@ -142,7 +142,8 @@ def _labelled_alike(groups: Groups, memory: list[DistilledSet]) -> Candidate:
             drawn = groups.draw(number, count, seed)
             images = network_inputs(groups.train.images[torch.cat(drawn)], own, torch.device("cpu"))
             members = torch.repeat_interleave(torch.tensor([len(part) for part in drawn]))
-            labelled = labelled_alike(Codes(own, images, members), regions, own, observers[number], device)
+            items = Codes(own, images, members)
+            labelled = labelled_alike(items, regions, own, observers[number], each.classes, device)
             shares.append(Share(labelled, own.to(device), first))
             first += each.num_classes
         return ReplayItems(shares, memory[0].preprocess.to(device), first)

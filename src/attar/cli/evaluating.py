@@ -13,6 +13,7 @@ from attar.cli.options import (
     Baselines,
     Channels,
     Classes,
+    Curves,
     Data,
     DataOption,
     Device,
@@ -60,6 +61,7 @@ def evaluate_verb(
     record: RecordOption = None,
     commit: CommitOption = None,
     flip: Flip = None,
+    curves: Curves = False,
     device: Device = "auto",
     no_cache: NoCache = False,
     test: Test = None,
@@ -77,6 +79,8 @@ def evaluate_verb(
     Baselines of the same bytes stand beside it: random real images, a coreset, the undistilled start.
     """
     refuse_output(json_out, overwrite)
+    if curves and json_out is None:
+        raise InputError("--curves has no effect without --json: the table does not show them; give --json FILE")
     recorder = Recorder.of(context, record, commit, overwrite)
     rows = chosen_baselines(baselines, no_baselines)
     place = chosen_engine(engine, address, workers, gpus)
@@ -89,15 +93,17 @@ def evaluate_verb(
         card = attar.evaluate(
             distilled, splits, protocol, networks=listed(networks), seeds=seeds, baselines=rows, flip=flip,
             device=device, cache=not no_cache, progress=progress, name=set_name(file), engine=place,
+            curves=curves,
         )  # fmt: skip
-    kept = recorder.keep([card], [(card.name, distilled)])
+    # What was measured is shown before a record may be refused, so that it is not lost with it.
     if json_out == Path("-"):
         say(card.to_json())
+        recorder.keep([card], [(card.name, distilled)])
         return
     show_table(card.as_markdown() if markdown else card.as_table())
     if json_out is not None:
         write_and_say(json_out, card.to_json())
-    say_lines(kept)
+    say_lines(recorder.keep([card], [(card.name, distilled)]))
 
 
 @verb("compare", stopped="stopped; the same command continues: networks already trained are kept in the cache")
@@ -114,6 +120,7 @@ def compare_verb(
     record: RecordOption = None,
     commit: CommitOption = None,
     flip: Flip = None,
+    curves: Curves = False,
     device: Device = "auto",
     no_cache: NoCache = False,
     test: Test = None,
@@ -130,6 +137,8 @@ def compare_verb(
     refuse_output(out, overwrite)
     if out is not None and out.suffix not in (".png", ".md", ".json"):
         raise InputError(f"--out {out} ends in {out.suffix or 'nothing'}; write .png (plot), .md (table) or .json")
+    if curves and (out is None or out.suffix != ".json"):
+        raise InputError("--curves has no effect without --out FILE.json: tables and plots do not show them")
     recorder = Recorder.of(context, record, commit, overwrite)
     rows = chosen_baselines(baselines, no_baselines)
     place = chosen_engine(engine, address, workers, gpus)
@@ -152,15 +161,15 @@ def compare_verb(
             progress=progress,
             names=names,
             engine=place,
+            curves=curves,
         )
-    kept = recorder.keep(comparison.cards, list(zip(names, sets, strict=True)))
     show_table(comparison.as_table())
     if out is not None and out.suffix == ".png":
         comparison.plot(out, overwrite=overwrite)
         say(str(out))
     elif out is not None:
         write_and_say(out, comparison.to_json() if out.suffix == ".json" else comparison.as_markdown())
-    say_lines(kept)
+    say_lines(recorder.keep(comparison.cards, list(zip(names, sets, strict=True))))
 
 
 @verb("continual", stopped="stopped; the same command continues: finished steps are kept in the cache")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,6 +18,9 @@ def leaderboard_verb(
     out: Annotated[
         Path | None, typer.Option(help="The page to write, a .md; its plots lie in a folder beside.")
     ] = None,
+    sort: Annotated[
+        Literal["bytes", "paper-bytes", "accuracy", "name", "time"], typer.Option(help="Order of a table's rows.")
+    ] = "bytes",
     overwrite: Overwrite = False,
 ) -> None:
     """Make a page of recorded runs: a table and a plot for each data set and protocol."""
@@ -27,6 +30,6 @@ def leaderboard_verb(
 
     records = read_records(folder)
     if out is None:
-        say(page(records, folder.name))
+        say(page(records, folder.name, sort))
         return
-    say_lines(map(str, write_page(records, out, overwrite)))
+    say_lines(map(str, write_page(records, out, overwrite, sort)))

@@ -48,6 +48,10 @@ NoBaselines = Annotated[bool, typer.Option("--no-baselines", help="Only the dist
 Flip = Annotated[
     bool | None, typer.Option("--flip/--no-flip", help="Mirror training images; else as the protocol, never digits.")
 ]
+Curves = Annotated[
+    bool,
+    typer.Option("--curves", help="Keep accuracies of up to 12 epochs in the card; the last alone counts."),
+]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Train again what an earlier evaluation already trained.")]
 JsonOut = Annotated[Path | None, typer.Option("--json", help="Write the card as JSON; - for stdout.")]
 Codec = Annotated[str | None, typer.Option(help="Another codec: pixels, zca, pca:f4c4, autoencoder:FOLDER.")]

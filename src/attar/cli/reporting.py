@@ -20,6 +20,9 @@ def report_verb(
         list[Path] | None, typer.Option(help="A scorecard that evaluate --json wrote of one of the files; repeatable.")
     ] = None,
     data: Annotated[str | None, typer.Option(help="Real data whose images are shown beside them.")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="The baseline that accuracies are compared with class by class; else random.")
+    ] = None,
     resize: Resize = "refuse",
     overwrite: Overwrite = False,
 ) -> None:
@@ -33,5 +36,5 @@ def report_verb(
     if data is not None:
         sets = [attar.load(file) for file in files]
         real = [real_images(each, data, None, None, resize, Silent()).train for each in sets]
-    write_page(files, out, scores=scores or [], real=real, overwrite=overwrite)
+    write_page(files, out, scores=scores or [], real=real, against=against, overwrite=overwrite)
     say(str(out))

@@ -161,16 +161,28 @@ def _open_parts(
     return (train, found.test.open(test_places)), tuple(names)
 
 
-def stratified(part: Part, fraction: float, seed: int, purpose: str = "split") -> tuple[Part, Part]:
+def stratified(part: Part, fraction: float, seed: int) -> tuple[Part, Part]:
     """(the rest, a seeded share of each class, at least one image and never all), both in the part's order.
+
+    Raises:
+        InputError: a class of fewer than two images.
+    """
+    rest, share = stratified_places(part.labels, part.classes, fraction, seed)
+    return part.select(rest), part.select(share)
+
+
+def stratified_places(
+    labels: Int64[Tensor, " items"], classes: Sequence[str], fraction: float, seed: int, purpose: str = "split"
+) -> tuple[Int64[Tensor, " rest"], Int64[Tensor, " share"]]:
+    """The places of the two parts of `stratified`, both ascending; another purpose is another draw.
 
     Raises:
         InputError: a class of fewer than two images.
     """
     train: list[Int64[Tensor, " members"]] = []
     test: list[Int64[Tensor, " members"]] = []
-    for label, name in enumerate(part.classes):
-        members = (part.labels == label).nonzero().flatten()
+    for label, name in enumerate(classes):
+        members = (labels == label).nonzero().flatten()
         if len(members) < 2:
             raise InputError(
                 f"class {name!r} has {len(members)} images; at least 2 are needed to train and to test, or a test part"
@@ -179,4 +191,4 @@ def stratified(part: Part, fraction: float, seed: int, purpose: str = "split") -
         order = members[torch.randperm(len(members), generator=generator(seed, purpose, name))]
         test.append(order[:count])
         train.append(order[count:])
-    return part.select(torch.cat(train).sort().values), part.select(torch.cat(test).sort().values)
+    return torch.cat(train).sort().values, torch.cat(test).sort().values

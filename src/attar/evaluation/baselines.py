@@ -14,13 +14,14 @@ from attar.codecs.codec import Codec
 from attar.data.image_set import ImageSet
 from attar.errors import InputError, unknown
 from attar.evaluation.difficulty import el2n_scores, extremes, scoring_networks
-from attar.evaluation.jpeg import decoded, encoder_version, jpeg_draws
+from attar.evaluation.jpeg import decoded, encoder_version, fitting_draws
 from attar.evaluation.names import NAMES
 from attar.evaluation.relabelled import known_observer, labelled_alike, regions_of
 from attar.files import content_key
 from attar.initialization import Sources
 from attar.initialization.selection import SELECTIONS
 from attar.manifest import SOFT_LABELS, ShardSpec
+from attar.observers import Observer
 from attar.parameterizations.codes import Codes
 from attar.parameterizations.mosaic import Mosaic
 from attar.progress import Progress, Silent, Within
@@ -44,6 +45,8 @@ GROUPS = {
 }
 """Words that stand for several baselines."""
 BLOCK_VALUES = 2**24
+MOST_VALUES = 2**30
+"""Pixels of the whole training part up to which its network inputs are kept in memory: 4 GiB of float32."""
 
 MakeItems: TypeAlias = Callable[[torch.device], TrainingItems]
 """device -> items as network inputs there; can be pickled where an evaluation's engine is to send it elsewhere."""
@@ -177,6 +180,8 @@ def choose(
     """
     chosen = []
     for members in train.class_indices:
+        if not len(members):
+            continue
         inputs = torch.empty(len(members), 0)
         if selection != "random":
             inputs = network_inputs(train.images[members], preprocess, torch.device("cpu")).flatten(1)
@@ -201,6 +206,17 @@ def image_items(images: Tensor, labels: Tensor, preprocess: Codec, device: torch
     return FixedItems(network_inputs(images, preprocess, device), labels.to(device))
 
 
+def _every_item(train: ImageSet, preprocess: Codec, device: torch.device) -> TrainingItems:
+    """All images as network inputs: made once, or batch by batch of what would fill the memory."""
+    if train.images.numel() <= MOST_VALUES:
+        return image_items(train.images, train.labels, preprocess, device)
+    from attar.experts.items import RealTrainingItems
+    from attar.objectives.objective import RealItems
+
+    codec = preprocess.to(device)
+    return RealTrainingItems(RealItems(train.labels, train.num_classes, images=train, codec=codec, device=device))
+
+
 def _rendered_items(items: Codes, preprocess: Codec, device: torch.device) -> FixedItems:
     placed = items.to(device)
     images = placed.images(torch.arange(len(placed), device=device))
@@ -212,7 +228,7 @@ def _all_images(distilled: DistilledSet, train: ImageSet) -> Candidate:
     preprocess, values = distilled.preprocess, len(train) * _product(train.image_shape)
 
     def maker(seed: int) -> MakeItems:
-        return partial(image_items, train.images, train.labels, preprocess)
+        return partial(_every_item, train, preprocess)
 
     def content(seed: int) -> str:
         return content_key("all images", train.fingerprint, preprocess.identity())
@@ -273,11 +289,10 @@ def _el2n_images(kind: str, count: int, distilled: DistilledSet, train: ImageSet
 def _jpeg_images(distilled: DistilledSet, train: ImageSet, seeds: Sequence[int]) -> Candidate:
     """Random images compressed as JPEG, as many as the file's bytes hold; networks see them decoded."""
     name, preprocess, size = NAMES["jpeg"], distilled.preprocess, distilled.storage.file_bytes
-    draws = jpeg_draws(train, size)
-    found = {} if draws is None else {seed: draws.drawn(seed) for seed in seeds}
-    fitting = {seed: each for seed, each in found.items() if each is not None}
-    if draws is None or len(fitting) < len(seeds):
+    found = fitting_draws(train, size, seeds)
+    if found is None:
         return absent_candidate(name, f"the file's {size:,} bytes hold no JPEG image of each class, even at quality 25")
+    draws, fitting = found
 
     def maker(seed: int) -> MakeItems:
         chosen, streams = fitting[seed]
@@ -340,12 +355,13 @@ def _labelled_alike(distilled: DistilledSet, train: ImageSet) -> Candidate | Non
         return absent_candidate(name, observer)
     counts = [min(count, len(members)) for members in train.class_indices]
     values = sum(counts) * _product(train.image_shape)
-    about = content_key("labelled alike", regions.labels.key_tree(), regions.seed, observer.identity)
+    about = content_key("labelled alike", regions.labels.key_tree(), regions.seed, *_asked_as(observer, distilled))
 
     def maker(seed: int) -> MakeItems:
         wanted = choose("random", count, train, preprocess, generator(seed, "baseline", "random"))
         codes = network_inputs(train.images[wanted], preprocess, torch.device("cpu"))
-        return partial(labelled_alike, Codes(preprocess, codes, train.labels[wanted]), regions, preprocess, observer)
+        items = Codes(preprocess, codes, train.labels[wanted])
+        return partial(labelled_alike, items, regions, preprocess, observer, distilled.classes)
 
     def content(seed: int) -> str:
         return content_key("real images", "random", count, seed, train.fingerprint, preprocess.identity(), about)
@@ -356,6 +372,11 @@ def _labelled_alike(distilled: DistilledSet, train: ImageSet) -> Candidate | Non
         f"{count} real image{'s' * (count > 1)} of each class (new ones for each seed), labelled by the same observer"
     )
     return Candidate(name, sum(counts), 4 * values + as_paper, values + labels, content, maker, True, told)
+
+
+def _asked_as(observer: Observer, distilled: DistilledSet) -> tuple[object, ...]:
+    """What labels asked of an observer depend on: itself, and the set's order of the classes where it is another."""
+    return (observer.identity, *([distilled.classes] if distilled.classes != observer.classes else []))
 
 
 def _initial_codes(distilled: DistilledSet, train: ImageSet) -> Candidate:
@@ -374,10 +395,12 @@ def _initial_codes(distilled: DistilledSet, train: ImageSet) -> Candidate:
 
     def maker(seed: int) -> MakeItems:
         if regions is not None and observer is not None:
-            return partial(labelled_alike, start, regions, preprocess, observer)
+            return partial(labelled_alike, start, regions, preprocess, observer, distilled.classes)
         return partial(_rendered_items, start, preprocess)
 
-    about = () if regions is None else (regions.labels.key_tree(), regions.seed, observer and observer.identity)
+    about: tuple[object, ...] = ()
+    if regions is not None and observer is not None:
+        about = regions.labels.key_tree(), regions.seed, *_asked_as(observer, distilled)
 
     def content(seed: int) -> str:
         chosen = list(distilled.manifest.initialization.indices)

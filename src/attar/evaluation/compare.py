@@ -13,7 +13,7 @@ from attar.config import Config, parse_config
 from attar.distilled import DistilledSet
 from attar.engines.engine import Engine
 from attar.errors import InputError
-from attar.evaluation.evaluate import check_fit, evaluate, load_splits, set_name
+from attar.evaluation.evaluate import asked_observer, check_fit, evaluate, learned_rate, load_splits, set_name
 from attar.evaluation.protocol import Protocol, check_judges
 from attar.evaluation.protocol import protocol as protocol_named
 from attar.evaluation.scorecard import COLUMNS, DISTILLED, Row, Scorecard, markdown_table, rich_table
@@ -45,7 +45,7 @@ class Comparison(Config):
     def _side_by_side(self) -> Comparison:
         first = self.cards[0]
         for card in self.cards[1:]:
-            for name in ("test_fingerprint", "train_fingerprint", "protocol", "seeds"):
+            for name in ("test_fingerprint", "train_fingerprint", "protocol", "seeds", "device"):
                 if getattr(card, name) != getattr(first, name):
                     raise InputError(
                         f"the scorecards of {first.name!r} and {card.name!r} differ in {name}; evaluate anew"
@@ -67,10 +67,14 @@ class Comparison(Config):
         warning = []
         if max(sizes) > (1 + SAME_SIZE) * min(sizes):
             warning = ["these sets differ in size: hold each against its own baselines rather than against the others"]
-        told = [
-            remark if shared else f"{card.name}: {remark}" for card in self.cards for remark, shared in self._told(card)
+        told = [card.remarks() for card in self.cards]
+        shared = set.intersection(*map(set, told))
+        named = [
+            remark if remark in shared else f"{card.name}: {remark}"
+            for card, remarks in zip(self.cards, told, strict=True)
+            for remark in remarks
         ]
-        return list(dict.fromkeys(warning + told))
+        return list(dict.fromkeys(warning + named))
 
     def as_table(self) -> Table:
         """All rows as a table for rich."""
@@ -135,10 +139,6 @@ class Comparison(Config):
         """Whether every score says how long training alone took."""
         return all(row.training_minutes is not None for _, row in self._plotted())
 
-    def _told(self, card: Scorecard) -> list[tuple[str, bool]]:
-        """A card's remarks, and whether every card makes them."""
-        return [(remark, all(remark in other.remarks() for other in self.cards)) for remark in card.remarks()]
-
 
 def compare(
     sets: Sequence[DistilledSet | Path | str],
@@ -154,6 +154,7 @@ def compare(
     progress: Progress | None = None,
     names: Sequence[str] | None = None,
     engine: Engine | None = None,
+    curves: bool = False,
 ) -> Comparison:
     """Evaluate several sets on the same data; `Comparison.plot` draws the result.
 
@@ -167,7 +168,7 @@ def compare(
         names: what the sets are called; None takes the files' names.
 
     Raises:
-        InputError: no sets, or one that does not fit the data.
+        InputError: no sets, or one that does not fit the data or cannot be trained on.
     """
     if not sets or isinstance(sets, str | Path | DistilledSet):
         raise InputError("compare needs a list of distilled sets; give at least one")
@@ -180,10 +181,12 @@ def compare(
     for each in loaded:
         check_judges(chosen, each.manifest.labels_kind, each.image_shape)
         check_fit(each, splits)
+        learned_rate(each, chosen)
+        asked_observer(each)
     cards = [
         evaluate(
             small, splits, chosen, networks=networks, seeds=seeds, baselines=baselines, flip=flip,
-            device=device, cache=cache, progress=progress, name=name, engine=engine,
+            device=device, cache=cache, progress=progress, name=name, engine=engine, curves=curves,
         )
         for small, name in zip(loaded, names or _names(sets), strict=True)
     ]  # fmt: skip

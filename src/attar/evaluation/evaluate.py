@@ -19,7 +19,7 @@ from attar.evaluation.baselines import Candidate, Occasion, baseline, baseline_k
 from attar.evaluation.measuring import Measurement
 from attar.evaluation.protocol import Protocol, check_judges, resolve_flip
 from attar.evaluation.protocol import protocol as protocol_named
-from attar.evaluation.rates import rows_at_best_rates, search_note
+from attar.evaluation.rates import SEED, rows_at_best_rates, search_note
 from attar.evaluation.relabelled import known_observer
 from attar.evaluation.remembering import remembering
 from attar.evaluation.scorecard import DISTILLED, Difference, Row, Scorecard
@@ -34,7 +34,6 @@ from attar.progress import Progress, Silent
 from attar.storage import online_observers
 from attar.training.loop import TrainingConfig, TrainingItems
 
-FORMAT = 1
 FEW_SEEDS = 3
 RATE = "student_rate"
 
@@ -53,6 +52,7 @@ def evaluate(
     progress: Progress | None = None,
     name: str | None = None,
     engine: Engine | None = None,
+    curves: bool = False,
 ) -> Scorecard:
     """Train networks on the set and on its baselines, and test all of them on the data's test part.
 
@@ -80,6 +80,8 @@ def evaluate(
         name: what the card calls the set; None takes the file's name, or recipe and data.
         engine: trains every network as a job of its own, to the same scores; this process reads and writes the cache.
             None and `Local` train here, on GPUs all seeds of a row together.
+        curves: test each network at several epochs too, at most 12 evenly spaced ones (see `curve_epochs`). The last
+            epoch is the one that counts; the others are for looking at.
 
     Raises:
         InputError: a set and data that do not fit, an unknown protocol, network or baseline, no seeds, a learned rate
@@ -106,13 +108,15 @@ def evaluate(
     job = Measurement(
         used,
         numbers,
-        [with_depth(config, min(height, width)) for config in configs],
+        list(dict.fromkeys(with_depth(config, min(height, width)) for config in configs)),
         where,
         cache,
         progress,
         None if isinstance(engine, Local) else engine,
+        curves,
     )
-    occasion = Occasion(numbers, where, progress)
+    drawn = numbers if used.rate_search is None else tuple(dict.fromkeys((*numbers, SEED)))
+    occasion = Occasion(drawn, where, progress)
     rate, means = learned_rate(small, used), used.means and small.stochastic
 
     def candidates(train: ImageSet) -> list[Candidate]:
@@ -217,7 +221,7 @@ def _candidates(
     occasion: Occasion | None = None,
 ) -> list[Candidate]:
     storage = distilled.storage
-    observer = _asked(distilled)
+    observer = asked_observer(distilled)
     main = Candidate(
         DISTILLED,
         distilled.num_training_items * (1 + means),
@@ -242,7 +246,7 @@ def _distilled_items(
     return distilled.training_items(device, observer and observer.to(device), means)
 
 
-def _asked(distilled: DistilledSet) -> Observer | None:
+def asked_observer(distilled: DistilledSet) -> Observer | None:
     """The observer that training on the set asks, from the cache; None where labels are stored.
 
     Raises:
@@ -263,6 +267,7 @@ def _card(
         recipe=str(distilled.manifest.recipe.get("name", "")),
         labels=distilled.manifest.labels_kind,
         distilled_with=networks_of(distilled.manifest.recipe),
+        set_fingerprint=distilled.fingerprint,
         classes=distilled.classes,
         image_shape=distilled.image_shape,
         storage=distilled.storage,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -101,8 +101,30 @@ class JpegDraws:
         return len(self.tables) + sum(map(len, streams))
 
 
-def jpeg_draws(train: ImageSet, num_bytes: int) -> JpegDraws | None:
-    """As many images of each class as fit on average, at the highest of `QUALITIES` at which one does; None if at none.
+def fitting_draws(
+    train: ImageSet, num_bytes: int, seeds: Sequence[int]
+) -> tuple[JpegDraws, dict[int, tuple[Int64[Tensor, " chosen"], list[bytes]]]] | None:
+    """`jpeg_draws` with a draw for each seed; None where not one image of each class fits, even at the lowest quality.
+
+    Where a seed has no draw that fits, one image of each class less is taken, of all seeds; or a lower quality.
+    """
+    draws = jpeg_draws(train, num_bytes)
+    while draws is not None:
+        found = {}
+        for seed in seeds:
+            drawn = draws.drawn(seed)
+            if drawn is None:
+                break
+            found[seed] = drawn
+        else:
+            return draws, found
+        worse = QUALITIES[QUALITIES.index(draws.quality) + 1 :]
+        draws = replace(draws, count=draws.count - 1) if draws.count > 1 else jpeg_draws(train, num_bytes, worse)
+    return None
+
+
+def jpeg_draws(train: ImageSet, num_bytes: int, qualities: Sequence[int] = QUALITIES) -> JpegDraws | None:
+    """As many images of each class as fit on average, at the first of the qualities at which one does; None if at none.
 
     n = floor((bytes - tables) / sum over classes of the mean stream's bytes)
 
@@ -110,7 +132,7 @@ def jpeg_draws(train: ImageSet, num_bytes: int) -> JpegDraws | None:
     """
     draw = generator(0, "jpeg sizes")
     sized = [_some(members, SIZED_IMAGES, draw) for members in train.class_indices if len(members)]
-    for quality in QUALITIES:
+    for quality in qualities:
         tables = len(JpegDraws(train, num_bytes, quality, 1).tables)
         a_round = sum(
             sum(len(jpeg_stream(image, quality)) for image in train.images[members]) / len(members) for members in sized

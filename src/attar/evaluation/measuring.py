@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
 from attar import __version__
@@ -20,6 +20,7 @@ from attar.config import Config
 from attar.data.image_set import ImageSet
 from attar.engines.engine import Engine
 from attar.evaluation.baselines import Candidate, MakeItems
+from attar.evaluation.curves import CurveWatch, curve_epochs
 from attar.evaluation.protocol import Protocol
 from attar.evaluation.scorecard import DISTILLED, Row, exposure
 from attar.evaluation.statistics import mean_and_std
@@ -41,11 +42,21 @@ class Score(Config):
         confusion: counts, [true class][predicted class].
         seconds: of training and testing.
         training_seconds: of training alone; None in what earlier versions have cached.
+        curve_epochs: after how many epochs it was tested, the last being that of `confusion`; none without a curve.
+        curve: percent after each of them but the last.
     """
 
     confusion: tuple[tuple[int, ...], ...]
     seconds: float = Field(ge=0)
     training_seconds: float | None = Field(default=None, ge=0)
+    curve_epochs: tuple[int, ...] = ()
+    curve: tuple[float, ...] = ()
+
+    @model_validator(mode="after")
+    def _curve_fits_its_epochs(self) -> Score:
+        if len(self.curve) != max(0, len(self.curve_epochs) - 1) or not all(0 <= each <= 100 for each in self.curve):
+            raise ValueError("a curve is not one of percents after its epochs")
+        return self
 
     @property
     def accuracy(self) -> float:
@@ -56,7 +67,12 @@ class Score(Config):
 
 @dataclass
 class Measurement:
-    """Every network of every row, one after another."""
+    """Every network of every row, one after another.
+
+    Args:
+        protocol, seeds, networks, device, cache, progress, engine: as of `evaluate`, resolved.
+        curves: whether networks are tested at several epochs; a score without a curve does not answer for one with it.
+    """
 
     protocol: Protocol
     seeds: tuple[int, ...]
@@ -65,6 +81,7 @@ class Measurement:
     cache: bool
     progress: Progress
     engine: Engine | None = None
+    curves: bool = False
 
     def run(self, candidates: Sequence[Candidate], preprocess: Codec, test: ImageSet) -> list[Row]:
         """All rows, network by network.
@@ -95,12 +112,12 @@ class Measurement:
         lacking: dict[str, tuple[Candidate, NetworkConfig, int]] = {}
         for network, candidate, seed in itertools.product(self.networks, candidates, self.seeds):
             key = self._key(candidate, network, seed, preprocess, test)
-            if self._read(key, test) is None:
+            if self._read(key, candidate, test) is None:
                 lacking[key] = candidate, network, seed
         keys, scores = list(lacking), dict[str, Score]()
         trials = _Trials(list(lacking.values()), self._training)
         names = [f"{candidate.name}, {network.name}, seed {seed}" for candidate, network, seed in lacking.values()]
-        setting = _Setting(preprocess, test, self.device)
+        setting = _Setting(preprocess, test, self.device, self.curves)
         with closing(engine.results(_score, trials, setting, self.progress, names)) as found:
             for place, score in found:
                 scores[keys[place]] = score
@@ -122,14 +139,15 @@ class Measurement:
         if candidate.absent is not None:
             return Row.model_validate(row.model_dump())
         keys = {seed: self._key(candidate, network, seed, preprocess, test) for seed in self.seeds}
-        scores = {seed: score for seed, key in keys.items() if key not in trained and (score := self._read(key, test))}
+        known = {seed: self._read(key, candidate, test) for seed, key in keys.items() if key not in trained}
+        scores = {seed: score for seed, score in known.items() if score is not None}
         cached = len(scores)
         scores |= {seed: trained[key] for seed, key in keys.items() if key in trained}
         steps = Plan.of(self.protocol.training, candidate.num_items).num_steps
         self.progress.advance(steps * cached)
         for group in self._groups(candidate, [seed for seed in self.seeds if seed not in scores]):
             items = candidate.items(group[0], self.device)
-            setting = _Setting(preprocess, test, self.device)
+            setting = _Setting(preprocess, test, self.device, self.curves)
             found = _scores(setting, items, network, self._training(candidate), group, self.progress)
             for seed, score in zip(group, found, strict=True):
                 scores[seed] = score
@@ -173,8 +191,11 @@ class Measurement:
     def _path(self, key: str) -> Path:
         return cache_directory("scores") / f"{key}.json"
 
-    def _read(self, key: str, test: ImageSet) -> Score | None:
-        """The result kept under this key, or None; a damaged one counts as absent."""
+    def _read(self, key: str, candidate: Candidate, test: ImageSet) -> Score | None:
+        """The result kept under this key, or None; a damaged one counts as absent, and one without a curve asked for.
+
+        A curve that was not asked for is left out, so that the same command gives the same card.
+        """
         if not self.cache:
             return None
         try:
@@ -183,7 +204,10 @@ class Measurement:
             return None
         shape = [len(row) for row in score.confusion]
         fits = shape == [test.num_classes] * test.num_classes and sum(map(sum, score.confusion)) == len(test)
-        return score if fits else None
+        if not self.curves:
+            return score.model_copy(update={"curve_epochs": (), "curve": ()}) if fits else None
+        epochs = curve_epochs(Plan.of(self.protocol.training, candidate.num_items).num_epochs)
+        return score if fits and score.curve_epochs == epochs else None
 
 
 @dataclass(frozen=True)
@@ -194,11 +218,13 @@ class _Setting:
         preprocess: images to network inputs.
         test: what they are tested on.
         device: where they are trained.
+        curves: whether they are tested at several epochs.
     """
 
     preprocess: Codec
     test: ImageSet
     device: torch.device
+    curves: bool = False
 
 
 @dataclass(frozen=True)
@@ -256,23 +282,30 @@ def _scores(
 ) -> list[Score]:
     """Networks of all seeds trained on the items, and tested."""
     start = time.perf_counter()
-    classes, device = setting.test.num_classes, setting.device
-    trained = train_networks(network, items, classes, training, seeds, device=device, progress=Within(progress))
-    training_seconds = (time.perf_counter() - start) / len(seeds)
+    test, device = setting.test, setting.device
     encoder = setting.preprocess.to(device)
 
     def inputs_of(images: Tensor) -> Tensor:
         return encoder.encode(images.float() / 255)
 
-    results = test_networks(trained, inputs_of, setting.test, precision=training.precision)
-    seconds = (time.perf_counter() - start) / len(seeds)
+    epochs = curve_epochs(Plan.of(training, items.num_items).num_epochs) if setting.curves else ()
+    watch = CurveWatch(network, setting.preprocess.code_shape, inputs_of, test, training.precision, device)
+    trained = train_networks(
+        network, items, test.num_classes, training, seeds, device=device, progress=Within(progress),
+        watch=watch if epochs else None, watched=epochs[:-1],
+    )  # fmt: skip
+    training_seconds = time.perf_counter() - start - watch.seconds
+    results = test_networks(trained, inputs_of, test, precision=training.precision)
+    seconds = time.perf_counter() - start - watch.seconds
     return [
         Score(
             confusion=tuple(tuple(row) for row in result.confusion.tolist()),
-            seconds=seconds,
-            training_seconds=training_seconds,
+            seconds=seconds / len(seeds),
+            training_seconds=training_seconds / len(seeds),
+            curve_epochs=epochs,
+            curve=tuple(watch.percents(seed)),
         )
-        for result in results
+        for seed, result in zip(seeds, results, strict=True)
     ]
 
 
@@ -281,12 +314,15 @@ def _with_scores(row: Row, scores: Sequence[Score], seeds: tuple[int, ...], cach
     mean, std = mean_and_std(accuracies)
     total = torch.tensor([score.confusion for score in scores]).sum(0)
     detail: dict[str, Any] = {}
+    counts = zip(total.diagonal().tolist(), total.sum(1).tolist(), strict=True)
+    detail["per_class"] = tuple(100 * right / count if count else None for right, count in counts)
     if row.name == DISTILLED:
-        counts = zip(total.diagonal().tolist(), total.sum(1).tolist(), strict=True)
-        detail["per_class"] = tuple(100 * right / count if count else None for right, count in counts)
         detail["confusion"] = tuple(tuple(each) for each in total.tolist())
     minutes = sum(score.seconds for score in scores) / 60
     update = {"seeds": seeds, "accuracies": accuracies, "mean": mean, "std": std, "minutes": minutes, "cached": cached}
+    if scores[0].curve_epochs:
+        detail["curve_epochs"] = scores[0].curve_epochs
+        detail["curves"] = tuple((*score.curve, score.accuracy) for score in scores)
     training = [score.training_seconds for score in scores if score.training_seconds is not None]
     if len(training) == len(scores):
         detail["training_minutes"] = sum(training) / 60 / len(scores)

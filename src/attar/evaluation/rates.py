@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from torch import Tensor
+
 from attar.codecs.codec import Codec
 from attar.data.image_set import ImageSet, Splits
 from attar.errors import InputError, NonFiniteLossError
@@ -13,9 +15,11 @@ from attar.evaluation.measuring import Measurement
 from attar.evaluation.names import NAMES
 from attar.evaluation.protocol import RateSearch
 from attar.evaluation.scorecard import DISTILLED, Row
+from attar.shapes import Int64
 
 SEED = 0
 """Of the images held out, and of the networks that rates are compared with, whichever seeds are scored."""
+UNSEARCHED = "at the protocol's rate, because there is no such row without the images held out"
 
 
 def rows_at_best_rates(
@@ -45,15 +49,22 @@ def rows_at_best_rates(
 
     Source: DD-Ranking searches so, on test images: ddranking/metrics/hard_label.py.
     """
-    rest, validation = held_out(splits.train, search)
-    candidates, drawn = made(splits.train), {each.name: each for each in made(rest)}
-    stand_ins = [_stand_in(each, drawn.get(each.name)) for each in candidates]
+    places, held = held_out(splits.train, search)
+    candidates, validation = made(splits.train), splits.train.select(held)
+    # The rest is copied only where something is drawn from it: it may be far larger than memory.
+    some = [] if all(map(_stays, candidates)) else made(splits.train.select(places))
+    drawn = {each.name: each for each in some}
+    stand_ins = [each if _stays(each) else drawn[each.name] for each in candidates]
+    candidates = [
+        replace(each, note=f"{each.note}; {UNSEARCHED}") if stand_in.absent and not each.absent else each
+        for each, stand_in in zip(candidates, stand_ins, strict=True)
+    ]
     told = f"{', '.join(f'{rate:g}' for rate in search.learning_rates)} on {len(validation)} training images held out"
     rows: list[Row] = []
     for network in job.networks:
         alone = replace(job, networks=[network])
         job.progress.note(f"{network.name}: each row's learning rate is chosen from {told}")
-        chosen = _best_rates(replace(alone, seeds=(SEED,)), search, stand_ins, preprocess, validation)
+        chosen = _best_rates(replace(alone, seeds=(SEED,), curves=False), search, stand_ins, preprocess, validation)
         rated = [
             candidate if rate is None else _at(candidate, rate, f"{network.name} at {rate:g}, the best rate of {told}")
             for candidate, rate in zip(candidates, chosen, strict=True)
@@ -62,13 +73,13 @@ def rows_at_best_rates(
     return rows
 
 
-def held_out(train: ImageSet, search: RateSearch) -> tuple[ImageSet, ImageSet]:
-    """(the rest, the validation images), stratified by class.
+def held_out(train: ImageSet, search: RateSearch) -> tuple[Int64[Tensor, " rest"], Int64[Tensor, " validation"]]:
+    """(places of the rest, places of the validation images), stratified by class.
 
     Raises:
         InputError: a class of fewer than two images.
     """
-    from attar.data.sources import stratified
+    from attar.data.sources import stratified_places
 
     for name, members in zip(train.classes, train.class_indices, strict=True):
         if len(members) < 2:
@@ -76,9 +87,7 @@ def held_out(train: ImageSet, search: RateSearch) -> tuple[ImageSet, ImageSet]:
                 f"class {name!r} has {len(members)} training images; a search for learning rates holds one out and "
                 "needs at least 2, so take a protocol without, e.g. quick"
             )
-    rest, validation = stratified(train, search.validation_share, SEED, "validation")
-    assert isinstance(rest, ImageSet) and isinstance(validation, ImageSet)
-    return rest, validation
+    return stratified_places(train.labels, train.classes, search.validation_share, SEED, "validation")
 
 
 def search_note(search: RateSearch) -> str:
@@ -91,10 +100,10 @@ def search_note(search: RateSearch) -> str:
     )
 
 
-def _stand_in(candidate: Candidate, drawn: Candidate | None) -> Candidate:
-    """What is drawn from the rest alone; the set and its start, which are not drawn, stay as they are."""
-    stays = candidate.name in (DISTILLED, NAMES["initial"]) or candidate.absent is not None
-    return candidate if stays or drawn is None or drawn.absent is not None else drawn
+def _stays(candidate: Candidate) -> bool:
+    """Whether rates are compared with the very row: the set however it is trained on, its start, what is absent."""
+    own = (DISTILLED, *(NAMES[kind] for kind in ("initial", "hard-labels", "plain")))
+    return candidate.name in own or candidate.absent is not None
 
 
 def _best_rates(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
+from attar.class_columns import columns_among
 from attar.codecs.codec import Codec
 from attar.manifest import RegionSpec
 from attar.observers import Observer, cached_observer
 from attar.parameterizations.parameterization import Parameterization
+from attar.shapes import Float, Int64
 from attar.streaming import RegionItems, labelled_regions
 
 if TYPE_CHECKING:
@@ -36,10 +40,31 @@ def known_observer(distilled: DistilledSet) -> Observer | str:
     return found
 
 
+class InOrder:
+    """An observer whose logits come in another order of its classes.
+
+    Args:
+        observer: on some device.
+        columns: for each class of the new order its place in the observer's.
+    """
+
+    def __init__(self, observer: Observer, columns: Int64[Tensor, " classes"]) -> None:
+        self._observer, self._columns = observer, columns
+
+    def logits(self, images: Float[Tensor, "items C H W"]) -> Float[Tensor, "items classes"]:
+        """The observer's, class by class in the new order."""
+        return self._observer.logits(images)[:, self._columns.to(images.device)]
+
+
 def labelled_alike(
-    items: Parameterization, regions: RegionSpec, preprocess: Codec, observer: Observer, device: torch.device
+    items: Parameterization,
+    regions: RegionSpec,
+    preprocess: Codec,
+    observer: Observer,
+    classes: Sequence[str],
+    device: torch.device,
 ) -> RegionItems:
-    """Items under labels of the same kind, asked of the observer while networks are trained.
+    """Items under labels of the same kind, asked of the observer while networks are trained, in the order of `classes`.
 
     Regions are cropped as the set's are, but for tiles where the items have none. Labels are the observer's own; a set
     that stores them rounded, or in part, has them a little worse.
@@ -51,4 +76,7 @@ def labelled_alike(
     online = regions.model_copy(update={"labels": config, "tensors": {}})
     moved = preprocess.to(device)
     parts = labelled_regions([items.to(device)], [online], [{}], moved, device)
-    return RegionItems(parts, moved, len(observer.classes), device, observer.to(device))
+    asked: Observer | InOrder = observer.to(device)
+    if set(classes) == set(observer.classes) and tuple(classes) != observer.classes:
+        asked = InOrder(observer.to(device), columns_among(classes, observer.classes))
+    return RegionItems(parts, moved, len(observer.classes), device, asked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
@@ -31,7 +32,7 @@ COLUMNS = (
     "images seen",
     "minutes",
 )
-NUMBERS = {*COLUMNS[2:6], *COLUMNS[7:], "bits per class", "external bytes", "% of full", "LRS"}
+NUMBERS = {*COLUMNS[2:6], *COLUMNS[7:], "bits per class", "external bytes", "% of full", "LRS", "ARS"}
 """Columns, of other tables too, whose cells are set to the right."""
 
 COSTS = (
@@ -63,6 +64,9 @@ class Row(Config):
         std: percent, over n - 1; None for a single seed.
         per_class: percent for each class, over all seeds; None where a class has no test image.
         confusion: counts over all seeds, [true class][predicted class]; kept for the distilled row only.
+        curve_epochs: after how many epochs the networks were tested, ascending; the last is the one that counts. None
+            where no curves were asked for.
+        curves: percent after each of these epochs, of each seed's network; what comes last is its accuracy.
         minutes: of training and testing, all seeds together, when they were computed.
         training_minutes: of training alone, of one network; None where a score of an earlier version is among them.
         images_seen: images that one network is trained on until it is tested, each as often as it is seen; None in
@@ -84,6 +88,8 @@ class Row(Config):
     std: float | None = None
     per_class: tuple[float | None, ...] = ()
     confusion: tuple[tuple[int, ...], ...] = ()
+    curve_epochs: tuple[int, ...] = ()
+    curves: tuple[tuple[float, ...], ...] = ()
     minutes: float = Field(default=0.0, ge=0)
     training_minutes: float | None = Field(default=None, ge=0)
     images_seen: int | None = Field(default=None, ge=0)
@@ -100,6 +106,8 @@ class Row(Config):
             raise ValueError("a row has either scores or a reason why it is absent")
         if self.accuracies and (self.mean, self.std) != mean_and_std(self.accuracies):
             raise ValueError("mean and std are not those of the accuracies")
+        if self.curve_epochs or self.curves:
+            _check_curves(self)
         return self
 
     @property
@@ -187,6 +195,10 @@ class Scorecard(Config):
         notes: what a reader should know before believing a number.
         labels: the set's; None in cards of earlier versions.
         distilled_with: the networks that its recipe distils with; none where it does not say.
+        set_fingerprint: `DistilledSet.fingerprint` of the set that was judged; "" in cards of earlier versions.
+
+    Raises:
+        ValueError: rows of other seeds than the card's, or differences that are not those of the rows.
     """
 
     schema_version: Literal[1] = 1
@@ -208,6 +220,20 @@ class Scorecard(Config):
     notes: tuple[str, ...] = ()
     labels: Literal["hard", "soft", "regions"] | None = None
     distilled_with: tuple[NetworkConfig, ...] = ()
+    set_fingerprint: str = Field(default="", pattern="^([0-9a-f]{64})?$")
+
+    @model_validator(mode="after")
+    def _rows_can_be_compared(self) -> Scorecard:
+        rows = {(row.network, row.name): row for row in self.rows if row.absent is None}
+        for row in rows.values():
+            if row.seeds != self.seeds:
+                raise ValueError(f"row {row.name!r} has other seeds than the card")
+        for told in self.differences:
+            own, other = rows.get((told.network, DISTILLED)), rows.get((told.network, told.baseline))
+            found = None if own is None or other is None else paired_interval(own.accuracies, other.accuracies)
+            if found != (told.mean, told.low, told.high):
+                raise ValueError(f"the difference from {told.baseline!r} is not that of the rows")
+        return self
 
     def row(self, name: str = DISTILLED, network: NetworkConfig | None = None) -> Row:
         """The row of that name on that network, or on the first network. Raises KeyError."""
@@ -302,6 +328,17 @@ class Scorecard(Config):
     def as_markdown(self) -> str:
         """The rows as a markdown table, title above and remarks below."""
         return markdown_table(self.title, COLUMNS, self.lines(), self.remarks())
+
+
+def _check_curves(row: Row) -> None:
+    """Raise ValueError for curves that do not end in the row's accuracies, epoch by epoch."""
+    epochs = row.curve_epochs
+    if not epochs or epochs[0] < 1 or any(late <= early for early, late in pairwise(epochs)):
+        raise ValueError("the epochs of curves are not ascending counts")
+    if [len(curve) for curve in row.curves] != [len(epochs)] * len(row.seeds):
+        raise ValueError(f"{len(row.curves)} curves are not one of {len(epochs)} points for each of the seeds")
+    if tuple(curve[-1] for curve in row.curves) != row.accuracies:
+        raise ValueError("curves do not end in the accuracies")
 
 
 def exposure(training: TrainingConfig, num_items: int) -> dict[str, int]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 from attar.errors import InputError
 from attar.evaluation.names import DISTILLED, NAMES
 from attar.evaluation.ranking import normalised
 from attar.evaluation.scorecard import Row, Scorecard, markdown_table
-from attar.files import refuse_existing, write_text
+from attar.files import content_key, refuse_existing, write_text
 from attar.leaderboard.record import Record, protocol_key, slug
 from attar.networks.network import NetworkConfig
 from attar.report.plots import Point, plot_accuracy
@@ -29,7 +30,11 @@ COLUMNS = (
     "random uint8 %",
     "initial %",
     "% of full",
+    "mean of unseen %",
+    "HLR",
+    "IOR",
     "LRS",
+    "ARS",
     "minutes",
     "run",
 )
@@ -38,9 +43,21 @@ PREFACE = """# Leaderboard
 Made by `attar leaderboard` from the recorded runs in a folder; not edited by hand. Every column is explained in
 [scorecard.md](scorecard.md). Accuracy is the mean ± standard deviation over the networks of a run's seeds, in percent
 of the test images. *Random images* hold as many values as the set's items (papers' bytes), *random uint8* are as many
-plain images as the bytes of the file hold, *initial* is the undistilled start. Rows of one table share data and
-protocol; rows of different tables do not compare. Sets are sorted by the bytes of their files.
+plain images as the bytes of the file hold, *initial* is the undistilled start. A cell is empty where its run has not
+what it needs. Rows of one table share data and protocol; rows of different tables do not compare.
+{order}
 """
+
+Order: TypeAlias = Literal["bytes", "paper-bytes", "accuracy", "name", "time"]
+
+ORDERS: dict[Order, str] = {
+    "bytes": "Sets are sorted by the bytes of their files, the smallest first, then by name.",
+    "paper-bytes": "Sets are sorted by the papers' bytes, the fewest first, then by the bytes of their files and name.",
+    "accuracy": "Sets are sorted by accuracy on a run's first network, the highest first, then by bytes and name.",
+    "name": "Sets are sorted by name, then by the bytes of their files.",
+    "time": "Sets are sorted by the time of their runs, the latest first, then by the bytes of their files and name.",
+}
+"""What a page says of the order of its rows."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +67,7 @@ class Section:
     Args:
         title: data and protocol.
         picture: file name of its plot.
-        records: sorted by bytes, name and time.
+        records: in the order asked for.
     """
 
     title: str
@@ -58,8 +75,8 @@ class Section:
     records: tuple[Record, ...]
 
 
-def sections(records: Sequence[Record]) -> list[Section]:
-    """The records by data and protocol, in the order of their names.
+def sections(records: Sequence[Record], order: Order = "bytes") -> list[Section]:
+    """The records by data and protocol, in the order of their names; those of one section as `order` says.
 
     Of two records of the same set, data, protocol, networks, seeds and device the later one counts.
     """
@@ -73,29 +90,39 @@ def sections(records: Sequence[Record]) -> list[Section]:
         about: tuple[str, ...] = (card.data, card.protocol.label, *split, protocol_key(card))
         groups.setdefault(about, []).append(record)
     titles = [about[:2] for about in groups]
+    names = {about: f"{slug(about[0])}-{slug(about[1])}" for about in groups}
     made = []
     for about in sorted(groups):
-        told, name = f"{about[0]}, protocol {about[1]}", f"{slug(about[0])}-{slug(about[1])}"
+        told, name = f"{about[0]}, protocol {about[1]}", names[about]
         if titles.count(about[:2]) > 1:
-            short = f"{about[2][:6]}{about[3][:6]}{about[4][:6]}"
-            told, name = f"{told} (settings or split {short})", f"{name}-{short}"
-        ordered = sorted(groups[about], key=lambda each: (each.card.storage.file_bytes, each.card.name, each.key))
+            told = f"{told} (settings or split {about[2][:6]}{about[3][:6]}{about[4][:6]})"
+        if list(names.values()).count(name) > 1:
+            name = f"{name}-{content_key(*about)[:16]}"
+        ordered = _ordered(groups[about], order)
         made.append(Section(told, f"{name}.png", tuple(ordered)))
     return made
 
 
-def page(records: Sequence[Record], pictures: str) -> str:
+def page(records: Sequence[Record], pictures: str, order: Order = "bytes") -> str:
     """The page as Markdown; the same records in any order give the same text.
 
     Args:
         records: at least one.
         pictures: folder of the plots, as the page links to it.
+        order: of the rows of a table.
     """
-    return "\n".join([PREFACE, *(line for each in sections(records) for line in _section_lines(each, pictures))])
+    told = (line for each in sections(records, order) for line in _section_lines(each, pictures))
+    return "\n".join([PREFACE.format(order=ORDERS[order]), *told])
 
 
-def write_page(records: Sequence[Record], out: Path, overwrite: bool = False) -> list[Path]:
+def write_page(records: Sequence[Record], out: Path, overwrite: bool = False, order: Order = "bytes") -> list[Path]:
     """Write the page, and a plot for each section into a folder beside it that is called as the page is.
+
+    Args:
+        records: at least one.
+        out: of the page, a .md.
+        overwrite: replace what exists.
+        order: of the rows of a table.
 
     Raises:
         InputError: `out` is not a .md file, or it or a plot exists and may not be overwritten.
@@ -103,14 +130,14 @@ def write_page(records: Sequence[Record], out: Path, overwrite: bool = False) ->
     if out.suffix != ".md":
         raise InputError(f"--out {out} ends in {out.suffix or 'nothing'}; the page is Markdown: name it .md")
     folder = out.with_suffix("")
-    found = sections(records)
+    found = sections(records, order)
     refuse_existing(out, overwrite)
     for section in found:
         if (folder / section.picture).exists():
             refuse_existing(folder / section.picture, overwrite)
     folder.mkdir(exist_ok=True)
     plots = [plot(section, folder / section.picture) for section in found if _points(section)]
-    write_text(out, page(records, folder.name))
+    write_text(out, page(records, folder.name, order))
     return [out, *plots]
 
 
@@ -123,6 +150,21 @@ def plot(section: Section, out: Path) -> Path:
         size_label="bytes: the set's file, or the images as plain uint8 or JPEG",
         overwrite=True,
     )
+
+
+def _ordered(records: Sequence[Record], order: Order) -> list[Record]:
+    def key(record: Record) -> tuple[Any, ...]:
+        card, sizes = record.card, record.card.storage
+        own = _row(card, DISTILLED, card.rows[0].network)
+        mean = -1.0 if own is None or own.mean is None else own.mean
+        usual = sizes.file_bytes, card.name, record.key
+        firsts: dict[Order, tuple[Any, ...]] = {
+            "bytes": (), "paper-bytes": (sizes.paper_bytes,), "accuracy": (-mean,), "name": (card.name,), "time": (),
+        }  # fmt: skip
+        return (*firsts[order], *usual)
+
+    found = sorted(records, key=key)
+    return sorted(found, key=lambda each: each.time, reverse=True) if order == "time" else found
 
 
 def _first_networks(section: Section) -> list[str]:
@@ -149,6 +191,7 @@ def _section_lines(section: Section, pictures: str) -> list[str]:
 
 def _cells(record: Record, number: int) -> Iterator[list[str]]:
     card, sizes = record.card, record.card.storage
+    unseen = _unseen(card)
     for network in dict.fromkeys(row.network for row in card.rows):
         own, random = _row(card, DISTILLED, network), _row(card, NAMES["random"], network)
         if own is None:
@@ -169,10 +212,12 @@ def _cells(record: Record, number: int) -> Iterator[list[str]]:
             _text(_row(card, NAMES["random-uint8"], network)),
             _text(_row(card, NAMES["initial"], network)),
             "" if share is None else f"{share:.0f}",
-            _label_robust(card, network),
+            unseen,
+            *_ranking(card, network),
             f"{own.minutes:.2g}",
             f"[{number}]",
         ]
+        unseen = ""  # one mean is of all networks, and stands with the first
 
 
 def _run_lines(record: Record, number: int) -> list[str]:
@@ -184,9 +229,20 @@ def _run_lines(record: Record, number: int) -> list[str]:
     return [f"{_plain(told)}; {_plain(versions)}", "", *(f"       {_plain(command)}" for command in commands), ""]
 
 
-def _label_robust(card: Scorecard, network: NetworkConfig) -> str:
-    points = None if card.labels is None else card.ranking(network).label_robust
-    return "" if points is None else f"{normalised(points):.3f}"
+def _unseen(card: Scorecard) -> str:
+    """The set's mean over the networks that it was not distilled with, and their number; "" where none was tested."""
+    own = next((each for each in card.unseen() if each.name == DISTILLED), None)
+    return "" if own is None else f"{own.text} ({len(own.networks)})"
+
+
+def _ranking(card: Scorecard, network: NetworkConfig) -> list[str]:
+    """HLR and IOR in percentage points, LRS and ARS of fractions; "" for what a row is missing for."""
+    if card.labels is None:
+        return [""] * 4
+    found = card.ranking(network)
+    gaps = ["" if gap is None else gap.text for gap in (found.hard_label_recovery, found.improvement_over_random)]
+    scores = (found.label_robust, found.augmentation_robust)
+    return [*gaps, *("" if points is None else f"{normalised(points):.3f}" for points in scores)]
 
 
 def _points(section: Section) -> list[Point]:
@@ -215,5 +271,5 @@ def _text(row: Row | None) -> str:
 
 
 def _plain(text: str) -> str:
-    """On one line, and without what Markdown would take for a tag."""
-    return " ".join(text.split()).replace("<", "&lt;")
+    """On one line, and without what Markdown would take for a tag, a link or a picture."""
+    return " ".join(text.split()).replace("<", "&lt;").replace("](", "]&#40;")

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from attar.distilled import DistilledSet
 
 
+LONGEST_COMMAND = 4000
+
+
 def distilling_command(distilled: DistilledSet, name: str) -> str:
     """`attar distill ...` that gives such a set, or "" where the manifest does not tell.
 
@@ -40,7 +43,8 @@ def distilling_command(distilled: DistilledSet, name: str) -> str:
     for key, value in changes.items():
         words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
     words += ["--seed", str(manifest.seed)] * bool(manifest.seed)
-    return shlex.join([*words, "--out", f"{name}.attar.safetensors"])
+    command = shlex.join([*words, "--out", f"{name}.attar.safetensors"])
+    return command if len(command) <= LONGEST_COMMAND and command.isprintable() else ""
 
 
 def _tiles(distilled: DistilledSet) -> int:

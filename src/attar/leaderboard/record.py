@@ -9,14 +9,15 @@ import stat
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from attar.config import Config, parse_config
 from attar.errors import InputError
-from attar.evaluation.scorecard import Difference, Row, Scorecard
+from attar.evaluation.scorecard import DISTILLED, Row, Scorecard
 from attar.files import content_key, write_text
+from attar.leaderboard.provenance import LONGEST_COMMAND
 from attar.manifest import Sha256
 
 MAX_BYTES = 2**20
@@ -26,7 +27,7 @@ LONGEST_TEXT = 20_000
 TIME = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$"
 NEEDED = "a run is recorded with its protocol, seeds, device, commit and command"
 
-Command = Annotated[str, Field(max_length=4000, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Command = Annotated[str, Field(max_length=LONGEST_COMMAND, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
 class Record(Config):
@@ -38,10 +39,11 @@ class Record(Config):
         command: that scored it; paths are shortened to their last part.
         made_by: the command that distilled the set, where its file tells; else "".
         fingerprint: of the set.
-        card: without confusion tables; of scores read from the cache, as when they were computed.
+        card: without confusion tables, curves, and accuracies class by class of other rows than the set's; of scores
+            read from the cache, as when they were computed.
 
     Raises:
-        InputError: no device or command, differences that are not those of the rows, numbers that no run has.
+        InputError: no device or command, numbers that no run has.
     """
 
     schema_version: Literal[1]
@@ -57,12 +59,7 @@ class Record(Config):
         if not self.card.device.strip() or not self.card.protocol.label.strip():
             raise ValueError(f"the device or the protocol is not named; {NEEDED}")
         for row in self.card.rows:
-            _check_row(row, self.card)
-        rows = {(row.network, row.name): row for row in self.card.rows}
-        for told in self.card.differences:
-            own, other = rows.get((told.network, "distilled")), rows.get((told.network, told.baseline))
-            if own is None or other is None or Difference.between(own, other) != told:
-                raise ValueError(f"the difference from {told.baseline!r} is not that of the rows")
+            _check_row(row)
         sizes = self.card.storage
         if max(sizes.paper_bytes, sizes.file_bytes, sizes.external_bytes, sizes.bits_per_class) > LARGEST_COUNT:
             raise ValueError("a size is larger than any file")
@@ -88,8 +85,11 @@ class Record(Config):
 
 
 def protocol_key(card: Scorecard) -> str:
-    """Equal for equal settings, whatever the protocol's description."""
-    return content_key(card.protocol.name, card.protocol.version, card.protocol.training.key_tree())
+    """Equal for equal settings of whatever can change a score, whatever the protocol's description."""
+    used = card.protocol
+    told = {"use_learned_rate": used.use_learned_rate, "means": used.means, "rate_search": used.rate_search}
+    more = {name: each.key_tree() if isinstance(each, Config) else each for name, each in told.items() if each}
+    return content_key(used.name, used.version, used.training.key_tree(), *([more] if more else []))
 
 
 def record_of(
@@ -114,7 +114,7 @@ def record_of(
     Raises:
         InputError: something of it is not named.
     """
-    rows = tuple(row.model_copy(update={"confusion": (), "cached": 0}) for row in card.rows)
+    rows = tuple(_short(row) for row in card.rows)
     when = (time or datetime.now(timezone.utc)).astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     try:
         return Record(
@@ -124,7 +124,7 @@ def record_of(
             command=shlex.join(without_paths(command)),
             made_by=made_by,
             fingerprint=fingerprint,
-            card=card.model_copy(update={"rows": rows}),
+            card=card.model_copy(update={"rows": rows, "set_fingerprint": ""}),
         )
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
@@ -205,6 +205,12 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")[:60] or "unnamed"
 
 
+def _short(row: Row) -> Row:
+    """What is recorded of a row: equal scores give equal records, with curves or without."""
+    left_out: dict[str, Any] = {"confusion": (), "curve_epochs": (), "curves": (), "cached": 0}
+    return row.model_copy(update=left_out if row.name == DISTILLED else left_out | {"per_class": ()})
+
+
 def _last_part(word: str) -> str:
     for kind in (PurePosixPath, PureWindowsPath):
         path = kind(word)
@@ -213,9 +219,7 @@ def _last_part(word: str) -> str:
     return PurePosixPath(word).name if word.startswith("~") else word
 
 
-def _check_row(row: Row, card: Scorecard) -> None:
-    if row.absent is None and row.seeds != card.seeds:
-        raise ValueError(f"row {row.name!r} has other seeds than the card")
+def _check_row(row: Row) -> None:
     if not all(0 <= accuracy <= 100 for accuracy in row.accuracies):
         raise ValueError(f"row {row.name!r} has an accuracy outside 0..100 %")
     counts = [count for count in (row.num_items, row.paper_bytes, row.num_bytes, row.images_seen) if count is not None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -39,7 +39,7 @@ __all__ = ["FixedItems", "Mode", "TrainingConfig", "TrainingItems", "train_netwo
 Mode: TypeAlias = Literal["auto", "stacked", "looped"]
 
 Watch: TypeAlias = Callable[[Snapshot], None]
-"""Called before the first epoch and after every one: with a snapshot of each looped network, or of all stacked ones."""
+"""Called between epochs with a snapshot of each looped network, or of all stacked ones."""
 
 _CHECK_STEPS = {"cpu": 1}
 """Steps between looks at the loss, by device: elsewhere 50, because each look waits for the device."""
@@ -56,6 +56,7 @@ def train_networks(
     mode: Mode = "auto",
     augmentation: Augmentation | None = None,
     watch: Watch | None = None,
+    watched: Collection[int] | None = None,
     start: Snapshot | None = None,
     progress: Progress | None = None,
 ) -> list[Network]:
@@ -76,6 +77,7 @@ def train_networks(
             on CUDA both are tried for a few steps, the faster is taken and noted.
         augmentation: in place of that of `training`, e.g. of codes; drawn for every item where it can be.
         watch: sees the networks between epochs; what it raises ends the training.
+        watched: after how many epochs it sees them; None: before the first and after every one.
         start: of the same seeds, from `watch`; training goes on there, and on CPUs ends in the same bits as unbroken.
         progress: told every step's loss.
 
@@ -92,7 +94,7 @@ def train_networks(
     if not len(seeds):
         raise InputError("no seeds were given; give one for each network to train")
     device, progress = torch.device(device), progress or Silent()
-    hooks = _Hooks(augmentation, watch, start)
+    hooks = _Hooks(augmentation, watch, watched, start)
     trainer = _trainer(network_config, items, num_classes, training, seeds, device, progress, hooks)
     if start is not None:
         _check_start(start, seeds)
@@ -166,7 +168,12 @@ class _Hooks:
 
     augmentation: Augmentation | None = None
     watch: Watch | None = None
+    watched: Collection[int] | None = None
     start: Snapshot | None = None
+
+    def sees(self, epoch: int) -> bool:
+        """Whether anyone looks after so many epochs."""
+        return self.watch is not None and (self.watched is None or epoch in self.watched)
 
 
 class _Trainer:
@@ -255,7 +262,7 @@ class _Trainer:
             if self.training.flat_radius:
                 flatten_gradients(parameters, self.training.flat_radius, batch_losses, len(seeds))
             optimizer.step()
-            if self.hooks.watch and not trial and self.plan.ends_epoch(step):
+            if not trial and self.plan.ends_epoch(step):
                 self._show(step // self.plan.steps_per_epoch + 1, parameters, seeds, optimizer, loss_watch)
         loss_watch.look()
 
@@ -265,8 +272,7 @@ class _Trainer:
         """The epoch to go on from, everything being as it was then."""
         start = self.hooks.start
         if start is None:
-            if self.hooks.watch:
-                self._show(0, parameters, seeds, optimizer, loss_watch)
+            self._show(0, parameters, seeds, optimizer, loss_watch)
             return 0
         own = start if len(seeds) == len(start.seeds) else start.row(start.seeds.index(seeds[0]))
         own.restore(parameters, optimizer, list(self.network.buffers()))
@@ -281,8 +287,10 @@ class _Trainer:
         optimizer: torch.optim.Optimizer,
         loss_watch: _LossWatch,
     ) -> None:
+        if not self.hooks.sees(epoch):
+            return
         assert self.hooks.watch is not None
-        losses = loss_watch.epoch_means() if epoch else None
+        losses = loss_watch.means() if epoch else None
         self.hooks.watch(Snapshot.take(seeds, epoch, parameters, optimizer, losses, list(self.network.buffers())))
 
 
@@ -301,7 +309,7 @@ class _LossWatch:
         self._first = num_steps
         self._progress.advance(num_steps * len(self._seeds))
 
-    def epoch_means(self) -> Tensor:
+    def means(self) -> Tensor:
         """[networks], the mean losses since the last call. Waits for the device."""
         self.look()
         means = self._sum / self._summed

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from attar.networks.network import Network, NetworkConfig, network_shell
 from attar.shapes import Float
 
 
@@ -21,7 +22,7 @@ class Snapshot:
         parameters: every network's, flattened one after another in the order of `named_parameters()`.
         momentum: SGD's buffers, or AdamW's averages of the gradients, in the same order; None for SGD without momentum
             and before the first step.
-        losses: of every network, the mean over the steps of the epoch just done; None before the first.
+        losses: of every network, the mean over the steps since the snapshot before; None before the first step.
         squares: AdamW's averages of the squared gradients, in the same order; None for SGD.
         num_updates: steps that are in AdamW's averages; 0 for SGD.
         buffers: running statistics of batch norm and their counts, flattened in the order of `named_buffers()`, in
@@ -75,6 +76,28 @@ class Snapshot:
             squares=squares,
             buffers=buffers,
         )
+
+    def networks(
+        self, config: NetworkConfig, input_shape: tuple[int, int, int], num_classes: int, device: torch.device | str
+    ) -> list[Network]:
+        """The networks as they were, in evaluation mode on `device`.
+
+        Args:
+            config: their architecture.
+            input_shape: (c, h, w) of what they were trained on.
+            num_classes: K.
+            device: where they are put.
+        """
+        made = []
+        for index in range(len(self.seeds)):
+            network = network_shell(config, input_shape, num_classes).to(dtype=self.parameters.dtype)
+            network.to_empty(device=device)
+            own = self.row(index)
+            _copy(own.parameters, list(network.parameters()))
+            if own.buffers is not None:
+                _copy(own.buffers, list(network.buffers()))
+            made.append(network.eval())
+        return made
 
     def restore(
         self, parameters: Sequence[Tensor], optimizer: torch.optim.Optimizer, buffers: Sequence[Tensor] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,8 @@ from attar.shapes import Float
 DRAWS = 2000
 LEAST_DEFINED = 0.5
 """The share of draws that must have a correlation, for an interval to be given."""
+MOST_PAIRS = 2**22
+"""Pairs of candidates, of all draws, that are compared at a time: 32 MiB a copy."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,16 @@ def kendall(first: Float[Tensor, "... candidates"], second: Float[Tensor, "... c
     one, other = _signs(first), _signs(second)
     pairs = [one.square().sum((-2, -1)), other.square().sum((-2, -1))]
     return (one * other).sum((-2, -1)) / (pairs[0] * pairs[1]).sqrt()
+
+
+def over_draws(
+    measure: Callable[[Tensor, Tensor], Tensor],
+    first: Float[Tensor, "draws candidates"],
+    second: Float[Tensor, "draws candidates"],
+) -> Float[Tensor, " draws"]:
+    """A correlation of every draw, of so few draws at a time that their pairs of candidates fit in memory."""
+    some = max(1, MOST_PAIRS // first.shape[1] ** 2)
+    return torch.cat([measure(*part) for part in zip(first.split(some), second.split(some), strict=True)])
 
 
 def interval(values: Float[Tensor, " draws"]) -> tuple[float | None, float | None]:

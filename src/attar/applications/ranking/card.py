@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from pydantic import Field, model_validator
 
-from attar.applications.ranking.agreement import DRAWS, Draws, against_itself, interval, kendall, spearman
+from attar.applications.ranking.agreement import DRAWS, Draws, against_itself, interval, kendall, over_draws, spearman
 from attar.config import Config, parse_config
 from attar.evaluation.protocol import Protocol
 from attar.evaluation.scorecard import DISTILLED, FULL, markdown_table, rich_table
@@ -276,9 +276,9 @@ def agreements(scores: Sequence[Scores]) -> list[Agreement]:
     draws = Draws.of(*tables[0].shape)
     drawn = [draws.means(table) for table in tables]
     full, found = scores[0].means, list[Agreement]()
-    main = spearman(drawn[1], drawn[0])
+    main = over_draws(spearman, drawn[1], drawn[0])
     for place in range(1, len(scores)):
-        rho, tau = spearman(drawn[place], drawn[0]), kendall(drawn[place], drawn[0])
+        rho, tau = (over_draws(measure, drawn[place], drawn[0]) for measure in (spearman, kendall))
         means = [torch.tensor(each.means, dtype=torch.float64) for each in (scores[place], scores[0])]
         choice = scores[place].best
         own = _correlation(float(spearman(*means)), rho)

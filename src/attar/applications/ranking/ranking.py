@@ -13,12 +13,12 @@ import torch
 from attar import __version__
 from attar.applications.ranking.card import FEW, FEWEST, Contender, RankCard, Scores
 from attar.config import parse_config
-from attar.data.image_set import Splits
+from attar.data.image_set import ImageSet, Splits
 from attar.device import resolve_device
 from attar.distilled import DistilledSet
 from attar.engines.engine import Engine, Local
 from attar.errors import InputError, unknown
-from attar.evaluation.baselines import baseline
+from attar.evaluation.baselines import Candidate, baseline
 from attar.evaluation.evaluate import (
     FEW_SEEDS,
     RATE,
@@ -33,6 +33,8 @@ from attar.evaluation.evaluate import (
 from attar.evaluation.measuring import Measurement
 from attar.evaluation.protocol import Protocol, check_judges, resolve_flip
 from attar.evaluation.protocol import protocol as protocol_named
+from attar.evaluation.rates import rows_at_best_rates, search_note
+from attar.evaluation.remembering import remembering
 from attar.evaluation.scorecard import Row
 from attar.networks.groups import networks_named
 from attar.networks.network import NetworkConfig
@@ -81,8 +83,8 @@ def rank(
         engine: where networks are trained.
 
     Raises:
-        InputError: fewer than 3 candidates, settings that the training does not have or the set's learned rate would
-            replace, and whatever `evaluate` refuses.
+        InputError: fewer than 3 candidates, settings that the training does not have or that the set's learned rate or
+            a search would replace, and whatever `evaluate` refuses.
 
     Source: Zhao, Mopuri & Bilen 2021 (DC) section 4.2 ranks architectures so, by Spearman's correlation; Ding et al.
         2024 (HCDC, arXiv 2405.17535) settings.
@@ -94,8 +96,8 @@ def rank(
     asked = chosen.networks if networks is None else networks
     configs = networks_named(asked)
     changes = _distinct([{}] if settings is None else settings)
-    for each in changes:
-        changed(chosen, each), changed(full, each)
+    _check_different([(changed(chosen, each).training, changed(full, each).training) for each in changes], changes)
+    _check_searched((chosen, full), changes)
     _check_number(len(configs) * len(changes))
     where, runs = resolve_device(device), engine or Local()
     runs.check_device(where)
@@ -123,7 +125,7 @@ def rank(
         device=device_name(where),
         versions={"attar": __version__, "torch": torch.__version__},
         candidates=tuple(Contender(network=config, settings=each) for each in changes for config in configs),
-        notes=tuple(_notes(len(configs) * len(changes), len(numbers), full == chosen)),
+        notes=tuple(_notes(len(configs) * len(changes), len(numbers), chosen, full)),
     )
 
 
@@ -154,9 +156,17 @@ class _Work:
         engine = None if isinstance(self.engine, Local) else self.engine
         used = resolve_flip(reference, self.flip, self.splits.name)
         job = Measurement(used, self.seeds, self.networks, self.device, self.cache, self.progress, engine)
-        everything = baseline("full", self.distilled, self.splits.train)
-        assert everything is not None
-        return [*job.run([everything], self.distilled.preprocess, self.splits.test), *card.rows]
+        preprocess = self.distilled.preprocess
+        if used.rate_search is not None:
+            full = rows_at_best_rates(job, used.rate_search, self._everything, preprocess, self.splits)
+        else:
+            full = job.run(self._everything(self.splits.train), preprocess, self.splits.test)
+        return [*full, *card.rows]
+
+    def _everything(self, train: ImageSet) -> list[Candidate]:
+        found = baseline("full", self.distilled, train)
+        assert found is not None
+        return [remembering(found)]
 
 
 def changed(protocol: Protocol, settings: Mapping[str, Any]) -> Protocol:
@@ -188,7 +198,7 @@ def _scores(tables: Sequence[Sequence[Row]], networks: Sequence[NetworkConfig]) 
                 num_items=first.num_items,
                 num_bytes=first.num_bytes,
                 accuracies=tuple(row.accuracies for row in rows),
-                note=first.note,
+                note=first.note if all(row.note == first.note for row in rows) else "",
             )
         )
     return scores
@@ -217,9 +227,32 @@ def _check_rate(distilled: DistilledSet, chosen: Protocol, changes: Sequence[Map
         )
 
 
-def _notes(num_candidates: int, num_seeds: int, same: bool) -> list[str]:
+def _check_different(
+    trainings: Sequence[tuple[TrainingConfig, TrainingConfig]], changes: Sequence[Mapping[str, Any]]
+) -> None:
+    """Candidates that are trained alike would agree with themselves."""
+    for place, training in enumerate(trainings):
+        if training in trainings[:place]:
+            first, second = (json.dumps(changes[each]) for each in (trainings.index(training), place))
+            raise InputError(f"settings {first} and {second} mean the same training here; leave one of them out")
+
+
+def _check_searched(protocols: Sequence[Protocol], changes: Sequence[Mapping[str, Any]]) -> None:
+    searching = [each.name for each in protocols if each.rate_search is not None]
+    if searching and any("learning_rate" in each for each in changes):
+        raise InputError(
+            f"protocol {searching[0]!r} searches every candidate's learning rate, and one of settings has no effect "
+            "there; leave it out, or take another protocol, e.g. dc-bench"
+        )
+
+
+def _notes(num_candidates: int, num_seeds: int, chosen: Protocol, full: Protocol) -> list[str]:
     notes = []
-    if same:
+    if full != chosen and full.rate_search is not None:
+        notes.append(f"all real images: {search_note(full.rate_search)}")
+    if chosen.rate_search is not None:
+        notes.append(search_note(chosen.rate_search))
+    if full == chosen:
         notes.append(
             "all real images are trained on for as many steps as the set: a longer --reference says more of what "
             "candidates are worth"

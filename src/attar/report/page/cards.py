@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from attar.class_columns import in_order_of
 from attar.distilled import DistilledSet
 from attar.errors import InputError
 from attar.evaluation.compare import Comparison
@@ -32,6 +33,10 @@ def read_cards(path: Path) -> list[Scorecard]:
         raise InputError(f"{path} is not JSON; give what attar evaluate --json wrote") from None
     cards = list(Comparison.from_json(text).cards) if several else [Scorecard.from_json(text)]
     for card in cards:
+        sizes = card.storage
+        counts = (card.num_test, sizes.paper_bytes, sizes.file_bytes, sizes.external_bytes)
+        if not all(0 <= count < LARGEST_COUNT for count in counts):
+            raise InputError(f"{path.name}: a size or count of the set is out of range; evaluate anew")
         for row in card.rows:
             _check(row, path)
     return cards
@@ -42,26 +47,45 @@ def card_owners(
 ) -> list[list[Scorecard]]:
     """For each file the cards that were measured on it.
 
-    A card is of the file that has its recipe, sizes, classes and shape of images; of two such files, of the one whose
-    name it has. The data may be other: a merged set is measured on data that no party had.
+    A card is of the file with the set's fingerprint that it names, whatever metadata were changed since; one of an
+    earlier version, which names none, of the file that has its recipe, sizes, classes and shape of images. Of two such
+    files it is of the one whose name it has. The data may be other: a merged set is measured on data that no party had.
 
     Raises:
         InputError: a card of none of the files, or of more than one.
     """
     owned: list[list[Scorecard]] = [[] for _ in files]
+    prints = _Fingerprints(sets)
     for card in cards:
-        fitting = [place for place, each in enumerate(sets) if _fits(card, each)]
+        fitting = [place for place, each in enumerate(sets) if _fits(card, each, prints(place, card.classes))]
         if len(fitting) > 1:
             fitting = [place for place in fitting if set_name(files[place]) == card.name]
         if not fitting:
             raise InputError(
-                f"the scorecard of {card.name!r} was measured on none of these files ({card.storage.file_bytes:,} "
-                "bytes of file, or its classes or recipe are others); give its file, or leave it out"
+                f"the scorecard of {card.name!r} was measured on none of these files ({_what_is_other(card)}); give "
+                "its file, or leave it out"
             )
         if len(fitting) > 1:
             raise InputError(f"the scorecard of {card.name!r} fits several of these files; give one of them at a time")
         owned[fitting[0]].append(card)
     return owned
+
+
+def how_it_fits(card: Scorecard, distilled: DistilledSet) -> str | None:
+    """What a reader should know of why a card is taken to be of a file; None where there is nothing to say."""
+    if not card.set_fingerprint:
+        return (
+            f"The scorecard {card.name} is of an earlier version and does not name the content of the set that it "
+            "judged; it is taken to be of this file because recipe, classes, shape of images and all sizes are the "
+            "same."
+        )
+    if card.storage != distilled.storage:
+        return (
+            f"The scorecard {card.name} judged what training sees of this file, by its fingerprint "
+            f"{card.set_fingerprint[:12]}...; what else is in the file has changed since, which had "
+            f"{card.storage.file_bytes:,} bytes then and has {distilled.file_bytes:,} now."
+        )
+    return None
 
 
 def networks_of(card: Scorecard) -> list[NetworkConfig]:
@@ -100,16 +124,44 @@ def alike(cards: Sequence[Scorecard]) -> list[list[Scorecard]]:
     return list(groups.values())
 
 
-def _fits(card: Scorecard, distilled: DistilledSet) -> bool:
+class _Fingerprints:
+    """Each set's fingerprint with its classes in a card's order, in which `compare` may have judged it."""
+
+    def __init__(self, sets: Sequence[DistilledSet]) -> None:
+        self._sets = sets
+        self._known: dict[tuple[int, tuple[str, ...]], str] = {}
+
+    def __call__(self, place: int, classes: tuple[str, ...]) -> str:
+        key = place, classes
+        if key not in self._known:
+            try:
+                self._known[key] = in_order_of(self._sets[place], classes).fingerprint
+            except InputError:  # labels that come in their observer's order alone
+                self._known[key] = ""
+        return self._known[key]
+
+
+def _fits(card: Scorecard, distilled: DistilledSet, fingerprint: str) -> bool:
     """A set whose classes were put into the data's order is measured as it is; its sizes are the same."""
-    mine = (set(distilled.classes), distilled.image_shape, str(distilled.manifest.recipe.get("name", "")))
-    its = (set(card.classes), card.image_shape, card.recipe)
-    return mine == its and card.storage == distilled.storage
+    if (set(distilled.classes), distilled.image_shape) != (set(card.classes), card.image_shape):
+        return False
+    if card.set_fingerprint:
+        return card.set_fingerprint == fingerprint
+    recipe = str(distilled.manifest.recipe.get("name", ""))
+    return card.recipe == recipe and card.storage == distilled.storage
+
+
+def _what_is_other(card: Scorecard) -> str:
+    if card.set_fingerprint:
+        return f"it judged a set of fingerprint {card.set_fingerprint[:12]}..."
+    return f"{card.storage.file_bytes:,} bytes of file, or its classes or recipe are others"
 
 
 def _check(row: Row, path: Path) -> None:
     """Raise InputError for numbers that no evaluation gives, which would spoil the drawings."""
-    counts = (row.num_items, row.paper_bytes or 0, row.num_bytes or 0, row.images_seen or 0)
-    percents = (*row.accuracies, *(each for each in row.per_class if each is not None))
+    counts = [row.num_items, row.paper_bytes or 0, row.num_bytes or 0, row.images_seen or 0, *row.curve_epochs]
+    counts += [count for line in row.confusion for count in line]
+    percents = [*row.accuracies, *(each for each in row.per_class if each is not None)]
+    percents += [each for curve in row.curves for each in curve]
     if not all(0 <= count < LARGEST_COUNT for count in counts) or not all(0 <= each <= 100 for each in percents):
         raise InputError(f"{path.name}: row {row.name[:60]!r} has a number out of range; evaluate anew")

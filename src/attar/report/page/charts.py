@@ -27,6 +27,24 @@ class Style(NamedTuple):
     hollow: bool = False
 
 
+class AccuracyCurve(NamedTuple):
+    """Accuracy of one row's networks while they trained.
+
+    Args:
+        series: the row's name.
+        epochs: ascending, from 1.
+        means: percent after each of them, over the seeds.
+        stds: of the same; None for a single seed.
+        baseline: whether it is one.
+    """
+
+    series: str
+    epochs: tuple[int, ...]
+    means: tuple[float, ...]
+    stds: tuple[float, ...] | None
+    baseline: bool
+
+
 class Axis:
     """One direction of a drawing: values to places.
 
@@ -104,6 +122,32 @@ def loss_chart(curves: Sequence[LossCurve], identity: str) -> Html:
     named = [curve for curve in curves if curve.name]
     parts = [joined([_swatch(Style(f"s{place % NUM_COLOURS}", 0)), each.name]) for place, each in enumerate(named)]
     return joined([_svg(drawn, told, identity), _listed(parts)])
+
+
+def curve_chart(curves: Sequence[AccuracyCurve], chance: float, identity: str) -> Html:
+    """Mean accuracy against epochs, each row with a band of one standard deviation, chance as a dashed line.
+
+    Args:
+        curves: at least one, each of one point or more.
+        chance: percent.
+        identity: of the drawing's title in the page.
+    """
+    first, last = min(curve.epochs[0] for curve in curves), max(curve.epochs[-1] for curve in curves)
+    log = max(curve.epochs[-1] for curve in curves) > LOG_RATIO * min(curve.epochs[-1] for curve in curves)
+    horizontal = Axis(first if log else 0, max(first + 1, last), LEFT + 6, WIDTH - RIGHT, log=log)
+    edges = [edge for curve in curves for pair in _band(curve) for edge in pair]
+    high = max(*edges, chance)
+    vertical = Axis(0.0, min(100.0, high + max(1.0, 0.06 * high)), HEIGHT - BOTTOM, TOP)
+    styles = _styles(curves)
+    labels = [f"{tick:,.6g}" for tick in horizontal.ticks()]
+    drawn = [_frame(horizontal, vertical, labels, "epoch", "accuracy %"), _chance(vertical, chance)]
+    for curve in sorted(curves, key=lambda each: not each.baseline):
+        drawn += _accuracy_curve(curve, horizontal, vertical, styles[curve.series])
+    told = "Accuracy in percent against epochs: " + "; ".join(
+        f"{each.series} {each.means[0]:.1f} after {each.epochs[0]:,}, {each.means[-1]:.1f} after {each.epochs[-1]:,}"
+        for each in curves[:20]
+    )
+    return joined([_svg(drawn, told, identity), _legend(styles, True)])
 
 
 def seed_strip(accuracies: Sequence[float], low: float, high: float, own: bool) -> Html:
@@ -227,6 +271,28 @@ def _curve(curve: LossCurve, horizontal: Axis, vertical: Axis, colour: int) -> l
     ]
 
 
+def _band(curve: AccuracyCurve) -> list[tuple[float, float]]:
+    """Lowest and highest percent that are drawn at each epoch."""
+    stds = curve.stds or (0.0,) * len(curve.means)
+    return [(max(0.0, mean - std), min(100.0, mean + std)) for mean, std in zip(curve.means, stds, strict=True)]
+
+
+def _accuracy_curve(curve: AccuracyCurve, horizontal: Axis, vertical: Axis, style: Style) -> list[Html]:
+    pieces = []
+    if curve.stds is not None:
+        lows, highs = zip(*_band(curve), strict=True)
+        there = _path(curve.epochs, highs, horizontal, vertical)
+        back = _path(curve.epochs[::-1], lows[::-1], horizontal, vertical)
+        pieces.append(element("path", d=f"{there}L{back[1:]}Z", class_=f"band {style.colour}"))
+    line = _path(curve.epochs, curve.means, horizontal, vertical)
+    pieces.append(element("path", d=line, class_=f"line {style.colour}{'' if curve.baseline else ' strong'}"))
+    for epoch, mean in zip(curve.epochs, curve.means, strict=True):
+        title = element("title", f"{curve.series}: {mean:.1f} % after {epoch:,} epochs")
+        marker = _marker(style, horizontal.place(epoch), vertical.place(mean), 2.6 if curve.baseline else 3.2)
+        pieces.append(element("g", title, marker))
+    return pieces
+
+
 def _fewer(steps: Sequence[int], losses: Sequence[float]) -> tuple[list[float], list[float]]:
     """At most `MOST_POINTS`: means of as many runs of successive steps."""
     count = min(len(steps), MOST_POINTS)
@@ -245,7 +311,7 @@ def _path(steps: Sequence[float], losses: Sequence[float], horizontal: Axis, ver
     return "M" + "L".join(places if len(places) > 1 else places * 2)
 
 
-def _styles(points: Sequence[Point]) -> dict[str, Style]:
+def _styles(points: Sequence[Point] | Sequence[AccuracyCurve]) -> dict[str, Style]:
     styles = {}
     for baseline in (False, True):
         for place, series in enumerate(dict.fromkeys(point.series for point in points if point.baseline == baseline)):

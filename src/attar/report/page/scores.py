@@ -9,10 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from attar.evaluation.curves import MOST_POINTS
+from attar.evaluation.names import NAMES
 from attar.evaluation.scorecard import COLUMNS, DISTILLED, Difference, Row, Scorecard
+from attar.evaluation.statistics import mean_and_std
 from attar.networks.network import NetworkConfig
 from attar.report.page.cards import accuracy_points, alike, networks_of, rows_of
-from attar.report.page.charts import accuracy_chart, bar, seed_strip
+from attar.report.page.charts import AccuracyCurve, accuracy_chart, bar, curve_chart, seed_strip
 from attar.report.page.markup import Html, element, joined, name, scrolling, table
 
 NUMBERS = frozenset(
@@ -59,11 +62,12 @@ def accuracy_figures(cards: Sequence[Scorecard], prefix: str) -> list[Html]:
             if not points:
                 continue
             chart = accuracy_chart(points, 100 / len(group[0].classes), f"{prefix}-bytes-{len(figures) + 1}")
-            first = group[0]
+            first, devices = group[0], ", ".join(dict.fromkeys(card.device for card in group))
             told = (
                 f"{network.name} on {first.data}, protocol {first.protocol.label}, {len(first.seeds)} "
-                f"{'seeds' if len(first.seeds) > 1 else 'seed'}, {first.device}: accuracy (%), with bars of one "
-                "standard deviation, against stored bytes. A set counts with its whole file, images as plain uint8."
+                f"{'seeds' if len(first.seeds) > 1 else 'seed'}, {devices}: accuracy (%), with bars of one "
+                "standard deviation, against stored bytes. A set counts with its whole file, images as plain uint8 or "
+                "JPEG."
             )
             figures.append(element("figure", chart, element("figcaption", told)))
     return figures
@@ -74,9 +78,10 @@ def score_table(card: Scorecard) -> Html:
     measured = [each for row in card.rows for each in row.accuracies]
     low, high = (min(measured) - 1, max(measured) + 1) if measured else (0.0, 100.0)
     heads = (*COLUMNS[:6], "each seed", *COLUMNS[6:])
-    rows = [
-        [*cells[:6], _strip(row, low, high), *cells[6:]] for row, cells in zip(card.rows, card.lines(), strict=True)
-    ]
+    strips = [_strip(row, low, high) for row in card.rows]
+    lines = card.lines()  # means over unseen networks come after the rows
+    strips += [""] * (len(lines) - len(strips))
+    rows = [[*cells[:6], strip, *cells[6:]] for cells, strip in zip(lines, strips, strict=True)]
     strong = frozenset(place for place, row in enumerate(card.rows) if row.name == DISTILLED)
     found = table(heads, rows, caption=card.title, numbers=NUMBERS, strong=strong)
     remarks = element("ul", *(element("li", remark) for remark in card.remarks()), class_="note")
@@ -85,29 +90,54 @@ def score_table(card: Scorecard) -> Html:
     )
 
 
-def class_accuracies(card: Scorecard, network: NetworkConfig) -> Html | None:
-    """The share of each class that is recognised, beside that of the baselines; None where the card has it not."""
+def accuracy_curves(card: Scorecard, network: NetworkConfig, identity: str) -> Html | None:
+    """Accuracy against epochs of every row of one network; None where the card has no curves."""
+    rows = [row for row in rows_of(card, network) if row.curves]
+    if not rows:
+        return None
+    chart = curve_chart([_curve_of(row) for row in rows], 100 / len(card.classes), identity)
+    seeds = len(card.seeds)
+    spread = f"mean of {seeds} seeds, with a band of one standard deviation" if seeds > 1 else "one seed, no spread"
+    told = (
+        f"{network.name}: accuracy (%) on the test images against epochs of training, {spread}, at most "
+        f"{MOST_POINTS} epochs. What counts is the last point of each row, whatever lies before it: a better epoch "
+        "would have been chosen with the test images."
+    )
+    return element("figure", chart, element("figcaption", told))
+
+
+def class_accuracies(card: Scorecard, network: NetworkConfig, against: str | None = None) -> Html | None:
+    """The share of each class that is recognised, beside that of the baselines; None where the card has it not.
+
+    Args:
+        card: of the set.
+        network: whose rows.
+        against: name of the row that the set's percents are compared with, class by class; None, or one that the card
+            has not, takes random images, labelled as the set is where there are such.
+    """
     rows = [row for row in rows_of(card, network) if len(row.per_class) == len(card.classes)]
     if not rows or rows[0].name != DISTILLED:
         return None
-    others = rows[1 : 1 + MOST_BASELINES]
-    heads = ("class", "of 100", "distilled", *(row.name for row in others))
+    other = _compared(rows[1:], against)
+    others = ([] if other is None else [other]) + [row for row in rows[1:] if row is not other]
+    others = others[:MOST_BASELINES]
+    gains = _gains(rows[0], other)
+    minus = () if other is None else (f"minus {other.name}",)
+    heads = ("class", "of 100", "distilled", *minus, *(row.name for row in others))
     lines: list[list[str]] = []
     for place, label in enumerate(card.classes[:MOST_ROWS]):
         own = rows[0].per_class[place]
         drawn = "no test image" if own is None else bar(own)
-        lines.append([name(label), _percent(own), drawn, *(_percent(row.per_class[place]) for row in others)])
-    known = [
-        (percent, label) for percent, label in zip(rows[0].per_class, card.classes, strict=True) if percent is not None
-    ]
-    worst, best = min(known, default=None), max(known, default=None)
-    told: list[str] = []
-    if worst is not None and best is not None:
-        told = ["Recognised best is ", name(best[1]), f" ({best[0]:.1f} %), worst "]
-        told += [name(worst[1]), f" ({worst[0]:.1f} %)."]
+        gain = [] if other is None else ["" if gains[place] is None else f"{gains[place]:+.1f}"]
+        lines.append([name(label), _percent(own), drawn, *gain, *(_percent(row.per_class[place]) for row in others)])
+    told = _extremes(rows[0].per_class, card.classes, "Recognised best is ", "worst", "{:.1f} %")
+    if other is not None:
+        seeds = f"{len(other.seeds)} seeds together, without an interval" if len(other.seeds) > 1 else "one seed"
+        begun = f" Against “{other.name}” ({seeds}) the most is gained on "
+        told += _extremes(gains, card.classes, begun, "the least on", "{:+.1f} points")
     if len(card.classes) > MOST_ROWS:
         told.append(f" Listed are the first {MOST_ROWS} of {len(card.classes)} classes.")
-    numbers = NUMBERS | {row.name for row in others}
+    numbers = NUMBERS | {row.name for row in others} | set(minus)
     return joined(
         [
             element("p", *told),
@@ -124,7 +154,7 @@ def confusions(card: Scorecard, network: NetworkConfig) -> Html | None:
     size = len(card.classes)
     if own is None or len(own.confusion) != size or any(len(line) != size for line in own.confusion):
         return None
-    counts = np.array([[max(0, count) for count in line] for line in own.confusion], dtype=np.float64)
+    counts = np.array(own.confusion, dtype=np.float64)
     whole = counts.sum(1, keepdims=True)
     shares = np.divide(counts, whole, out=np.zeros_like(counts), where=whole > 0)
     matrix = _matrix(card, shares, network) if size <= MOST_CELLS else _picture(shares, network)
@@ -195,9 +225,41 @@ def _against(difference: Difference, row: Row) -> str:
     if difference.low is None or difference.high is None:
         return f"{begun}{difference.mean:+.1f} points, of which one seed can say nothing."
     interval = f"95 % interval {difference.low:+.1f} to {difference.high:+.1f}"
-    if difference.verdict == "within noise":
-        return f"{begun}{difference.mean:+.1f} points, within noise ({interval})."
-    return f"{begun}{'better' if difference.verdict == 'better' else 'worse'} by {points} ({interval})."
+    if difference.verdict in ("better", "worse"):
+        return f"{begun}{difference.verdict} by {points} ({interval})."
+    return f"{begun}{difference.mean:+.1f} points, {difference.verdict} ({interval})."
+
+
+def _curve_of(row: Row) -> AccuracyCurve:
+    found = [mean_and_std(column) for column in zip(*row.curves, strict=True)]
+    stds = tuple(std for _, std in found if std is not None)
+    means = tuple(mean for mean, _ in found)
+    return AccuracyCurve(row.name, row.curve_epochs, means, stds or None, row.name != DISTILLED)
+
+
+def _compared(rows: Sequence[Row], against: str | None) -> Row | None:
+    """The row called `against`, else the first of what the set should beat; None without any."""
+    wanted = (against, NAMES["same-labels"], NAMES["random"])
+    found = (row for called in wanted for row in rows if row.name == called)
+    return next(found, next(iter(rows), None))
+
+
+def _gains(own: Row, other: Row | None) -> list[float | None]:
+    """Points for each class by which the first row is better; None where a class has no test image."""
+    if other is None:
+        return []
+    pairs = zip(own.per_class, other.per_class, strict=True)
+    return [None if first is None or second is None else first - second for first, second in pairs]
+
+
+def _extremes(values: Sequence[float | None], classes: Sequence[str], begun: str, least: str, figure: str) -> list[str]:
+    """The classes with the highest and the lowest value, in a sentence; nothing where no value is known."""
+    known = [(value, place) for place, value in enumerate(values) if value is not None]
+    if not known:
+        return []
+    (low, worst), (high, best) = min(known), max(known)
+    first = [begun, name(classes[best]), f" ({figure.format(high)}), {least} "]
+    return [*first, name(classes[worst]), f" ({figure.format(low)})."]
 
 
 def _strip(row: Row, low: float, high: float) -> Html | str:

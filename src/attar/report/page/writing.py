@@ -11,12 +11,13 @@ from pathlib import Path
 from attar import __version__
 from attar.data.image_set import ImageSet
 from attar.distilled import DistilledSet
-from attar.errors import InputError
+from attar.errors import InputError, unknown
 from attar.evaluation.evaluate import set_name
+from attar.evaluation.names import NAMES
 from attar.evaluation.scorecard import DISTILLED, Scorecard
 from attar.files import refuse_existing, write_text
 from attar.report.page import about, pictures, scores
-from attar.report.page.cards import card_owners, networks_of, read_cards
+from attar.report.page.cards import card_owners, how_it_fits, networks_of, read_cards
 from attar.report.page.charts import loss_chart
 from attar.report.page.markup import Child, Html, element, joined, name, table
 from attar.report.page.pictures import Room
@@ -24,6 +25,7 @@ from attar.report.page.runs import loss_curves
 
 HERE = Path(__file__).parent
 MOST_FILES = 20
+NO_CURVES = "The scorecard has no accuracies epoch by epoch; attar evaluate --curves keeps them."
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Subject:
         real: real training images to show beside its own.
         prefix: of its identities in the page.
         num_files: how many share the page's room for images.
+        against: the row that its percents are compared with, class by class; None: see `class_accuracies`.
     """
 
     file: Path
@@ -45,6 +48,7 @@ class Subject:
     real: ImageSet | None
     prefix: str
     num_files: int
+    against: str | None = None
 
 
 def write_page(
@@ -53,6 +57,7 @@ def write_page(
     *,
     scores: Sequence[Path | str] = (),
     real: Sequence[ImageSet | None] | None = None,
+    against: str | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write one HTML file that needs nothing beside it: images, scores, sizes and provenance of distilled files.
@@ -64,10 +69,13 @@ def write_page(
         out: path of the page, ending in .html.
         scores: scorecards of these files, from `Scorecard.to_json` or `Comparison.to_json`.
         real: for each file real training images of its classes and shape, or None.
+        against: the baseline whose accuracies class by class the sets' are compared with, as `evaluate` names it; None
+            takes random images.
         overwrite: replace an existing page.
 
     Raises:
-        InputError: files or scorecards that are damaged or do not fit, or an existing or impossible `out`.
+        InputError: files or scorecards that are damaged or do not fit, an existing or impossible `out`, or a baseline
+            that no scorecard has class by class.
     """
     path, places = Path(out), [Path(file) for file in files]
     refuse_existing(path, overwrite)
@@ -77,11 +85,12 @@ def write_page(
         raise InputError(f"{len(places)} files were given; a page shows 1 to {MOST_FILES}")
     sets = [DistilledSet.load(file) for file in places]
     cards = card_owners([card for each in scores for card in read_cards(Path(each))], places, sets)
+    row = None if against is None else _row_compared(against, [card for own in cards for card in own])
     beside = list(real) if real is not None else [None] * len(sets)
     for distilled, images in zip(sets, beside, strict=True):
         _check_real(distilled, images)
     subjects = [
-        Subject(file, distilled, tuple(own), images, f"set-{place}", len(places))
+        Subject(file, distilled, tuple(own), images, f"set-{place}", len(places), row)
         for place, (file, distilled, own, images) in enumerate(zip(places, sets, cards, beside, strict=True), 1)
     ]
     write_text(path, page(subjects))
@@ -134,6 +143,20 @@ def section(subject: Subject) -> Html:
     return element("article", element("h2", name(set_name(subject.file))), links, *shown, id=prefix)
 
 
+def _row_compared(kind: str, cards: Sequence[Scorecard]) -> str:
+    """The row's name. Raises InputError for an unknown kind, or one that no card has class by class."""
+    if kind not in NAMES:
+        raise unknown("baseline", kind, tuple(NAMES))
+    there = {row.name for card in cards for row in card.rows if row.per_class}
+    if NAMES[kind] not in there:
+        known = ", ".join(each for each, called in NAMES.items() if called in there) or "none at all"
+        raise InputError(
+            f"no scorecard has accuracies class by class of baseline {kind}; they have those of: {known}; evaluate "
+            f"with --baselines {kind}, or leave --against out"
+        )
+    return NAMES[kind]
+
+
 def _check_real(distilled: DistilledSet, images: ImageSet | None) -> None:
     if images is not None and (images.classes, images.image_shape) != (distilled.classes, distilled.image_shape):
         raise InputError(
@@ -183,6 +206,8 @@ def _summary(subject: Subject) -> Html:
             f"{subject.file.name} --data DATA --json card.json, and shown with --scores card.json."
         )
         parts.append(element("p", told))
+    told_of = [how_it_fits(card, subject.distilled) for card in subject.cards]
+    parts += [element("p", told, class_="note") for told in told_of if told]
     if any(card.train_fingerprint != subject.distilled.manifest.data.fingerprint for card in subject.cards):
         parts.append(element("p", "A scorecard is of data whose training part is not what the file was made from."))
     return joined(parts)
@@ -213,13 +238,15 @@ def _scores(subject: Subject) -> Html:
     if not subject.cards:
         return element("p", "No scorecard was given.")
     parts: list[Child] = [*scores.accuracy_figures(subject.cards, f"{subject.prefix}-accuracy")]
-    for card in subject.cards:
+    for place, card in enumerate(subject.cards, 1):
         parts.append(scores.score_table(card))
-        for network in networks_of(card):
+        parts.append(None if any(row.curves for row in card.rows) else element("p", NO_CURVES, class_="note"))
+        for number, network in enumerate(networks_of(card), 1):
             title = f", {network.name}" if len(networks_of(card)) > 1 else ""
-            found = scores.class_accuracies(card, network), scores.confusions(card, network)
-            for what, content in zip(("Class by class", "What is taken for what"), found, strict=True):
-                parts += _titled(f"{what}{title}", content)
+            curves = scores.accuracy_curves(card, network, f"{subject.prefix}-curves-{place}-{number}")
+            parts += _titled(f"Accuracy while training{title}", curves)
+            parts += _titled(f"Class by class{title}", scores.class_accuracies(card, network, subject.against))
+            parts += _titled(f"What is taken for what{title}", scores.confusions(card, network))
     return joined(parts)
 
 
