@@ -6,7 +6,7 @@ import io
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -142,17 +142,17 @@ def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 class FakePart:
     """As much of datasets.Dataset as is used."""
 
-    def __init__(self, images: ImageSet, features: dict[str, Any]) -> None:
-        self.images, self.features, self._fingerprint = images, features, images.fingerprint
+    def __init__(self, images: ImageSet, metadata: dict[bytes, bytes]) -> None:
+        contents = [{"bytes": encoded(pixels[0].numpy()), "path": None} for pixels in images.images]
+        self.table, self._fingerprint = pa.table({"img": contents, "label": images.labels.tolist()}), images.fingerprint
+        self.features = SimpleNamespace(arrow_schema=self.table.schema.with_metadata(metadata))
 
-    def cast_column(self, name: str, feature: Any) -> FakePart:
-        assert name == "img" and feature.decode is False
+    def with_format(self, name: str) -> FakePart:
+        assert name == "arrow"
         return self
 
-    def __getitem__(self, key: Any) -> Any:
-        if isinstance(key, str):
-            return self.images.labels.tolist()
-        return {"img": {"bytes": encoded(self.images.images[key, 0].numpy()), "path": None}}
+    def __getitem__(self, key: slice) -> pa.Table:
+        return self.table[key]
 
 
 @pytest.fixture
@@ -160,20 +160,14 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """A stand-in for the package `datasets`, which the tests do not require."""
     module = ModuleType("datasets")
 
-    class Feature:
-        def __init__(self, decode: bool = True, names: tuple[str, ...] = ()) -> None:
-            self.decode, self.names = decode, names
-
-    module.Image = type("Image", (Feature,), {})  # type: ignore[attr-defined]
-    module.ClassLabel = type("ClassLabel", (Feature,), {})  # type: ignore[attr-defined]
-
     def load_dataset(name: str) -> dict[str, FakePart]:
         if name != "some/digits":
             raise FileNotFoundError(f"no data set {name}\non the hub")
         images = some_digits(60)
-        features = {"img": module.Image(), "label": module.ClassLabel(names=images.classes)}  # type: ignore[attr-defined]
+        label = {"_type": "ClassLabel", "names": list(images.classes)}
+        about = json.dumps({"info": {"features": {"img": {"_type": "Image"}, "label": label}}}).encode()
         parts = {"train": torch.arange(40), "validation": torch.arange(40, 60)}
-        return {split: FakePart(images.select(indices), features) for split, indices in parts.items()}
+        return {split: FakePart(images.select(rows), {b"huggingface": about}) for split, rows in parts.items()}
 
     module.load_dataset = load_dataset  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "datasets", module)
@@ -187,6 +181,13 @@ def test_the_hub(fake_hub: ModuleType) -> None:
     with pytest.raises(InputError, match="hf:other cannot be loaded \\(no data set other\\)") as caught:
         load_images("hf:other")
     assert "\n" not in str(caught.value)
+
+
+def test_one_part_of_the_hub(fake_hub: ModuleType) -> None:
+    splits = load_images("hf:some/digits:train")
+    assert splits.name == "hf:some/digits:train" and len(splits.train) + len(splits.test) == 40
+    with pytest.raises(InputError, match="has the parts train, validation but no ipc_1 part; name one"):
+        load_images("hf:some/digits:ipc_1")
 
 
 def test_image_sets_and_splits_pass_through() -> None:

@@ -15,7 +15,9 @@ from attar.errors import InputError
 
 @verb("import")
 def import_verb(
-    source: Annotated[Path, typer.Argument(help="A .pt or .npz file, a folder of class folders, or .parquet.")],
+    source: Annotated[
+        str, typer.Argument(help="A .pt or .npz file, a folder of class folders or of .parquet, or hf:NAME[:SPLIT].")
+    ],
     out: Annotated[Path, typer.Option(help="The file to write, e.g. theirs.attar.safetensors.")],
     data: Annotated[
         str | None, typer.Option(help="The real data: names and order of classes, statistics, the ZCA matrix.")

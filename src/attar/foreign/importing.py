@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from attar.codecs.pixels import Pixels
 from attar.data.decoding import Channels, Resize
+from attar.data.hub import HUB
 from attar.data.image_set import ImageSet, Splits
 from attar.data.sources import load_images
 from attar.distilled import DistilledSet
@@ -19,7 +21,7 @@ from attar.errors import InputError, unknown
 from attar.evaluation.evaluate import RATE
 from attar.foreign.arrays import read_arrays
 from attar.foreign.found import Found, labels_of, rate_of
-from attar.foreign.pictures import read_pictures
+from attar.foreign.pictures import read_hub, read_pictures
 from attar.foreign.preprocessing import CHOICES, Look, Values, look_at, normalisation, whitening
 from attar.foreign.tensors import load_labels, read_tensors
 from attar.manifest import UNKNOWN, DataProvenance, InitialProvenance, check_classes, without_folders
@@ -33,6 +35,7 @@ PRIVACY = (
     "No differential-privacy guarantee is known. The images are foreign: whether they began as real images, and still "
     "show them, is not known."
 )
+KINDS = "a .pt or .npz file, a folder of class folders, .parquet, a folder that datasets saved, or hf:NAME[:SPLIT]"
 ROW_SUM_ERROR = 1e-3
 SMALLEST_PROBABILITY = 1e-30
 LabelKind = Literal["logits", "probabilities"]
@@ -99,7 +102,8 @@ def import_set(
     by line, what was read, told and assumed (`manifest.recipe`).
 
     Args:
-        source: a .pt or .npz file, a folder of class folders, a .parquet file or a folder of them.
+        source: a .pt or .npz file, a folder of class folders, a .parquet or .arrow file, a folder of parquet files or
+            one that `datasets` saved, "hf:NAME" or "hf:NAME:SPLIT".
         data: what it was distilled from, Splits or anything `load_images` takes: names and order of the classes,
             statistics, whitening; only the training part is looked at.
         labels: a file of labels, .pt or .npy, where `source` has none.
@@ -112,8 +116,8 @@ def import_set(
             only its makers can answer; one line.
     """
     known = Answers(**answers)
-    path, progress = Path(source), progress or Silent()
-    found = _read(path, None if labels is None else Path(labels), known.experiment, progress)
+    progress = progress or Silent()
+    found = _read(source, None if labels is None else Path(labels).expanduser(), known.experiment, progress)
     splits = None if data is None else _real(found, data, known.classes, test, resize, progress)
     real = None if splits is None else splits.train
     read, assumed = list(found.notes), list[str]()
@@ -123,7 +127,7 @@ def import_set(
     rate = found.rate if known.rate is None else rate_of(known.rate, f"--rate {known.rate}")
     named = known.name or (splits.name if splits else UNKNOWN)
     told = {name: answer for name, answer in vars(known).items() if answer != getattr(Answers, name)}
-    recipe = {"name": FOREIGN, "source": path.name, "format": found.format, "read": read}
+    recipe = {"name": FOREIGN, "source": _called(source), "format": found.format, "read": read}
     built = DistilledSet.build(
         items,
         preprocess,
@@ -135,6 +139,14 @@ def import_set(
         learned=None if rate is None else {RATE: rate},
     )
     return built.replace(privacy=PRIVACY)
+
+
+def _called(source: Path | str) -> str:
+    """What the manifest calls it: never an absolute path."""
+    if str(source).startswith(HUB):
+        return str(source)
+    path = Path(source).expanduser()
+    return path.name if path.name not in ("", "..") else path.resolve().name
 
 
 def _real(
@@ -165,20 +177,23 @@ def _real(
     return splits
 
 
-def _read(path: Path, labels: Path | None, experiment: int, progress: Progress) -> Found:
+def _read(source: Path | str, labels: Path | None, experiment: int, progress: Progress) -> Found:
+    path = Path(source).expanduser()
     suffix = path.suffix.lower()
     if suffix in (".pt", ".pth"):
         return read_tensors(path, labels, experiment)
     if experiment:
         raise InputError(f"--experiment {experiment} has no effect: {path.name} holds one set; leave it out")
-    if not path.exists():
-        raise InputError(f"{path} does not exist; give a .pt or .npz file, a folder of class folders, or .parquet")
-    if suffix == ".npz":
+    if str(source).startswith(HUB):
+        found = read_hub(str(source), progress)
+    elif not path.exists():
+        raise InputError(f"{path} does not exist; give {KINDS}")
+    elif suffix == ".npz":
         found = read_arrays(path)
-    elif path.is_dir() or suffix == ".parquet":
+    elif path.is_dir() or suffix in (".parquet", ".arrow"):
         found = read_pictures(path, progress)
     else:
-        raise InputError(f"{path} is no set of others; give a .pt or .npz file, a folder of class folders, or .parquet")
+        raise InputError(f"{path} is no set of others; give {KINDS}")
     if labels is None:
         return found
     hard, soft = labels_of(load_labels(labels), f"the labels of {labels.name}")
@@ -224,18 +239,39 @@ def _class_after_class(found: Found, names: tuple[str, ...] | None, assumed: lis
 
 
 def _renamed(found: Found, own: tuple[str, ...], names: tuple[str, ...], assumed: list[str]) -> Found:
-    """Labels by `names` instead of the file's own names: by name where these are the same, else one after the other."""
-    if sorted(own) != sorted(names):
-        if len(own) != len(names):
-            raise InputError(
-                f"the file has {len(own)} classes, e.g. {own[0]!r}, and {len(names)} are named; name the same ones"
-            )
-        assumed.append(f"the file's classes, in order, are the named ones: {own[0]!r} is {names[0]!r}, and so on")
-        return replace(found, classes=names)
-    places = torch.tensor([names.index(name) for name in own])
-    labels = None if found.labels is None else places[found.labels]
-    soft = None if found.soft is None else found.soft[:, places.argsort()]
+    """Labels by `names` instead of the file's own names: by name where these are the same, else by number or order."""
+    if sorted(own) == sorted(names):
+        places = [names.index(name) for name in own]
+    else:
+        places = _places(own, names)
+        first = places.index(min(places))
+        assumed.append(
+            f"the file's classes, in order, are the named ones: {own[first]!r} is {names[places[first]]!r}, and so on"
+        )
+    labels = None if found.labels is None else torch.tensor(places)[found.labels]
+    soft = found.soft
+    if soft is not None and len(own) == len(names):
+        soft = soft[:, torch.tensor(places).argsort()]
     return replace(found, labels=labels, soft=soft, classes=names)
+
+
+def _places(own: tuple[str, ...], names: tuple[str, ...]) -> list[int]:
+    """The place among `names` of each of the file's classes: its number where it counts them from 0, else its rank.
+
+    Raises:
+        InputError: more or fewer classes than are named, and no numbers of named ones.
+    """
+    numbered = [re.fullmatch(r"(\D*)([0-9]{1,18})", name) for name in own]
+    alike = len({found[1] if found else None for found in numbered}) == 1 and numbered[0] is not None
+    numbers = [int(found[2]) for found in numbered if found] if alike else list(range(len(own)))
+    if len(set(numbers)) == len(own) and max(numbers) < len(names) and (alike or len(own) == len(names)):
+        return numbers
+    if len(own) != len(names) or len(set(numbers)) < len(own):
+        raise InputError(
+            f"the file has {len(own)} classes, e.g. {own[0]!r}, and {len(names)} are named; name the same ones"
+        )
+    order = sorted(range(len(own)), key=numbers.__getitem__)
+    return [order.index(place) for place in range(len(own))]
 
 
 def _codecs(found: Found, known: Answers, real: ImageSet | None, assumed: list[str]) -> tuple[Pixels, Pixels]:
