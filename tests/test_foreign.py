@@ -96,6 +96,67 @@ def test_images_of_mtt_find_labels_and_rate_beside_them(tmp_path: Path) -> None:
     ]
 
 
+def test_a_rate_that_cannot_be_one_gives_way_to_the_one_that_is_told(tmp_path: Path) -> None:
+    """MTT's learned rate can become negative; several rates are none that networks are trained at."""
+    images, labels = noise()
+    torch.save(images, tmp_path / "images_best.pt")
+    torch.save(labels, tmp_path / "labels_best.pt")
+    for rate in (torch.tensor(-0.1), torch.tensor([0.1, 0.2]), torch.tensor(float("nan"))):
+        torch.save(rate, tmp_path / "lr_best.pt")
+        with pytest.raises(InputError, match="no learning rate; give a positive number"):
+            import_set(tmp_path / "images_best.pt", normalization="cifar10")
+        made = import_set(tmp_path / "images_best.pt", normalization="cifar10", rate=0.02)
+        assert made.learned == {"student_rate": 0.02}
+    with pytest.raises(InputError, match="--rate is -1, which is no"):
+        import_set(tmp_path / "images_best.pt", normalization="cifar10", rate=-1)
+    torch.save(torch.tensor(0.25), tmp_path / "lr_best.pt")
+    torch.save(labels.flip(0), tmp_path / "mine.pt")
+    made = import_set(tmp_path / "images_best.pt", labels=tmp_path / "mine.pt", normalization="cifar10")
+    assert made.learned == {"student_rate": 0.25} and torch.equal(made.labels, labels.flip(0))
+
+
+def test_targets_of_a_regression_are_not_taken_for_logits(tmp_path: Path) -> None:
+    """FRePo's labels are about one-hot vectors less 1 / K: their softmax would be nearly uniform."""
+    images, labels = noise()
+    targets = torch.eye(10)[labels] - 0.1 + 0.02 * torch.randn(20, 10, generator=torch.Generator().manual_seed(4))
+    np.savez(tmp_path / "frepo.npz", image=images.permute(0, 2, 3, 1).numpy(), label=targets.numpy())
+    with pytest.raises(InputError, match="as targets of a regression do"):
+        import_set(tmp_path / "frepo.npz", normalization="cifar10")
+    made = import_set(tmp_path / "frepo.npz", normalization="cifar10", label_kind="logits")
+    assert made.soft_labels is not None and torch.allclose(made.soft_labels, targets.softmax(1), atol=1e-6)
+    np.save(tmp_path / "hard.npy", labels.numpy())
+    made = import_set(tmp_path / "frepo.npz", labels=tmp_path / "hard.npy", normalization="cifar10")
+    assert made.soft_labels is None and torch.equal(made.labels, labels)
+
+
+def test_values_of_255_levels_are_asked_about(tmp_path: Path) -> None:
+    images, labels = noise()
+    torch.save([(images.sigmoid() * 255).round(), labels], tmp_path / "levels.pt")
+    with pytest.raises(InputError, match="as 8-bit values do; save them as uint8, or divide them by 255"):
+        import_set(tmp_path / "levels.pt", normalization="cifar10")
+    made = import_set(tmp_path / "levels.pt", normalization="cifar10", values="inputs")
+    assert float(made.codes.max()) > 200
+
+
+def test_pictures_can_be_made_one_size_and_colour(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, mode, side in (("a", "L", 8), ("b", "RGB", 12)):
+        (tmp_path / "syn" / name).mkdir(parents=True)
+        Image.new(mode, (side, side), "white").save(tmp_path / "syn" / name / "0.png")
+    command = ["import", str(tmp_path / "syn"), "--out", str(tmp_path / "o.attar.safetensors"), "-q"]
+    command += ["--normalization", "imagenet"]
+    assert main(command) == 2 and "add --channels rgb" in capsys.readouterr().err
+    assert main([*command, "--channels", "rgb"]) == 2 and "--image-size 8" in capsys.readouterr().err
+    assert main([*command, "--channels", "rgb", "--image-size", "8", "--resize", "squash"]) == 0
+    made = attar.load(tmp_path / "o.attar.safetensors")
+    assert made.image_shape == (3, 8, 8) and bool((made.images() > 0.99).all())
+    assert made.manifest.recipe["told"]["channels"] == "rgb"
+    assert main([*command, "--resize", "crop", "--overwrite"]) == 2
+    assert "--resize crop has no effect" in capsys.readouterr().err
+    torch.save(noise()[0], tmp_path / "images.pt")
+    with pytest.raises(InputError, match="--image-size and --channels have no effect"):
+        import_set(tmp_path / "images.pt", normalization="cifar10", image_size=4)
+
+
 def test_soft_labels_of_datm_are_logits_and_probabilities_are_seen(tmp_path: Path) -> None:
     images, labels = noise()
     logits = torch.randn(20, 10, generator=torch.Generator().manual_seed(2)) + 4 * torch.eye(10)[labels]
@@ -241,6 +302,15 @@ def test_an_export_to_arrays_comes_back(digits: ImageSet, tmp_path: Path, codec_
     assert torch.allclose(made.soft_labels, built.soft_labels, atol=1e-6)
 
 
+@pytest.mark.parametrize("target", ["npz", "imagefolder", "parquet"])
+def test_a_learned_rate_comes_back_with_an_export(digits: ImageSet, tmp_path: Path, target: Any) -> None:
+    built = build(digits, "pixels", learned={"student_rate": 0.0625})
+    out = tmp_path / ("out.npz" if target == "npz" else "out")
+    export(built, target, out)
+    assert import_set(out, normalization="mnist").learned == {"student_rate": 0.0625}
+    assert import_set(out, normalization="mnist", rate=0.5).learned == {"student_rate": 0.5}
+
+
 def test_an_export_to_a_folder_comes_back_with_its_classes(digits: ImageSet, splits: Splits, tmp_path: Path) -> None:
     built = build(digits)
     export(built, "imagefolder", tmp_path / "out")
@@ -309,6 +379,7 @@ def test_hostile_files_are_refused_in_one_line(tmp_path: Path, monkeypatch: pyte
     torch.save([torch.zeros(1).expand(2**20, 3, 64, 64), labels], "expanded.pt")
     torch.save([images / 0, labels], "infinite.pt")
     torch.save({"latent": images, "decoder": {"w": labels}}, "d3.pt")
+    torch.save(torch.randn(10, 64, 2), "priors.pt")
     torch.save([images, labels[:7]], "few.pt")
     torch.save([images, labels - 1], "negative.pt")
     torch.save([images.to_sparse(), labels], "sparse.pt")
@@ -321,6 +392,7 @@ def test_hostile_files_are_refused_in_one_line(tmp_path: Path, monkeypatch: pyte
         "expanded.pt": "each of them in the file",
         "infinite.pt": "not finite",
         "d3.pt": "to be saved as images",
+        "priors.pt": "render latents and priors with their own code",
         "few.pt": "one label for each image",
         "negative.pt": "count classes from 0",
         "sparse.pt": "no plain tensor",
@@ -365,6 +437,15 @@ def test_arrays_are_read_without_pickle_or_excess(tmp_path: Path) -> None:
     _archive(tmp_path / "announced.npz", **{"images.npy": header.getvalue()})
     with pytest.raises(InputError, match="holds fewer"):
         import_set(tmp_path / "announced.npz")
+    np.savez(tmp_path / "long.npz", images=images.numpy().astype(np.longdouble), labels=labels.numpy())
+    with pytest.raises(InputError, match="where numbers are needed"):
+        import_set(tmp_path / "long.npz", normalization="cifar10")
+    np.savez(tmp_path / "named.npz", images=images.numpy(), labels=labels.numpy(), classes=np.array(["b", "a"]))
+    with pytest.raises(InputError, match="labels are of 10 classes and the file names 2"):
+        import_set(tmp_path / "named.npz", normalization="cifar10", classes=["a", "b"])
+    names = np.array([name.encode() for name in CLASSES])
+    np.savez(tmp_path / "bytes.npz", images=images.numpy(), labels=labels.numpy(), classes=names)
+    assert import_set(tmp_path / "bytes.npz", normalization="cifar10").classes == CLASSES
     np.savez(tmp_path / "theirs.npz", x=images.numpy(), y=labels.numpy().astype(np.uint16), lr=np.float64(0.02))
     made = import_set(tmp_path / "theirs.npz", normalization="cifar10")
     assert torch.equal(made.codes, images) and torch.equal(made.labels, labels) and made.learned["student_rate"] == 0.02

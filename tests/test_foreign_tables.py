@@ -17,8 +17,6 @@ from attar.data.sources import load_images
 from attar.errors import InputError
 from attar.export import export
 from attar.foreign.importing import import_set
-from attar.foreign.pictures import read_hub
-from attar.progress import Silent
 from small_sets import CLASSES, build, digit_images, first_items, logits_for
 
 pa = pytest.importorskip("pyarrow", reason="tables need pyarrow: attar[parquet]")
@@ -281,7 +279,8 @@ def test_the_package_itself_writes_what_is_read(
         assert back.soft_labels is not None
         assert torch.allclose(back.soft_labels, soft if order == 1 else soft.flip(0), atol=1e-6)
     monkeypatch.setattr(datasets, "load_dataset", lambda name: {"ipc_2": shuffled.select(range(4, 20))})
-    found = read_hub("hf:someone/digits:ipc_2", Silent())
-    assert torch.equal(found.images, chosen.images.flip(0)[4:]) and found.soft is not None and len(found.soft) == 16
+    hub = import_set("hf:someone/digits:ipc_2", data=splits)
+    assert torch.equal(pixels_of(hub), chosen.images.flip(0)[4:]) and hub.soft_labels is not None
+    assert hub.manifest.recipe["source"] == "hf:someone/digits:ipc_2"
     with pytest.raises(InputError, match=r"no train part; name one, hf:someone/digits:ipc_2"):
-        read_hub("hf:someone/digits", Silent())
+        import_set("hf:someone/digits", data=splits)

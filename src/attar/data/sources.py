@@ -64,7 +64,7 @@ def load_images(
         >>> load_images("digits").train.image_shape
         (1, 8, 8)
     """
-    rules = Rules(_size(image_size), resize, channels)
+    rules = Rules(sides(image_size), resize, channels)
     if not 0 < test_fraction < 1:
         raise InputError(f"test_fraction is {test_fraction}; give a share between 0 and 1, e.g. 0.2")
     progress = progress or Silent()
@@ -82,7 +82,8 @@ def load_images(
     return Splits(train, held, found.name)
 
 
-def _size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+def sides(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    """(height, width) of a side or of both; None stays None."""
     if image_size is None or isinstance(image_size, int):
         return None if image_size is None else (image_size, image_size)
     if len(image_size) != 2:

@@ -30,7 +30,7 @@ _CACHED_GROUPS = 4
 def holds_tables(folder: Path) -> bool:
     """Whether there are such files in the folder or one level below (as in data/train-00000.parquet)."""
     patterns = ("*.parquet", "*/*.parquet", "*.arrow", "*/*.arrow")
-    return any(True for pattern in patterns for _ in folder.glob(pattern))
+    return any(found.is_file() for pattern in patterns for found in folder.glob(pattern))
 
 
 def open_tables(path: Path, soft: bool = False) -> Source:
@@ -49,7 +49,7 @@ def open_tables(path: Path, soft: bool = False) -> Source:
         InputError: pyarrow is missing, a file cannot be read, several sets lie side by side, or no such columns are
             found.
     """
-    groups = _saved_parts(path) if path.is_dir() and not any(path.rglob("*.parquet")) else _parquet_parts(path)
+    groups = _saved_parts(path) if path.is_dir() and not _below(path) else _parquet_parts(path)
     train = groups.get("train") or groups.get("")
     if train is None:
         named = ", ".join(sorted(groups))
@@ -63,17 +63,19 @@ def _parquet_parts(path: Path) -> dict[str, list[Path]]:
     """The files of each part, by its name; "" where they have none."""
     if not path.is_dir():
         return {"": [path]}
-    files = sorted(path.rglob("*.parquet"))
-    files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
-    if not files:
-        raise InputError(f"{path} holds no .parquet files; give a file, or a folder of them")
     groups: dict[str, list[Path]] = {}
-    for file in files:
+    for file in _below(path):
         groups.setdefault(_split_name(file, path), []).append(file)
     for name, part in groups.items():
         _refuse_several(path, {_folder(file, path, name) for file in part}, "folders")
         _refuse_several(path, {found[1] for file in part if (found := _SHARD.match(file.stem))}, "parts")
     return groups
+
+
+def _below(folder: Path) -> list[Path]:
+    """Parquet files at any depth, but for hidden ones."""
+    found = [file for file in folder.rglob("*.parquet") if file.is_file()]
+    return sorted(f for f in found if not any(part.startswith(".") for part in f.relative_to(folder).parts))
 
 
 def _folder(file: Path, root: Path, split: str) -> str:
@@ -102,7 +104,7 @@ def _saved_parts(path: Path) -> dict[str, list[Path]]:
 
 def _saved_files(folder: Path) -> list[Path]:
     """The files that the folder's state lists, since an earlier, longer save may have left others beside them."""
-    files, state = sorted(folder.glob("*.arrow")), folder / _STATE
+    files, state = sorted(file for file in folder.glob("*.arrow") if file.is_file()), folder / _STATE
     if not files or not state.is_file():
         return files
     try:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from attar.errors import InputError
-from attar.exports.rendering import ABOUT
+from attar.exports.rendering import ABOUT, CLASSES
 
 LONGEST_NAME_BYTES = 100
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10))}
@@ -39,7 +39,8 @@ def _safe(name: str) -> str:
     kept = kept.encode()[:LONGEST_NAME_BYTES].decode(errors="ignore").rstrip(". ").lstrip(" ")
     if not kept.strip("."):
         kept = "class"
-    return f"_{kept}" if kept.startswith(".") or kept.split(".")[0].casefold() in RESERVED else kept
+    taken = kept.casefold() in (ABOUT, CLASSES) or kept.split(".")[0].casefold() in RESERVED
+    return f"_{kept}" if kept.startswith(".") or taken else kept
 
 
 def refuse_folder(out: Path, overwrite: bool) -> None:
@@ -62,14 +63,18 @@ def atomic_folder(out: Path) -> Iterator[Path]:
         made = work / "new"
         made.mkdir()
         yield made
-        old = work / "old"
-        if out.exists():
-            out.rename(old)
-        try:
-            made.rename(out)
-        except OSError:
-            if old.exists():
-                old.rename(out)
-            raise
+        _exchange(made, out, work / "old")
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _exchange(made: Path, out: Path, old: Path) -> None:
+    """`made` becomes `out`; whatever stops it on the way, Ctrl-C too, what was there is put back."""
+    try:
+        if out.exists():
+            out.rename(old)
+        made.rename(out)
+    except BaseException:
+        if old.exists() and not out.exists():
+            old.rename(out)
+        raise

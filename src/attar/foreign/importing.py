@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from attar.codecs.pixels import Pixels
-from attar.data.decoding import Channels, Resize
+from attar.data.decoding import Channels, Resize, Rules
 from attar.data.hub import HUB
 from attar.data.image_set import ImageSet, Splits
-from attar.data.sources import load_images
+from attar.data.sources import load_images, sides
 from attar.distilled import DistilledSet
 from attar.errors import InputError, unknown
 from attar.evaluation.evaluate import RATE
 from attar.foreign.arrays import read_arrays
-from attar.foreign.found import Found, labels_of, rate_of
+from attar.foreign.found import Found, check_rate, labels_of
 from attar.foreign.pictures import read_hub, read_pictures
 from attar.foreign.preprocessing import CHOICES, Look, Values, look_at, normalisation, whitening
 from attar.foreign.tensors import load_labels, read_tensors
@@ -36,8 +36,11 @@ PRIVACY = (
     "show them, is not known."
 )
 KINDS = "a .pt or .npz file, a folder of class folders, .parquet, a folder that datasets saved, or hf:NAME[:SPLIT]"
+MOST_OF_A_PICTURE = 2.0
 ROW_SUM_ERROR = 1e-3
 SMALLEST_PROBABILITY = 1e-30
+# One-hot vectors less 1 / K, and what training makes of them.
+TARGETS = (-1.0, 2.0)
 LabelKind = Literal["logits", "probabilities"]
 
 
@@ -56,6 +59,8 @@ class Answers:
         experiment: which of several sets in the file, counted from 0.
         name: of the data it was distilled from.
         storage: of the values in the file; None is float16 for 8-bit pictures and float32 for floats.
+        image_size: of pictures, a side or (height, width); None: they have one size.
+        channels: of pictures: "keep", "grey" or "rgb".
     """
 
     values: Values | None = None
@@ -68,6 +73,8 @@ class Answers:
     experiment: int = 0
     name: str | None = None
     storage: Storage | None = None
+    image_size: int | tuple[int, int] | None = None
+    channels: Channels = "keep"
 
     def __post_init__(self) -> None:
         for what, value, allowed in (
@@ -107,7 +114,8 @@ def import_set(
         data: what it was distilled from, Splits or anything `load_images` takes: names and order of the classes,
             statistics, whitening; only the training part is looked at.
         labels: a file of labels, .pt or .npy, where `source` has none.
-        test, resize: as of `load_images`, for `data`.
+        test: as of `load_images`, for `data`.
+        resize: as of `load_images`, for `data` and for pictures with an `image_size`.
         progress: shows the decoding of pictures.
         answers: fields of `Answers`.
 
@@ -117,14 +125,14 @@ def import_set(
     """
     known = Answers(**answers)
     progress = progress or Silent()
-    found = _read(source, None if labels is None else Path(labels).expanduser(), known.experiment, progress)
+    found = _read(source, None if labels is None else Path(labels).expanduser(), known, resize, progress)
     splits = None if data is None else _real(found, data, known.classes, test, resize, progress)
     real = None if splits is None else splits.train
     read, assumed = list(found.notes), list[str]()
     found, classes = _classes(found, known, real, assumed)
     codec, preprocess = _codecs(found, known, real, assumed)
     items = _items(found, known, codec, preprocess, assumed)
-    rate = found.rate if known.rate is None else rate_of(known.rate, f"--rate {known.rate}")
+    rate = _rate(found, known)
     named = known.name or (splits.name if splits else UNKNOWN)
     told = {name: answer for name, answer in vars(known).items() if answer != getattr(Answers, name)}
     recipe = {"name": FOREIGN, "source": _called(source), "format": found.format, "read": read}
@@ -147,6 +155,12 @@ def _called(source: Path | str) -> str:
         return str(source)
     path = Path(source).expanduser()
     return path.name if path.name not in ("", "..") else path.resolve().name
+
+
+def _rate(found: Found, known: Answers) -> float | None:
+    if known.rate is not None:
+        return check_rate(float(known.rate), "--rate")
+    return None if found.rate is None else check_rate(found.rate, "the rate that lies with the images")
 
 
 def _real(
@@ -177,21 +191,26 @@ def _real(
     return splits
 
 
-def _read(source: Path | str, labels: Path | None, experiment: int, progress: Progress) -> Found:
+def _read(source: Path | str, labels: Path | None, known: Answers, resize: Resize, progress: Progress) -> Found:
     path = Path(source).expanduser()
-    suffix = path.suffix.lower()
-    if suffix in (".pt", ".pth"):
-        return read_tensors(path, labels, experiment)
-    if experiment:
-        raise InputError(f"--experiment {experiment} has no effect: {path.name} holds one set; leave it out")
-    if str(source).startswith(HUB):
-        found = read_hub(str(source), progress)
+    suffix, hub = path.suffix.lower(), str(source).startswith(HUB)
+    tensors = suffix in (".pt", ".pth") and not hub
+    if known.experiment and not tensors:
+        raise InputError(f"--experiment {known.experiment} has no effect: {path.name} holds one set; leave it out")
+    if (tensors or suffix == ".npz") and (known.image_size is not None or known.channels != "keep"):
+        raise InputError(f"--image-size and --channels have no effect: {path.name} holds numbers, no pictures")
+    if tensors:
+        return read_tensors(path, labels, known.experiment)
+    size = sides(known.image_size)
+    rules = Rules(size, "refuse" if size is None else resize, known.channels)
+    if hub:
+        found = read_hub(str(source), rules, progress)
     elif not path.exists():
         raise InputError(f"{path} does not exist; give {KINDS}")
     elif suffix == ".npz":
         found = read_arrays(path)
     elif path.is_dir() or suffix in (".parquet", ".arrow"):
-        found = read_pictures(path, progress)
+        found = read_pictures(path, rules, progress)
     else:
         raise InputError(f"{path} is no set of others; give {KINDS}")
     if labels is None:
@@ -214,6 +233,10 @@ def _classes(found: Found, known: Answers, real: ImageSet | None, assumed: list[
             "found; give one label for each image, e.g. --labels labels_best.pt"
         )
     needed = int(found.labels.max()) + 1 if found.soft is None else found.soft.shape[1]
+    if found.classes is not None and needed > len(found.classes):
+        raise InputError(
+            f"labels are of {needed} classes and the file names {len(found.classes)}; give --classes for all"
+        )
     if names is None:
         names = tuple(str(index) for index in range(max(2, needed)))
         assumed.append(f"classes have no names and are called {names[0]} to {names[-1]}; --data or --classes name them")
@@ -302,6 +325,10 @@ def _values(found: Found, known: Answers, look: Look | None, assumed: list[str])
         return "plain"
     if known.values is not None:
         return known.values
+    if look.low >= 0 and look.high > MOST_OF_A_PICTURE:
+        raise InputError(
+            f"{look}, as 8-bit values do; save them as uint8, or divide them by 255 (--values inputs: they are inputs)"
+        )
     if look.kind == "pictures":
         assumed.append(f"pictures as they are, because {look}")
         return "plain"
@@ -338,6 +365,12 @@ def _logits(soft: Tensor, kind: LabelKind | None, assumed: list[str]) -> Tensor:
     """Whose softmax is what the file means."""
     sums_to_one = bool((soft >= 0).all()) and bool(((soft.sum(1) - 1).abs() < ROW_SUM_ERROR).all())
     if kind is None:
+        low, high = float(soft.min()), float(soft.max())
+        if not sums_to_one and TARGETS[0] <= low and high <= TARGETS[1]:
+            raise InputError(
+                f"soft labels run from {low:.3g} to {high:.3g}, as targets of a regression do (FRePo, KIP), which no "
+                "softmax gives; give hard labels by --labels FILE, or --label-kind logits if they are logits"
+            )
         kind = "probabilities" if sums_to_one else "logits"
         assumed.append(f"soft labels are {kind}, because their rows {'' if sums_to_one else 'do not '}sum to 1")
     if kind == "probabilities" and not sums_to_one:
