@@ -306,12 +306,12 @@ def test_the_command_writes_card_and_picture(
         assert picture.width > 300 and len(np.unique(np.asarray(picture))) > 10
     assert main([*line, "--picture", "near.png"]) == 2
     assert main([*line, "--out", "card.txt"]) == 2
+    assert main([*line, "--picture", "one.png", "--write", "./one.png"]) == 2 and not Path("one.png").exists()
     assert main([*line, "--shadows", "2"]) == 2
     assert main([*line, "--engine", "ray"]) == 2
     told = capsys.readouterr().err.splitlines()
-    assert ["near.png exists" in told[0], "card.txt" in told[1], "at least 4" in told[2], "--shadows" in told[3]] == [
-        True
-    ] * 4
+    wanted = ("near.png exists", "card.txt", "name one file twice", "at least 4", "--shadows")
+    assert [words in line for words, line in zip(wanted, told, strict=True)] == [True] * 5
 
 
 def test_nothing_is_computed_for_a_picture_that_cannot_be_written(

@@ -194,6 +194,10 @@ def test_dictionaries_and_channels_last_are_understood(tmp_path: Path) -> None:
     made = import_set(tmp_path / "set.pt", normalization="cifar10")
     assert torch.equal(made.codes, images) and made.learned == {"student_rate": 0.1}
     torch.save(images, tmp_path / "alone.pt")
+    torch.save([images, labels.tolist()], tmp_path / "listed.pt")
+    assert torch.equal(import_set(tmp_path / "listed.pt", normalization="cifar10").labels, labels)
+    with pytest.raises(InputError, match="--classes names no class"):
+        import_set(tmp_path / "listed.pt", normalization="cifar10", classes=[])
     with pytest.raises(InputError, match="20 images have no labels"):
         import_set(tmp_path / "alone.pt", normalization="cifar10")
     made = import_set(tmp_path / "alone.pt", normalization="cifar10", classes=CLASSES)
@@ -217,9 +221,23 @@ def test_the_published_whitening_is_of_images_as_they_are(splits: Splits, tmp_pa
     assert torch.equal(made.codes, ours) and torch.allclose(inputs_of(made), ours, atol=1e-4)
     assert torch.allclose(made.images(), splits.train.images[:50].float() / 255, atol=1e-4)
     plain = splits.train.images[:50].float() / 255
-    torch.save([plain, splits.train.labels[:50]], tmp_path / "images_zca.pt")
-    made = import_set(tmp_path / "images_zca.pt", data=splits, zca=True, values="plain")
+    torch.save([plain, splits.train.labels[:50]], tmp_path / "others.pt")
+    made = import_set(tmp_path / "others.pt", data=splits, zca=True, values="plain")
     assert torch.equal(made.codes, plain) and torch.allclose(inputs_of(made), ours, atol=1e-4)
+
+
+def test_what_mtt_took_back_from_whitened_inputs_is_whitened_again(splits: Splits, tmp_path: Path) -> None:
+    """Its images_zca_N.pt are pictures, though they leave [0, 1] as no picture does; images_N.pt are the inputs."""
+    codec, draw = whitening(splits.train), torch.Generator().manual_seed(5)
+    inputs = codec.encode(splits.train.images[:50].float() / 255) + 0.5 * torch.randn(50, 1, 8, 8, generator=draw)
+    torch.save(inputs, tmp_path / "images_300.pt")
+    torch.save(codec.decode(inputs), tmp_path / "images_zca_300.pt")
+    torch.save(splits.train.labels[:50], tmp_path / "labels_300.pt")
+    assert float(codec.decode(inputs).min()) < -0.25
+    made = [import_set(tmp_path / f"images_{name}.pt", data=splits, zca=True) for name in ("300", "zca_300")]
+    for each in made:
+        assert torch.allclose(inputs_of(each), inputs, atol=2e-3) and torch.equal(each.labels, splits.train.labels[:50])
+    assert any("as MTT's code names them" in line for line in made[1].manifest.recipe["assumed"])
 
 
 def test_what_values_look_like() -> None:

@@ -31,6 +31,7 @@ class Found:
         rate: learned learning rate, where the file has one, as it is there; NaN where it is no single number.
         preprocess: images to network inputs, where the file has it.
         notes: what was read how, a line each.
+        plain: whether the file's name says that the values are pictures, wherever they lie.
     """
 
     images: Tensor
@@ -41,6 +42,7 @@ class Found:
     rate: float | None = None
     preprocess: Pixels | None = None
     notes: tuple[str, ...] = field(default=())
+    plain: bool = False
 
 
 def images_of(value: Any, what: str) -> tuple[Tensor, tuple[str, ...]]:
@@ -68,11 +70,13 @@ def images_of(value: Any, what: str) -> tuple[Tensor, tuple[str, ...]]:
 
 
 def labels_of(value: Any, what: str) -> tuple[Tensor | None, Tensor | None]:
-    """A tensor as hard labels, int64 [N], or as numbers for every class, float32 [N, K]; the other is None.
+    """A tensor or list as hard labels, int64 [N], or as numbers for every class, float32 [N, K]; the other is None.
 
     Raises:
         InputError: neither.
     """
+    if isinstance(value, list | tuple) and value and all(isinstance(each, int) for each in value):
+        value = torch.tensor([min(max(each, -1), 10**9) for each in value])
     tensor = _honest(value, what)
     if tensor.ndim == 2 and tensor.shape[1] == 1:
         tensor = tensor[:, 0]
@@ -109,7 +113,7 @@ def check_rate(rate: float, what: str) -> float:
 def _honest(value: Any, what: str) -> Tensor:
     """A dense CPU tensor that holds as many values as it says."""
     if not isinstance(value, Tensor):
-        raise InputError(f"{what} is a {type(value).__name__}; a tensor is needed")
+        raise InputError(f"{what} are a {type(value).__name__}; save them as a tensor")
     if value.layout != torch.strided or value.is_quantized or value.is_nested or value.device.type != "cpu":
         raise InputError(f"{what} is no plain tensor; save it again as a dense one")
     value = value.detach()

@@ -88,6 +88,8 @@ class Answers:
             raise InputError(
                 "--zca and --normalization are both given; whitening takes images as they are, without normalization"
             )
+        if self.classes is not None and not self.classes:
+            raise InputError("--classes names no class; name all of them, or leave it out")
         if self.experiment < 0:
             raise InputError(f"--experiment {self.experiment} is negative; experiments count from 0")
         Grid(self.grid)
@@ -325,6 +327,9 @@ def _values(found: Found, known: Answers, look: Look | None, assumed: list[str])
         return "plain"
     if known.values is not None:
         return known.values
+    if found.plain:
+        assumed.append(f"pictures, taken back from whitened inputs, as MTT's code names them: {look}")
+        return "plain"
     if look.low >= 0 and look.high > MOST_OF_A_PICTURE:
         raise InputError(
             f"{look}, as 8-bit values do; save them as uint8, or divide them by 255 (--values inputs: they are inputs)"

@@ -19,6 +19,8 @@ from attar.foreign.found import MOST_BYTES, Found, images_of, labels_of, number_
 
 MOST_PICKLE_BYTES = 2**24
 MOST_EXPERIMENTS = 1000
+UNWHITENED = "images_zca_"
+"""With ZCA, MTT's code saves its network inputs as images_N.pt and, taken back to pictures, as images_zca_N.pt."""
 IMAGE_KEYS = ("images", "image", "image_syn", "x", "data")
 LABEL_KEYS = ("labels", "label", "label_syn", "y", "targets", "target")
 RATE_KEYS = ("lr", "syn_lr", "rate")
@@ -184,7 +186,7 @@ def _with_files_beside(found: Found, path: Path, labelled: bool) -> Found:
     if rate is not None:
         found = replace(found, rate=number_of(load_tensors(rate), f"the rate in {rate.name}"))
         notes.append(f"the learned rate is that of {rate.name}, beside it")
-    return replace(found, notes=tuple(notes))
+    return replace(found, notes=tuple(notes), plain=path.name.startswith(UNWHITENED))
 
 
 def _beside(path: Path, kind: str) -> Path | None:
