@@ -203,6 +203,34 @@ def test_a_state_that_lists_other_files_is_refused(
     assert "\n" not in str(caught.value)
 
 
+def test_a_picture_that_many_rows_share_is_held_once(tmp_path: Path) -> None:
+    """A file of a few kilobytes would unpack to 100 MB."""
+    content = png(torch.zeros(1, 4, 4, dtype=torch.uint8)) + bytes(1 << 20)
+    for kind in (pa.struct({"bytes": pa.binary(), "path": pa.string()}), pa.binary()):
+        value = {"bytes": content, "path": None} if pa.types.is_struct(kind) else content
+        made = pa.table({"image": pa.array([value] * 100, kind), "label": [number % 2 for number in range(100)]})
+        path = tmp_path / "shared.parquet"
+        with pq.ParquetWriter(path, made.schema, compression="zstd", dictionary_pagesize_limit=1 << 30) as writer:
+            writer.write_table(made)
+        del made
+        assert path.stat().st_size < 2**13
+        pool = pa.system_memory_pool()
+        before, usual = pool.bytes_allocated(), pa.default_memory_pool()
+        pa.set_memory_pool(pool)
+        try:
+            found = import_set(path, normalization="mnist")
+        finally:
+            pa.set_memory_pool(usual)
+        assert len(found) == 100 and pool.max_memory() - before < 30 * 2**20
+
+
+def test_more_rows_than_bytes_are_refused(tmp_path: Path) -> None:
+    made = pa.table({"image": pa.array([None] * 100_000, pa.binary()), "label": pa.array([1] * 100_000)})
+    pq.write_table(made, tmp_path / "rows.parquet", compression="zstd")
+    with pytest.raises(InputError, match="announces 100000 rows in"):
+        import_set(tmp_path / "rows.parquet", normalization="mnist")
+
+
 def test_damaged_arrow_files_never_raise_anything_else(chosen: ImageSet, tmp_path: Path) -> None:
     folder = write_saved(tmp_path / "saved", table(chosen, logits=list(logits_for(2).numpy())))
     path, numbers = folder / "data-00000-of-00001.arrow", np.random.default_rng(0)

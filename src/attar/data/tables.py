@@ -24,6 +24,7 @@ _SPLIT = re.compile(r"(?:^|[-_./])(train|test|val|valid|validation)(?=$|[-_./0-9
 _SHARD = re.compile(r"(.*?)-?\d{5}-of-\d{5}(-[0-9a-f]+)?$")
 _STATE = "state.json"
 _MOST_STATE_BYTES = 2**24
+_MOST_ONCE_BYTES = 2**30  # what pyarrow can look up in one group; far more than writers hold once for many rows
 _CACHED_GROUPS = 4
 
 
@@ -153,11 +154,24 @@ class Rows(Protocol):
 
 
 class _Parquet:
-    """A parquet file's row groups."""
+    """A parquet file's row groups. Images that the file holds once, for many rows, are held once here too.
 
-    def __init__(self, file: Any) -> None:
-        self.file, self.schema = file, file.schema_arrow
-        self.sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+    Raises:
+        InputError: more rows than bytes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow.parquet as parquet
+
+        plain = parquet.ParquetFile(path)
+        groups = [plain.metadata.row_group(group) for group in range(plain.metadata.num_row_groups)]
+        self.schema, self.sizes = plain.schema_arrow, [group.num_rows for group in groups]
+        if sum(self.sizes) > (held := path.stat().st_size):
+            raise InputError(f"{path.name} announces {sum(self.sizes)} rows in {held} bytes; it is damaged")
+        columns = [group.column(column) for group in groups for column in range(group.num_columns)]
+        once = {each.path_in_schema for each in columns if each.physical_type == "BYTE_ARRAY"}
+        once -= {each.path_in_schema for each in columns if each.total_uncompressed_size > _MOST_ONCE_BYTES}
+        self.file = parquet.ParquetFile(path, metadata=plain.metadata, read_dictionary=sorted(once))
 
     def column(self, group: int, name: str) -> Any:
         return self.file.read_row_group(group, columns=[name]).column(name)
@@ -192,11 +206,13 @@ class Held:
 
 def _open_parquet(path: Path) -> Rows:
     try:
-        import pyarrow.parquet
+        import pyarrow.parquet  # noqa: F401
     except ImportError:
         raise _pyarrow_missing(path) from None
     try:
-        return _Parquet(pyarrow.parquet.ParquetFile(path))
+        return _Parquet(path)
+    except InputError:
+        raise
     except Exception as error:  # a hostile file reaches any corner of the reader
         raise _unreadable(path.name, error) from error
 
