@@ -117,6 +117,15 @@ def test_nothing_is_overwritten_but_an_earlier_export(digits: ImageSet, tmp_path
     (out / "stale").mkdir()
     export(built, "imagefolder", out, overwrite=True)
     assert not (out / "stale").exists() and (out / "classes.json").is_file()
+    for name in ("notes.txt", "zero/notes.txt", "data/train/photo.png"):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("mine")
+        with pytest.raises(InputError, match="is of no export and would be lost"):
+            export(built, "imagefolder", out, overwrite=True)
+        assert (out / name).read_text() == "mine"
+        (out / name).unlink()
+    export(built, "parquet", out, overwrite=True)
+    export(built, "imagefolder", out, overwrite=True)
     for overwrite in (False, True):
         with pytest.raises(InputError, match="left as it is"):
             export(built, "imagefolder", tmp_path / "precious", overwrite=overwrite)

@@ -189,6 +189,7 @@ def test_pictures_that_are_named_lie_below_the_folder(chosen: ImageSet, splits: 
         ({"_data_files": [{"filename": "data-00009-of-00010.arrow"}]}, "is not beside it"),
         ({"_data_files": []}, "is not beside it"),
         ({"_data_files": [3]}, "state.json is damaged"),
+        ({"_data_files": [{"filename": "data-00000-of-00001.arrow"}] * 2}, "state.json is damaged"),
         ([], "state.json is damaged"),
     ],
 )

@@ -112,6 +112,8 @@ def _saved_files(folder: Path) -> list[Path]:
         if state.stat().st_size > _MOST_STATE_BYTES:
             raise ValueError
         names = [str(entry["filename"]) for entry in json.loads(state.read_bytes())["_data_files"]]
+        if len(set(names)) < len(names):
+            raise ValueError
     except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(
             f"{state} is damaged; save the data set again, or remove it to take every .arrow file"

@@ -13,6 +13,8 @@ from attar.errors import InputError
 from attar.exports.rendering import ABOUT, CLASSES
 
 LONGEST_NAME_BYTES = 100
+FILES = {ABOUT, CLASSES, "README.md", "images.pt", "labels.pt", "lr.pt", "config.yaml"}
+"""What exports to folders write beside pictures and tables."""
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10))}
 
 
@@ -44,7 +46,7 @@ def _safe(name: str) -> str:
 
 
 def refuse_folder(out: Path, overwrite: bool) -> None:
-    """Raise InputError where `out` exists and is no earlier export that may be replaced."""
+    """Raise InputError where `out` exists and is no earlier export that may be replaced, or has other files in it."""
     if not out.parent.is_dir():
         raise InputError(f"the folder {out.parent} does not exist; make it first, or write elsewhere")
     if not out.exists() and not out.is_symlink():
@@ -53,6 +55,17 @@ def refuse_folder(out: Path, overwrite: bool) -> None:
         raise InputError(f"{out} exists and is left as it is; give another name, or --overwrite to replace it")
     if out.is_symlink() or not (out / ABOUT).is_file():
         raise InputError(f"{out} is not an earlier export (it has no {ABOUT}) and is left as it is; give another name")
+    stranger = next((path for path in sorted(out.rglob("*")) if not path.is_dir() and not _exported(path, out)), None)
+    if stranger is not None:
+        raise InputError(f"{stranger} is of no export and would be lost; move it away, or give another name")
+
+
+def _exported(path: Path, out: Path) -> bool:
+    """Whether a file is where an export writes one of its name."""
+    below = path.relative_to(out)
+    if len(below.parts) == 1:
+        return path.name in FILES
+    return len(below.parts) == 2 and (path.suffix == ".png" or below.match("data/*.parquet"))
 
 
 @contextmanager

@@ -66,6 +66,7 @@ def find_copies(
     """
     pixels = found[0][1]
     differing = _levels_apart(images, real, pixels)
+    classes = [distilled.classes[label] for label in distilled.labels.tolist()]
     copies = []
     for item in range(len(images)):
         below = [
@@ -81,7 +82,7 @@ def find_copies(
         copies.append(
             Copy(
                 item=item,
-                item_class=distilled.classes[int(distilled.labels[item])],
+                item_class=classes[item],
                 part=part,
                 index=index,
                 image_class=real.classes[int(real.labels[index])],
