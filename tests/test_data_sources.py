@@ -19,6 +19,7 @@ from sklearn.datasets import load_digits
 
 from attar.data import ImageSet, Splits, load_images
 from attar.data.builtin import digits
+from attar.data.tables import Held, Table
 from attar.errors import InputError
 
 
@@ -81,6 +82,15 @@ def test_a_folder_of_parquet_files_has_parts(tmp_path: Path) -> None:
     assert (len(splits.train), len(splits.test)) == (40, 20)
     assert splits.train.fingerprint == images.select(torch.arange(40)).fingerprint
     assert load_images(tmp_path, memory_limit_bytes=0).train.fingerprint == splits.train.fingerprint
+
+
+def test_parts_with_their_classes_in_another_order_are_matched_by_name(tmp_path: Path) -> None:
+    images = some_digits(60)
+    write_table(tmp_path / "train.parquet", images)
+    turned = ImageSet(images.images, 9 - images.labels, images.classes[::-1])
+    write_table(tmp_path / "test.parquet", turned)
+    splits = load_images(tmp_path)
+    assert torch.equal(splits.test.labels, images.labels) and splits.test.classes == images.classes
 
 
 def test_parquet_labels_can_be_text(tmp_path: Path) -> None:
@@ -181,6 +191,19 @@ def test_the_hub(fake_hub: ModuleType) -> None:
     with pytest.raises(InputError, match="hf:other cannot be loaded \\(no data set other\\)") as caught:
         load_images("hf:other")
     assert "\n" not in str(caught.value)
+
+
+def test_pictures_that_the_hub_left_in_files_are_read_there(tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(encoded(np.zeros((4, 4), np.uint8)))
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    rows = pa.array([{"bytes": None, "path": str(tmp_path / "0.png")}, {"bytes": None, "path": None}, None], kind)
+    table = pa.table({"image": rows, "label": [0, 1, 1]})
+    ours = Table([Held(table)], "some", ["facts"], None)
+    assert ours.read(0) == tmp_path / "0.png"
+    theirs = Table([Held(table)], "some", ["facts"], tmp_path)
+    for read in (lambda: ours.read(1), lambda: ours.read(2), lambda: theirs.read(0)):
+        with pytest.raises(InputError, match="holds no image bytes"):
+            read()
 
 
 def test_one_part_of_the_hub(fake_hub: ModuleType) -> None:

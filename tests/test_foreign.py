@@ -129,6 +129,18 @@ def test_targets_of_a_regression_are_not_taken_for_logits(tmp_path: Path) -> Non
     assert made.soft_labels is None and torch.equal(made.labels, labels)
 
 
+def test_probabilities_in_low_precision_are_seen(tmp_path: Path) -> None:
+    """Rows of many small numbers sum to 1 but for what rounding took from them."""
+    images, _ = noise()
+    exact = (3 * torch.randn(20, 1000, generator=torch.Generator().manual_seed(6))).softmax(1)
+    rounded = (exact * 2**16).floor() / 2**16
+    assert 1e-3 < float((rounded.sum(1) - 1).abs().max()) < 1e-2
+    torch.save([images, rounded], tmp_path / "low.pt")
+    made = import_set(tmp_path / "low.pt", normalization="cifar10")
+    assert made.soft_labels is not None and torch.allclose(made.soft_labels, exact, atol=1e-2)
+    assert any("probabilities" in line for line in made.manifest.recipe["assumed"])
+
+
 def test_values_of_255_levels_are_asked_about(tmp_path: Path) -> None:
     images, labels = noise()
     torch.save([(images.sigmoid() * 255).round(), labels], tmp_path / "levels.pt")

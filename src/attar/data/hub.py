@@ -27,7 +27,7 @@ def open_hub(name: str, soft: bool = False) -> Source:
         raise InputError(f"{name} needs the package datasets; run: pip install 'attar[hub]'") from None
     called, _, wanted = name.removeprefix(HUB).partition(":")
     try:
-        found = datasets.load_dataset(called)
+        found = datasets.load_dataset(called)  # from 2.20 on, no code of a data set is run unless asked for
     except Exception as error:  # the hub client raises its own, its HTTP library's and the system's errors
         reason = str(error).partition("\n")[0][:200] or type(error).__name__
         raise InputError(f"{name} cannot be loaded ({reason}); check the name and the connection") from error

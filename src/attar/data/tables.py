@@ -276,8 +276,8 @@ class Table(Pictures):
         start = int(self._ends[group - 1]) if group else 0
         value = self._column(group)[position - start]
         content = value.as_py() if not hasattr(value, "keys") or not value.is_valid else value["bytes"].as_py()
-        if content is None and self._root is None and value.is_valid and "path" in value:
-            return Path(value["path"].as_py() or "")
+        if content is None and self._root is None and value.is_valid and "path" in value and value["path"].is_valid:
+            return Path(value["path"].as_py())
         if content is None:
             raise InputError(f"{self.name(position)} holds no image bytes; embed the images in the table")
         return content if isinstance(content, bytes) else self._beside(content, position)

@@ -47,7 +47,7 @@ class Estimate(Config):
 
     Args:
         mean: over the sets.
-        low, high: 95 % interval.
+        low, high: 95 % interval, cut to [0, 1].
         values: one for each set.
     """
 
@@ -58,7 +58,7 @@ class Estimate(Config):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Estimate:
-        """Of at least two values, one for each attacked set.
+        """Of at least two values in [0, 1], one for each attacked set.
 
             mean +- t_{S-1} s sqrt(2 / S)
 
@@ -70,8 +70,10 @@ class Estimate(Config):
         """
         mean, low, high = paired_interval(values, [0.0] * len(values))
         assert low is not None and high is not None
-        wider = math.sqrt(2)
-        return cls(mean=mean, low=mean - wider * (mean - low), high=mean + wider * (high - mean), values=tuple(values))
+        half_width = math.sqrt(2) * (high - mean)
+        return cls(
+            mean=mean, low=max(0.0, mean - half_width), high=min(1.0, mean + half_width), values=tuple(values)
+        )  # fmt: skip
 
     @property
     def text(self) -> str:
