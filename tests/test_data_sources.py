@@ -236,6 +236,7 @@ def test_a_test_source_replaces_the_own_test_part() -> None:
     [
         ("digit", "unknown file, folder or built-in data set 'digit'; did you mean 'digits'"),
         ("no/where", "no/where does not exist; give a folder of class folders"),
+        ("~nobody-of-this-name/photos", "does not exist; give a folder of class folders"),
         ("photo.png", "is a single image"),
         ("photos.zip", "is an archive; unpack it"),
         ("photos.txt", "is no source of images"),

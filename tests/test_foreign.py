@@ -430,6 +430,7 @@ def test_hostile_files_are_refused_in_one_line(tmp_path: Path, monkeypatch: pyte
         "text.pt": "is no archive",
         "bomb.pt": "at most its own size",
         "absent.pt": "does not exist",
+        "~nobody-of-this-name/set.npz": "does not exist",
     }
     for name, words in faults.items():
         with pytest.raises(InputError, match=words) as caught:

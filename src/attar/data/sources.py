@@ -113,7 +113,15 @@ def _open(source: AnySource) -> Source:
         return Source(str(source), offer_of(BUILTIN[str(source)]()))
     if str(source).startswith(HUB):
         return open_hub(str(source))
-    return _open_path(Path(source).expanduser())
+    return _open_path(local_path(source))
+
+
+def local_path(source: str | Path) -> Path:
+    """The path, its ~ replaced; where no such user is, as it was, to be reported as absent."""
+    try:
+        return Path(source).expanduser()
+    except RuntimeError:
+        return Path(source)
 
 
 def _open_path(path: Path) -> Source:

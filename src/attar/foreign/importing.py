@@ -15,7 +15,7 @@ from attar.codecs.pixels import Pixels
 from attar.data.decoding import Channels, Resize, Rules
 from attar.data.hub import HUB
 from attar.data.image_set import ImageSet, Splits
-from attar.data.sources import load_images, sides
+from attar.data.sources import load_images, local_path, sides
 from attar.distilled import DistilledSet
 from attar.errors import InputError, unknown
 from attar.evaluation.evaluate import RATE
@@ -128,7 +128,7 @@ def import_set(
     """
     known = Answers(**answers)
     progress = progress or Silent()
-    found = _read(source, None if labels is None else Path(labels).expanduser(), known, resize, progress)
+    found = _read(source, None if labels is None else local_path(labels), known, resize, progress)
     splits = None if data is None else _real(found, data, known.classes, test, resize, progress)
     real = None if splits is None else splits.train
     read, assumed = list(found.notes), list[str]()
@@ -156,7 +156,7 @@ def _called(source: Path | str) -> str:
     """What the manifest calls it: never an absolute path."""
     if str(source).startswith(HUB):
         return str(source)
-    path = Path(source).expanduser()
+    path = local_path(source)
     return path.name if path.name not in ("", "..") else path.resolve().name
 
 
@@ -195,7 +195,7 @@ def _real(
 
 
 def _read(source: Path | str, labels: Path | None, known: Answers, resize: Resize, progress: Progress) -> Found:
-    path = Path(source).expanduser()
+    path = local_path(source)
     suffix, hub = path.suffix.lower(), str(source).startswith(HUB)
     tensors = suffix in (".pt", ".pth") and not hub
     if known.experiment and not tensors:
