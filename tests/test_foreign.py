@@ -473,7 +473,11 @@ def test_arrays_are_read_without_pickle_or_excess(tmp_path: Path) -> None:
         import_set(tmp_path / "long.npz", normalization="cifar10")
     np.savez(tmp_path / "named.npz", images=images.numpy(), labels=labels.numpy(), classes=np.array(["b", "a"]))
     with pytest.raises(InputError, match="labels are of 10 classes and the file names 2"):
+        import_set(tmp_path / "named.npz", normalization="cifar10")
+    with pytest.raises(InputError, match="labels are of 10 classes and 2 are named"):
         import_set(tmp_path / "named.npz", normalization="cifar10", classes=["a", "b"])
+    made = import_set(tmp_path / "named.npz", normalization="cifar10", classes=CLASSES)
+    assert made.classes == CLASSES and torch.equal(made.labels, labels)
     names = np.array([name.encode() for name in CLASSES])
     np.savez(tmp_path / "bytes.npz", images=images.numpy(), labels=labels.numpy(), classes=names)
     assert import_set(tmp_path / "bytes.npz", normalization="cifar10").classes == CLASSES

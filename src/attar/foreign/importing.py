@@ -196,8 +196,9 @@ def _real(
 
 def _read(source: Path | str, labels: Path | None, known: Answers, resize: Resize, progress: Progress) -> Found:
     path = local_path(source)
-    suffix, hub = path.suffix.lower(), str(source).startswith(HUB)
-    tensors = suffix in (".pt", ".pth") and not hub
+    hub = str(source).startswith(HUB)
+    suffix = "" if hub else path.suffix.lower()
+    tensors = suffix in (".pt", ".pth")
     if known.experiment and not tensors:
         raise InputError(f"--experiment {known.experiment} has no effect: {path.name} holds one set; leave it out")
     if (tensors or suffix == ".npz") and (known.image_size is not None or known.channels != "keep"):
@@ -237,9 +238,11 @@ def _classes(found: Found, known: Answers, real: ImageSet | None, assumed: list[
         )
     needed = int(found.labels.max()) + 1 if found.soft is None else found.soft.shape[1]
     if found.classes is not None and needed > len(found.classes):
-        raise InputError(
-            f"labels are of {needed} classes and the file names {len(found.classes)}; give --classes for all"
-        )
+        if not known.classes:
+            raise InputError(
+                f"labels are of {needed} classes and the file names {len(found.classes)}; give --classes for all"
+            )
+        found = replace(found, classes=None)
     if names is None:
         names = tuple(str(index) for index in range(max(2, needed)))
         assumed.append(f"classes have no names and are called {names[0]} to {names[-1]}; --data or --classes name them")
