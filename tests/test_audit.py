@@ -15,10 +15,17 @@ from torch import Tensor
 import attar
 from attar.applications.audit import auditing
 from attar.applications.audit.auditing import audit, compared
+from attar.applications.audit.copies import copy_limit
 from attar.applications.audit.labels import label_facts
 from attar.applications.audit.neighbours import Nearest, equal_parts, nearest, pixel_space
 from attar.applications.audit.record import NO_GUARANTEE, AuditCard
-from attar.applications.audit.statistics import binomial_interval, roc_area, tail_probability, true_positive_rate
+from attar.applications.audit.statistics import (
+    binomial_interval,
+    quantiles_of_others,
+    roc_area,
+    tail_probability,
+    true_positive_rate,
+)
 from attar.cli import main
 from attar.codecs.pixels import PixelsConfig
 from attar.codecs.registry import fit_codec
@@ -87,6 +94,31 @@ def test_neighbours_are_those_of_a_double_loop(splits: Splits, mirror: bool) -> 
 def test_the_tail_of_shared_neighbours_is_that_of_all_outcomes(weights: list[int], share: float) -> None:
     for observed in range(sum(weights) + 1):
         assert tail_probability(weights, share, observed) == pytest.approx(literal_tail(weights, share, observed))
+
+
+def test_the_tail_of_very_many_neighbours_is_the_binomial_one() -> None:
+    from scipy.stats import binom
+
+    assert tail_probability([1] * 100_000, 0.5, 50_300) == pytest.approx(binom.sf(50_299, 100_000, 0.5), rel=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 10, 101])
+@pytest.mark.parametrize("share", [0.01, 0.3, 1.0])
+def test_each_value_has_the_quantile_of_all_others(count: int, share: float) -> None:
+    values = torch.rand(count, dtype=torch.float64, generator=generator(0, "values")).mul(20).round()  # some are equal
+    found = quantiles_of_others(values, share)
+    for place in range(count):
+        others = torch.cat([values[:place], values[place + 1 :]]) if count > 1 else values
+        assert float(found[place]) == pytest.approx(float(others.quantile(share)))
+
+
+def test_an_alarm_is_by_the_limit_of_the_other_images() -> None:
+    """One stranger is so near that its own distance pulls the limit below it."""
+    space = pixel_space(torch.rand(2, 1, 8, 8), mirror=False)
+    strangers = torch.tensor([4.0, *([10.0] * 60)], dtype=torch.float64)
+    limit = copy_limit(space, strangers)
+    assert limit.distance < 5 and limit.alarms == 1
+    assert copy_limit(space, torch.tensor([3.7, *([4.0] * 20), *([10.0] * 40)], dtype=torch.float64)).alarms == 0
 
 
 @pytest.mark.parametrize(("hits", "trials"), [(0, 10), (3, 10), (10, 10), (1, 400)])
@@ -233,6 +265,27 @@ def test_other_training_data_are_told(splits: Splits, leaking: tuple[DistilledSe
     card = audit(leaking[0], swapped, network=NETWORK, device="cpu")
     assert any("distilled from other images" in note for note in card.notes)
     assert not any("distilled from other images" in note for note in leaking[1].notes)
+    assert any("the smallest of 3 counts 3 times" in note for note in leaking[1].notes)
+
+
+def test_of_a_foreign_set_it_is_said_that_nobody_knows(
+    splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = torch.cat([members[:4] for members in splits.train.class_indices])
+    torch.save([splits.train.images[chosen].float() / 255, splits.train.labels[chosen]], tmp_path / "their.pt")
+    small = attar.import_set(tmp_path / "their.pt", data=splits)
+    monkeypatch.setattr("attar.applications.audit.picture.MOST_ROWS", 4)
+    monkeypatch.setattr("attar.applications.audit.copies.BLOCK_VALUES", 64 * 7)
+    card = audit(small, splits, network=NETWORK, device="cpu", picture=tmp_path / "near.png")
+    assert [copy.index for copy in card.found()] == chosen.tolist()
+    assert any("does not say which images" in note for note in card.notes)
+    assert not any("distilled from other images" in note for note in card.notes)
+    with Image.open(tmp_path / "near.png") as few:
+        height = few.height
+    monkeypatch.setattr("attar.applications.audit.picture.MOST_ROWS", 10)
+    audit(small, splits, network=NETWORK, device="cpu", picture=tmp_path / "near.png", overwrite=True)
+    with Image.open(tmp_path / "near.png") as more:
+        assert more.height > 1.5 * height
 
 
 def test_the_command_writes_card_and_picture(
@@ -253,12 +306,12 @@ def test_the_command_writes_card_and_picture(
         assert picture.width > 300 and len(np.unique(np.asarray(picture))) > 10
     assert main([*line, "--picture", "near.png"]) == 2
     assert main([*line, "--out", "card.txt"]) == 2
+    assert main([*line, "--picture", "one.png", "--write", "./one.png"]) == 2 and not Path("one.png").exists()
     assert main([*line, "--shadows", "2"]) == 2
     assert main([*line, "--engine", "ray"]) == 2
     told = capsys.readouterr().err.splitlines()
-    assert ["near.png exists" in told[0], "card.txt" in told[1], "at least 4" in told[2], "--shadows" in told[3]] == [
-        True
-    ] * 4
+    wanted = ("near.png exists", "card.txt", "name one file twice", "at least 4", "--shadows")
+    assert [words in line for words, line in zip(wanted, told, strict=True)] == [True] * 5
 
 
 def test_nothing_is_computed_for_a_picture_that_cannot_be_written(

@@ -6,7 +6,7 @@ import io
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from sklearn.datasets import load_digits
 
 from attar.data import ImageSet, Splits, load_images
 from attar.data.builtin import digits
+from attar.data.tables import Held, Table
 from attar.errors import InputError
 
 
@@ -83,6 +84,15 @@ def test_a_folder_of_parquet_files_has_parts(tmp_path: Path) -> None:
     assert load_images(tmp_path, memory_limit_bytes=0).train.fingerprint == splits.train.fingerprint
 
 
+def test_parts_with_their_classes_in_another_order_are_matched_by_name(tmp_path: Path) -> None:
+    images = some_digits(60)
+    write_table(tmp_path / "train.parquet", images)
+    turned = ImageSet(images.images, 9 - images.labels, images.classes[::-1])
+    write_table(tmp_path / "test.parquet", turned)
+    splits = load_images(tmp_path)
+    assert torch.equal(splits.test.labels, images.labels) and splits.test.classes == images.classes
+
+
 def test_parquet_labels_can_be_text(tmp_path: Path) -> None:
     table = {"img": [encoded(np.zeros((4, 4), np.uint8))] * 4, "class": ["b", "a", "b", "a"], "note": [b"x"] * 4}
     pq.write_table(pa.table(table), tmp_path / "d.parquet")
@@ -142,17 +152,17 @@ def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 class FakePart:
     """As much of datasets.Dataset as is used."""
 
-    def __init__(self, images: ImageSet, features: dict[str, Any]) -> None:
-        self.images, self.features, self._fingerprint = images, features, images.fingerprint
+    def __init__(self, images: ImageSet, metadata: dict[bytes, bytes]) -> None:
+        contents = [{"bytes": encoded(pixels[0].numpy()), "path": None} for pixels in images.images]
+        self.table, self._fingerprint = pa.table({"img": contents, "label": images.labels.tolist()}), images.fingerprint
+        self.features = SimpleNamespace(arrow_schema=self.table.schema.with_metadata(metadata))
 
-    def cast_column(self, name: str, feature: Any) -> FakePart:
-        assert name == "img" and feature.decode is False
+    def with_format(self, name: str) -> FakePart:
+        assert name == "arrow"
         return self
 
-    def __getitem__(self, key: Any) -> Any:
-        if isinstance(key, str):
-            return self.images.labels.tolist()
-        return {"img": {"bytes": encoded(self.images.images[key, 0].numpy()), "path": None}}
+    def __getitem__(self, key: slice) -> pa.Table:
+        return self.table[key]
 
 
 @pytest.fixture
@@ -160,20 +170,14 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """A stand-in for the package `datasets`, which the tests do not require."""
     module = ModuleType("datasets")
 
-    class Feature:
-        def __init__(self, decode: bool = True, names: tuple[str, ...] = ()) -> None:
-            self.decode, self.names = decode, names
-
-    module.Image = type("Image", (Feature,), {})  # type: ignore[attr-defined]
-    module.ClassLabel = type("ClassLabel", (Feature,), {})  # type: ignore[attr-defined]
-
     def load_dataset(name: str) -> dict[str, FakePart]:
         if name != "some/digits":
             raise FileNotFoundError(f"no data set {name}\non the hub")
         images = some_digits(60)
-        features = {"img": module.Image(), "label": module.ClassLabel(names=images.classes)}  # type: ignore[attr-defined]
+        label = {"_type": "ClassLabel", "names": list(images.classes)}
+        about = json.dumps({"info": {"features": {"img": {"_type": "Image"}, "label": label}}}).encode()
         parts = {"train": torch.arange(40), "validation": torch.arange(40, 60)}
-        return {split: FakePart(images.select(indices), features) for split, indices in parts.items()}
+        return {split: FakePart(images.select(rows), {b"huggingface": about}) for split, rows in parts.items()}
 
     module.load_dataset = load_dataset  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "datasets", module)
@@ -187,6 +191,26 @@ def test_the_hub(fake_hub: ModuleType) -> None:
     with pytest.raises(InputError, match="hf:other cannot be loaded \\(no data set other\\)") as caught:
         load_images("hf:other")
     assert "\n" not in str(caught.value)
+
+
+def test_pictures_that_the_hub_left_in_files_are_read_there(tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(encoded(np.zeros((4, 4), np.uint8)))
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    rows = pa.array([{"bytes": None, "path": str(tmp_path / "0.png")}, {"bytes": None, "path": None}, None], kind)
+    table = pa.table({"image": rows, "label": [0, 1, 1]})
+    ours = Table([Held(table)], "some", ["facts"], None)
+    assert ours.read(0) == tmp_path / "0.png"
+    theirs = Table([Held(table)], "some", ["facts"], tmp_path)
+    for read in (lambda: ours.read(1), lambda: ours.read(2), lambda: theirs.read(0)):
+        with pytest.raises(InputError, match="holds no image bytes"):
+            read()
+
+
+def test_one_part_of_the_hub(fake_hub: ModuleType) -> None:
+    splits = load_images("hf:some/digits:train")
+    assert splits.name == "hf:some/digits:train" and len(splits.train) + len(splits.test) == 40
+    with pytest.raises(InputError, match="has the parts train, validation but no ipc_1 part; name one"):
+        load_images("hf:some/digits:ipc_1")
 
 
 def test_image_sets_and_splits_pass_through() -> None:
@@ -212,6 +236,7 @@ def test_a_test_source_replaces_the_own_test_part() -> None:
     [
         ("digit", "unknown file, folder or built-in data set 'digit'; did you mean 'digits'"),
         ("no/where", "no/where does not exist; give a folder of class folders"),
+        ("~nobody-of-this-name/photos", "does not exist; give a folder of class folders"),
         ("photo.png", "is a single image"),
         ("photos.zip", "is an archive; unpack it"),
         ("photos.txt", "is no source of images"),

@@ -20,6 +20,7 @@ from attar.distilled import DistilledSet
 from attar.errors import InputError
 from attar.export import export
 from attar.exports.folders import folder_names
+from attar.foreign.importing import import_set
 from attar.parameterizations.codes import Codes
 from small_sets import CLASSES, RECIPE, build, digit_images
 
@@ -116,6 +117,15 @@ def test_nothing_is_overwritten_but_an_earlier_export(digits: ImageSet, tmp_path
     (out / "stale").mkdir()
     export(built, "imagefolder", out, overwrite=True)
     assert not (out / "stale").exists() and (out / "classes.json").is_file()
+    for name in ("notes.txt", "zero/notes.txt", "data/train/photo.png"):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("mine")
+        with pytest.raises(InputError, match="is of no export and would be lost"):
+            export(built, "imagefolder", out, overwrite=True)
+        assert (out / name).read_text() == "mine"
+        (out / name).unlink()
+    export(built, "parquet", out, overwrite=True)
+    export(built, "imagefolder", out, overwrite=True)
     for overwrite in (False, True):
         with pytest.raises(InputError, match="left as it is"):
             export(built, "imagefolder", tmp_path / "precious", overwrite=overwrite)
@@ -126,6 +136,37 @@ def test_nothing_is_overwritten_but_an_earlier_export(digits: ImageSet, tmp_path
         export(built, "imagefolder", tmp_path / "nowhere" / "out")
     assert sorted(item.name for item in tmp_path.iterdir()) == ["link", "out", "precious"]
     assert [item.name for item in (tmp_path / "precious").iterdir()] == ["photo.png"]
+
+
+def test_a_class_may_be_called_as_the_files_beside_it(tmp_path: Path) -> None:
+    built = coloured(("classes.json", "Attar-Export.json"))
+    export(built, "imagefolder", tmp_path / "out")
+    made = import_set(tmp_path / "out", normalization="imagenet")
+    assert set(made.classes) == {"classes.json", "Attar-Export.json"} and len(made) == len(built)
+    for name in ("data.parquet", "data.arrow"):
+        export(coloured(("other", name)), "imagefolder", tmp_path / name)
+        assert set(import_set(tmp_path / name, normalization="imagenet").classes) == {"other", name}
+
+
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_an_earlier_export_survives_ctrl_c(
+    digits: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: int
+) -> None:
+    """Whether it comes after the old folder was moved aside, or after the new one was moved into its place."""
+    built, out, rename, moves = build(digits), tmp_path / "out", Path.rename, []
+    export(built, "imagefolder", out)
+
+    def interrupted(path: Path, target: Path) -> Path:
+        moves.append(rename(path, target))
+        if len(moves) == stopped + 1:
+            raise KeyboardInterrupt
+        return moves[-1]
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export(built, "imagefolder", out, overwrite=True)
+    assert len(list(out.rglob("*.png"))) == 30 and (out / "classes.json").is_file()
+    assert [item.name for item in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize("to", ["imagefolder", "npz"])

@@ -97,6 +97,33 @@ def test_parquet_comes_back_into_attar(digits: ImageSet, tmp_path: Path) -> None
     assert sorted(path.read_bytes() for path in (tmp_path / "out").rglob("*.*") if path.is_file()) == first
 
 
+def test_a_long_table_is_written_group_by_group(
+    digits: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No more pictures are held than a group has."""
+    pq = pytest.importorskip("pyarrow.parquet")
+    from attar.exports import parquet
+
+    monkeypatch.setattr(parquet, "ROW_GROUP", 7)
+    held, counted = [], parquet.png_bytes
+    monkeypatch.setattr(parquet, "png_bytes", lambda picture: held.append(0) or counted(picture))
+    written = pq.ParquetWriter.write_table
+
+    def write(self: Any, table: Any, **options: Any) -> None:
+        assert len(held) <= 7
+        held.clear()
+        written(self, table, **options)
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", write)
+    built = build(digits, soft="float32")
+    export(built, "parquet", tmp_path / "out")
+    assert pq.ParquetFile(tmp_path / "out" / parquet.TABLE).metadata.num_row_groups == 5
+    made = import_set(tmp_path / "out", normalization="mnist")
+    assert torch.equal(made.images().mul(255).round(), built.images(clamp=True).mul(255).round())
+    assert torch.equal(made.labels, built.labels) and made.soft_labels is not None and built.soft_labels is not None
+    assert torch.allclose(made.soft_labels, built.soft_labels, atol=1e-6)
+
+
 def test_the_card_holds_hostile_names_in_place(tmp_path: Path) -> None:
     yaml = pytest.importorskip("yaml")
     pytest.importorskip("pyarrow")

@@ -96,6 +96,79 @@ def test_images_of_mtt_find_labels_and_rate_beside_them(tmp_path: Path) -> None:
     ]
 
 
+def test_a_rate_that_cannot_be_one_gives_way_to_the_one_that_is_told(tmp_path: Path) -> None:
+    """MTT's learned rate can become negative; several rates are none that networks are trained at."""
+    images, labels = noise()
+    torch.save(images, tmp_path / "images_best.pt")
+    torch.save(labels, tmp_path / "labels_best.pt")
+    for rate in (torch.tensor(-0.1), torch.tensor([0.1, 0.2]), torch.tensor(float("nan"))):
+        torch.save(rate, tmp_path / "lr_best.pt")
+        with pytest.raises(InputError, match="no learning rate; give a positive number"):
+            import_set(tmp_path / "images_best.pt", normalization="cifar10")
+        made = import_set(tmp_path / "images_best.pt", normalization="cifar10", rate=0.02)
+        assert made.learned == {"student_rate": 0.02}
+    with pytest.raises(InputError, match="--rate is -1, which is no"):
+        import_set(tmp_path / "images_best.pt", normalization="cifar10", rate=-1)
+    torch.save(torch.tensor(0.25), tmp_path / "lr_best.pt")
+    torch.save(labels.flip(0), tmp_path / "mine.pt")
+    made = import_set(tmp_path / "images_best.pt", labels=tmp_path / "mine.pt", normalization="cifar10")
+    assert made.learned == {"student_rate": 0.25} and torch.equal(made.labels, labels.flip(0))
+
+
+def test_targets_of_a_regression_are_not_taken_for_logits(tmp_path: Path) -> None:
+    """FRePo's labels are about one-hot vectors less 1 / K: their softmax would be nearly uniform."""
+    images, labels = noise()
+    targets = torch.eye(10)[labels] - 0.1 + 0.02 * torch.randn(20, 10, generator=torch.Generator().manual_seed(4))
+    np.savez(tmp_path / "frepo.npz", image=images.permute(0, 2, 3, 1).numpy(), label=targets.numpy())
+    with pytest.raises(InputError, match="as targets of a regression do"):
+        import_set(tmp_path / "frepo.npz", normalization="cifar10")
+    made = import_set(tmp_path / "frepo.npz", normalization="cifar10", label_kind="logits")
+    assert made.soft_labels is not None and torch.allclose(made.soft_labels, targets.softmax(1), atol=1e-6)
+    np.save(tmp_path / "hard.npy", labels.numpy())
+    made = import_set(tmp_path / "frepo.npz", labels=tmp_path / "hard.npy", normalization="cifar10")
+    assert made.soft_labels is None and torch.equal(made.labels, labels)
+
+
+def test_probabilities_in_low_precision_are_seen(tmp_path: Path) -> None:
+    """Rows of many small numbers sum to 1 but for what rounding took from them."""
+    images, _ = noise()
+    exact = (3 * torch.randn(20, 1000, generator=torch.Generator().manual_seed(6))).softmax(1)
+    rounded = (exact * 2**16).floor() / 2**16
+    assert 1e-3 < float((rounded.sum(1) - 1).abs().max()) < 1e-2
+    torch.save([images, rounded], tmp_path / "low.pt")
+    made = import_set(tmp_path / "low.pt", normalization="cifar10")
+    assert made.soft_labels is not None and torch.allclose(made.soft_labels, exact, atol=1e-2)
+    assert any("probabilities" in line for line in made.manifest.recipe["assumed"])
+
+
+def test_values_of_255_levels_are_asked_about(tmp_path: Path) -> None:
+    images, labels = noise()
+    torch.save([(images.sigmoid() * 255).round(), labels], tmp_path / "levels.pt")
+    with pytest.raises(InputError, match="as 8-bit values do; save them as uint8, or divide them by 255"):
+        import_set(tmp_path / "levels.pt", normalization="cifar10")
+    made = import_set(tmp_path / "levels.pt", normalization="cifar10", values="inputs")
+    assert float(made.codes.max()) > 200
+
+
+def test_pictures_can_be_made_one_size_and_colour(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, mode, side in (("a", "L", 8), ("b", "RGB", 12)):
+        (tmp_path / "syn" / name).mkdir(parents=True)
+        Image.new(mode, (side, side), "white").save(tmp_path / "syn" / name / "0.png")
+    command = ["import", str(tmp_path / "syn"), "--out", str(tmp_path / "o.attar.safetensors"), "-q"]
+    command += ["--normalization", "imagenet"]
+    assert main(command) == 2 and "add --channels rgb" in capsys.readouterr().err
+    assert main([*command, "--channels", "rgb"]) == 2 and "--image-size 8" in capsys.readouterr().err
+    assert main([*command, "--channels", "rgb", "--image-size", "8", "--resize", "squash"]) == 0
+    made = attar.load(tmp_path / "o.attar.safetensors")
+    assert made.image_shape == (3, 8, 8) and bool((made.images() > 0.99).all())
+    assert made.manifest.recipe["told"]["channels"] == "rgb"
+    assert main([*command, "--resize", "crop", "--overwrite"]) == 2
+    assert "--resize crop has no effect" in capsys.readouterr().err
+    torch.save(noise()[0], tmp_path / "images.pt")
+    with pytest.raises(InputError, match="--image-size and --channels have no effect"):
+        import_set(tmp_path / "images.pt", normalization="cifar10", image_size=4)
+
+
 def test_soft_labels_of_datm_are_logits_and_probabilities_are_seen(tmp_path: Path) -> None:
     images, labels = noise()
     logits = torch.randn(20, 10, generator=torch.Generator().manual_seed(2)) + 4 * torch.eye(10)[labels]
@@ -133,6 +206,10 @@ def test_dictionaries_and_channels_last_are_understood(tmp_path: Path) -> None:
     made = import_set(tmp_path / "set.pt", normalization="cifar10")
     assert torch.equal(made.codes, images) and made.learned == {"student_rate": 0.1}
     torch.save(images, tmp_path / "alone.pt")
+    torch.save([images, labels.tolist()], tmp_path / "listed.pt")
+    assert torch.equal(import_set(tmp_path / "listed.pt", normalization="cifar10").labels, labels)
+    with pytest.raises(InputError, match="--classes names no class"):
+        import_set(tmp_path / "listed.pt", normalization="cifar10", classes=[])
     with pytest.raises(InputError, match="20 images have no labels"):
         import_set(tmp_path / "alone.pt", normalization="cifar10")
     made = import_set(tmp_path / "alone.pt", normalization="cifar10", classes=CLASSES)
@@ -156,9 +233,23 @@ def test_the_published_whitening_is_of_images_as_they_are(splits: Splits, tmp_pa
     assert torch.equal(made.codes, ours) and torch.allclose(inputs_of(made), ours, atol=1e-4)
     assert torch.allclose(made.images(), splits.train.images[:50].float() / 255, atol=1e-4)
     plain = splits.train.images[:50].float() / 255
-    torch.save([plain, splits.train.labels[:50]], tmp_path / "images_zca.pt")
-    made = import_set(tmp_path / "images_zca.pt", data=splits, zca=True, values="plain")
+    torch.save([plain, splits.train.labels[:50]], tmp_path / "others.pt")
+    made = import_set(tmp_path / "others.pt", data=splits, zca=True, values="plain")
     assert torch.equal(made.codes, plain) and torch.allclose(inputs_of(made), ours, atol=1e-4)
+
+
+def test_what_mtt_took_back_from_whitened_inputs_is_whitened_again(splits: Splits, tmp_path: Path) -> None:
+    """Its images_zca_N.pt are pictures, though they leave [0, 1] as no picture does; images_N.pt are the inputs."""
+    codec, draw = whitening(splits.train), torch.Generator().manual_seed(5)
+    inputs = codec.encode(splits.train.images[:50].float() / 255) + 0.5 * torch.randn(50, 1, 8, 8, generator=draw)
+    torch.save(inputs, tmp_path / "images_300.pt")
+    torch.save(codec.decode(inputs), tmp_path / "images_zca_300.pt")
+    torch.save(splits.train.labels[:50], tmp_path / "labels_300.pt")
+    assert float(codec.decode(inputs).min()) < -0.25
+    made = [import_set(tmp_path / f"images_{name}.pt", data=splits, zca=True) for name in ("300", "zca_300")]
+    for each in made:
+        assert torch.allclose(inputs_of(each), inputs, atol=2e-3) and torch.equal(each.labels, splits.train.labels[:50])
+    assert any("as MTT's code names them" in line for line in made[1].manifest.recipe["assumed"])
 
 
 def test_what_values_look_like() -> None:
@@ -241,6 +332,15 @@ def test_an_export_to_arrays_comes_back(digits: ImageSet, tmp_path: Path, codec_
     assert torch.allclose(made.soft_labels, built.soft_labels, atol=1e-6)
 
 
+@pytest.mark.parametrize("target", ["npz", "imagefolder", "parquet"])
+def test_a_learned_rate_comes_back_with_an_export(digits: ImageSet, tmp_path: Path, target: Any) -> None:
+    built = build(digits, "pixels", learned={"student_rate": 0.0625})
+    out = tmp_path / ("out.npz" if target == "npz" else "out")
+    export(built, target, out)
+    assert import_set(out, normalization="mnist").learned == {"student_rate": 0.0625}
+    assert import_set(out, normalization="mnist", rate=0.5).learned == {"student_rate": 0.5}
+
+
 def test_an_export_to_a_folder_comes_back_with_its_classes(digits: ImageSet, splits: Splits, tmp_path: Path) -> None:
     built = build(digits)
     export(built, "imagefolder", tmp_path / "out")
@@ -309,6 +409,7 @@ def test_hostile_files_are_refused_in_one_line(tmp_path: Path, monkeypatch: pyte
     torch.save([torch.zeros(1).expand(2**20, 3, 64, 64), labels], "expanded.pt")
     torch.save([images / 0, labels], "infinite.pt")
     torch.save({"latent": images, "decoder": {"w": labels}}, "d3.pt")
+    torch.save(torch.randn(10, 64, 2), "priors.pt")
     torch.save([images, labels[:7]], "few.pt")
     torch.save([images, labels - 1], "negative.pt")
     torch.save([images.to_sparse(), labels], "sparse.pt")
@@ -321,6 +422,7 @@ def test_hostile_files_are_refused_in_one_line(tmp_path: Path, monkeypatch: pyte
         "expanded.pt": "each of them in the file",
         "infinite.pt": "not finite",
         "d3.pt": "to be saved as images",
+        "priors.pt": "render latents and priors with their own code",
         "few.pt": "one label for each image",
         "negative.pt": "count classes from 0",
         "sparse.pt": "no plain tensor",
@@ -328,6 +430,7 @@ def test_hostile_files_are_refused_in_one_line(tmp_path: Path, monkeypatch: pyte
         "text.pt": "is no archive",
         "bomb.pt": "at most its own size",
         "absent.pt": "does not exist",
+        "~nobody-of-this-name/set.npz": "does not exist",
     }
     for name, words in faults.items():
         with pytest.raises(InputError, match=words) as caught:
@@ -365,6 +468,19 @@ def test_arrays_are_read_without_pickle_or_excess(tmp_path: Path) -> None:
     _archive(tmp_path / "announced.npz", **{"images.npy": header.getvalue()})
     with pytest.raises(InputError, match="holds fewer"):
         import_set(tmp_path / "announced.npz")
+    np.savez(tmp_path / "long.npz", images=images.numpy().astype(np.longdouble), labels=labels.numpy())
+    with pytest.raises(InputError, match="where numbers are needed"):
+        import_set(tmp_path / "long.npz", normalization="cifar10")
+    np.savez(tmp_path / "named.npz", images=images.numpy(), labels=labels.numpy(), classes=np.array(["b", "a"]))
+    with pytest.raises(InputError, match="labels are of 10 classes and the file names 2"):
+        import_set(tmp_path / "named.npz", normalization="cifar10")
+    with pytest.raises(InputError, match="labels are of 10 classes and 2 are named"):
+        import_set(tmp_path / "named.npz", normalization="cifar10", classes=["a", "b"])
+    made = import_set(tmp_path / "named.npz", normalization="cifar10", classes=CLASSES)
+    assert made.classes == CLASSES and torch.equal(made.labels, labels)
+    names = np.array([name.encode() for name in CLASSES])
+    np.savez(tmp_path / "bytes.npz", images=images.numpy(), labels=labels.numpy(), classes=names)
+    assert import_set(tmp_path / "bytes.npz", normalization="cifar10").classes == CLASSES
     np.savez(tmp_path / "theirs.npz", x=images.numpy(), y=labels.numpy().astype(np.uint16), lr=np.float64(0.02))
     made = import_set(tmp_path / "theirs.npz", normalization="cifar10")
     assert torch.equal(made.codes, images) and torch.equal(made.labels, labels) and made.learned["student_rate"] == 0.02

@@ -28,7 +28,7 @@ OPTIONAL = (
 HOMES = {
     "diffusers": {"codecs/autoencoder.py", "diffusion/pretrained.py"},
     "pyarrow": {"data/tables.py", "exports/parquet.py"},
-    "datasets": {"data/tables.py"},
+    "datasets": {"data/hub.py"},
     "jaxtyping": {"shapes.py"},
     "torchvision": {"observers/weights.py"},
     "timm": {"observers/weights.py"},

@@ -54,6 +54,16 @@ def test_the_attacked_set_tells_nothing_by_its_absence() -> None:
     assert sum(areas) / len(areas) == pytest.approx(0.5, abs=0.006)
 
 
+def test_the_interval_allows_for_shadows_that_are_shared() -> None:
+    """It leaves out 1/2 about as often as it should; as if the sets were independent it would twice as often."""
+    outside = {1.0: 0, 2**-0.5: 0}
+    for seed in range(300):
+        area = attack(*known(6, 100, 0.0, seed))[0]
+        for scale in outside:
+            outside[scale] += abs(area.mean - 0.5) > scale * (area.high - area.mean)
+    assert outside[1.0] <= 0.07 * 300 < 0.1 * 300 < outside[2**-0.5]
+
+
 def test_members_that_stand_out_are_found() -> None:
     area, rates = attack(*known(16, 500, 3.0, 0))
     assert area.low > 0.9

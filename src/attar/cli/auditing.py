@@ -63,6 +63,9 @@ def audit_verb(
 
     No audit shows that a file is safe, and none is differential privacy.
     """
+    outputs = [path.resolve() for path in (out, picture, write) if path is not None]
+    if len(set(outputs)) < len(outputs):
+        raise InputError("--out, --picture and --write name one file twice; give each a name of its own")
     for path in (out, picture, write):
         refuse_output(path, overwrite)
     if out is not None and out.suffix not in (".json", ".md"):

@@ -8,14 +8,16 @@ from typing import Annotated, Literal
 import typer
 
 from attar.cli.app import refuse_output, shown_progress, verb
-from attar.cli.options import Overwrite, Quiet, Resize, Test, listed
+from attar.cli.options import Channels, ImageSize, Overwrite, Quiet, Resize, Test, listed, side
 from attar.cli.printing import say
 from attar.errors import InputError
 
 
 @verb("import")
 def import_verb(
-    source: Annotated[Path, typer.Argument(help="A .pt or .npz file, a folder of class folders, or .parquet.")],
+    source: Annotated[
+        str, typer.Argument(help="A .pt or .npz file, a folder of class folders or of .parquet, or hf:NAME[:SPLIT].")
+    ],
     out: Annotated[Path, typer.Option(help="The file to write, e.g. theirs.attar.safetensors.")],
     data: Annotated[
         str | None, typer.Option(help="The real data: names and order of classes, statistics, the ZCA matrix.")
@@ -41,6 +43,8 @@ def import_verb(
     storage: Annotated[
         Literal["float32", "float16", "int8"] | None, typer.Option(help="Else float32, and float16 for pictures.")
     ] = None,
+    image_size: ImageSize = None,
+    channels: Channels = "keep",
     test: Test = None,
     resize: Resize = "refuse",
     overwrite: Overwrite = False,
@@ -50,13 +54,16 @@ def import_verb(
     refuse_output(out, overwrite)
     if data is None and test is not None:
         raise InputError("--test has no effect without --data; give it, or leave --test out")
+    if resize != "refuse" and data is None and image_size is None:
+        raise InputError(f"--resize {resize} has no effect without --data or --image-size; leave it out")
     import attar
 
     with shown_progress(quiet) as progress:
         made = attar.import_set(
             source, data=data, labels=labels, classes=listed(classes), values=values, normalization=normalization,
             zca=zca, rate=rate, label_kind=label_kind, grid=grid, experiment=experiment, name=name, storage=storage,
-            test=test, resize=resize, progress=progress,
+            image_size=None if image_size is None else side(image_size), channels=channels, test=test, resize=resize,
+            progress=progress,
         )  # fmt: skip
     made.save(out, overwrite=overwrite)
     for line in made.manifest.recipe["assumed"]:

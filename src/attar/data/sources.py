@@ -14,10 +14,11 @@ from attar.data.arrays import open_array_file, open_arrays
 from attar.data.builtin import digits
 from attar.data.decoding import Channels, Resize, Rules, decode_parts
 from attar.data.folder import SUFFIXES, open_folder
+from attar.data.hub import HUB, open_hub
 from attar.data.image_set import ImageSet, Splits
 from attar.data.offers import Part, Source, offer_of
 from attar.data.subsets import match_classes
-from attar.data.tables import open_hub, open_parquet
+from attar.data.tables import holds_tables, open_tables
 from attar.errors import InputError, unknown
 from attar.progress import Progress, Silent
 from attar.randomness import generator
@@ -44,7 +45,8 @@ def load_images(
 
     Args:
         source: "digits"; a folder ROOT/CLASS/picture.png or ROOT/train/CLASS/... beside ROOT/test (or val); a .npz or
-            .npy file; a .parquet file or folder; "hf:NAME"; (images, labels) of numpy or torch; an ImageSet or Splits.
+            .npy file; a .parquet file or folder; a folder that `datasets` saved; "hf:NAME" or "hf:NAME:SPLIT"; (images,
+            labels) of numpy or torch; an ImageSet or Splits.
         image_size: pixels, a side or (height, width). None: the images have one size already.
         resize: for images of another size: refuse them, squash them, or crop their centre to the aspect ratio first.
         channels: keep what there is, or make all of them grey or RGB.
@@ -62,7 +64,7 @@ def load_images(
         >>> load_images("digits").train.image_shape
         (1, 8, 8)
     """
-    rules = Rules(_size(image_size), resize, channels)
+    rules = Rules(sides(image_size), resize, channels)
     if not 0 < test_fraction < 1:
         raise InputError(f"test_fraction is {test_fraction}; give a share between 0 and 1, e.g. 0.2")
     progress = progress or Silent()
@@ -80,7 +82,8 @@ def load_images(
     return Splits(train, held, found.name)
 
 
-def _size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+def sides(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    """(height, width) of a side or of both; None stays None."""
     if image_size is None or isinstance(image_size, int):
         return None if image_size is None else (image_size, image_size)
     if len(image_size) != 2:
@@ -108,9 +111,17 @@ def _open(source: AnySource) -> Source:
         )
     if source in BUILTIN:
         return Source(str(source), offer_of(BUILTIN[str(source)]()))
-    if str(source).startswith("hf:"):
-        return open_hub(str(source).removeprefix("hf:"))
-    return _open_path(Path(source).expanduser())
+    if str(source).startswith(HUB):
+        return open_hub(str(source))
+    return _open_path(local_path(source))
+
+
+def local_path(source: str | Path) -> Path:
+    """The path, its ~ replaced; where no such user is, as it was, to be reported as absent."""
+    try:
+        return Path(source).expanduser()
+    except RuntimeError:
+        return Path(source)
 
 
 def _open_path(path: Path) -> Source:
@@ -120,21 +131,16 @@ def _open_path(path: Path) -> Source:
             raise unknown("file, folder or built-in data set", str(path), BUILTIN)
         raise InputError(f"{path} does not exist; give a folder of class folders, a .npz, .npy or .parquet file")
     if path.is_dir():
-        return open_parquet(path) if _holds_tables(path) else open_folder(path)
+        return open_tables(path) if holds_tables(path) else open_folder(path)
     if suffix in (".npz", ".npy"):
         return open_array_file(path)
-    if suffix == ".parquet":
-        return open_parquet(path)
+    if suffix in (".parquet", ".arrow"):
+        return open_tables(path)
     if suffix in SUFFIXES:
         raise InputError(f"{path} is a single image; give the folder that holds the class folders")
     if suffix in (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z", ".bz2", ".xz"):
         raise InputError(f"{path} is an archive; unpack it and give the folder")
     raise InputError(f"{path} is no source of images; give a folder of class folders, a .npz, .npy or .parquet file")
-
-
-def _holds_tables(folder: Path) -> bool:
-    """Whether there are parquet files in the folder or one level below (as in data/train-00000.parquet)."""
-    return any(True for pattern in ("*.parquet", "*/*.parquet") for _ in folder.glob(pattern))
 
 
 def _open_parts(

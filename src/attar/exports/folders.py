@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from attar.errors import InputError
-from attar.exports.rendering import ABOUT
+from attar.exports.rendering import ABOUT, CLASSES
 
 LONGEST_NAME_BYTES = 100
+FILES = {ABOUT, CLASSES, "README.md", "images.pt", "labels.pt", "lr.pt", "config.yaml"}
+"""What exports to folders write beside pictures and tables."""
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10))}
 
 
@@ -39,11 +41,12 @@ def _safe(name: str) -> str:
     kept = kept.encode()[:LONGEST_NAME_BYTES].decode(errors="ignore").rstrip(". ").lstrip(" ")
     if not kept.strip("."):
         kept = "class"
-    return f"_{kept}" if kept.startswith(".") or kept.split(".")[0].casefold() in RESERVED else kept
+    taken = kept.casefold() in (ABOUT, CLASSES) or kept.split(".")[0].casefold() in RESERVED
+    return f"_{kept}" if kept.startswith(".") or taken else kept
 
 
 def refuse_folder(out: Path, overwrite: bool) -> None:
-    """Raise InputError where `out` exists and is no earlier export that may be replaced."""
+    """Raise InputError where `out` exists and is no earlier export that may be replaced, or has other files in it."""
     if not out.parent.is_dir():
         raise InputError(f"the folder {out.parent} does not exist; make it first, or write elsewhere")
     if not out.exists() and not out.is_symlink():
@@ -52,6 +55,17 @@ def refuse_folder(out: Path, overwrite: bool) -> None:
         raise InputError(f"{out} exists and is left as it is; give another name, or --overwrite to replace it")
     if out.is_symlink() or not (out / ABOUT).is_file():
         raise InputError(f"{out} is not an earlier export (it has no {ABOUT}) and is left as it is; give another name")
+    stranger = next((path for path in sorted(out.rglob("*")) if not path.is_dir() and not _exported(path, out)), None)
+    if stranger is not None:
+        raise InputError(f"{stranger} is of no export and would be lost; move it away, or give another name")
+
+
+def _exported(path: Path, out: Path) -> bool:
+    """Whether a file is where an export writes one of its name."""
+    below = path.relative_to(out)
+    if len(below.parts) == 1:
+        return path.name in FILES
+    return len(below.parts) == 2 and (path.suffix == ".png" or below.match("data/*.parquet"))
 
 
 @contextmanager
@@ -62,14 +76,18 @@ def atomic_folder(out: Path) -> Iterator[Path]:
         made = work / "new"
         made.mkdir()
         yield made
-        old = work / "old"
-        if out.exists():
-            out.rename(old)
-        try:
-            made.rename(out)
-        except OSError:
-            if old.exists():
-                old.rename(out)
-            raise
+        _exchange(made, out, work / "old")
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _exchange(made: Path, out: Path, old: Path) -> None:
+    """`made` becomes `out`; whatever stops it on the way, Ctrl-C too, what was there is put back."""
+    try:
+        if out.exists():
+            out.rename(old)
+        made.rename(out)
+    except BaseException:
+        if old.exists() and not out.exists():
+            old.rename(out)
+        raise

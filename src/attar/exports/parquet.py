@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,25 +34,35 @@ def export_parquet(distilled: DistilledSet, out: Path, overwrite: bool) -> None:
         "image": pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()}),
         "label": pyarrow.int64(),
     }
-    columns: dict[str, Any] = {
-        "image": [
-            {"bytes": png_bytes(picture), "path": f"{number:06}.png"}
-            for number, picture in enumerate(rendered.pictures())
-        ],
-        "label": rendered.labels,
-    }
     if rendered.soft_labels is not None:
         kinds["soft_label"] = pyarrow.list_(pyarrow.float32())
-        columns["soft_label"] = list(rendered.soft_labels.numpy())
     features = {"info": {"features": _features(distilled)}}
     schema = pyarrow.schema(kinds, metadata={"huggingface": json.dumps(features)})
     with atomic_folder(out) as temporary:
         (temporary / TABLE).parent.mkdir()
-        table = pyarrow.table(columns, schema=schema)
-        pyarrow.parquet.write_table(table, temporary / TABLE, row_group_size=ROW_GROUP)
+        with pyarrow.parquet.ParquetWriter(temporary / TABLE, schema) as writer:
+            for columns in _groups(rendered):
+                writer.write_table(pyarrow.table(columns, schema=schema), row_group_size=ROW_GROUP)
         told = about(distilled, "parquet", lost_with_pictures(rendered))
         (temporary / "README.md").write_text(_card(distilled, told), encoding="utf-8")
         write_json(temporary / ABOUT, told)
+
+
+def _groups(rendered: Rendered) -> Iterator[dict[str, Any]]:
+    """The columns of `ROW_GROUP` items at a time, so that no more pictures are held."""
+    pictures, soft = rendered.pictures(), rendered.soft_labels
+    for start in range(0, len(rendered.labels), ROW_GROUP):
+        labels = rendered.labels[start : start + ROW_GROUP]
+        columns: dict[str, Any] = {
+            "image": [
+                {"bytes": png_bytes(picture), "path": f"{start + number:06}.png"}
+                for number, picture in enumerate(islice(pictures, len(labels)))
+            ],
+            "label": labels,
+        }
+        if soft is not None:
+            columns["soft_label"] = list(soft[start : start + ROW_GROUP].numpy())
+        yield columns
 
 
 def _features(distilled: DistilledSet) -> dict[str, Any]:

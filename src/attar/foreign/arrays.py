@@ -14,7 +14,8 @@ from torch import Tensor
 from attar.codecs.pixels import Pixels
 from attar.container import one_line, parse_json
 from attar.errors import InputError
-from attar.foreign.found import MOST_BYTES, Found, images_of, labels_of, rate_of
+from attar.evaluation.evaluate import RATE
+from attar.foreign.found import MOST_BYTES, Found, images_of, labels_of, number_of
 from attar.foreign.tensors import IMAGE_KEYS, LABEL_KEYS, RATE_KEYS
 
 CODEC_KEYS = ("mean", "std", "triangle")
@@ -40,15 +41,18 @@ def read_arrays(path: Path) -> Found:
         labels, soft = labels_of(_tensor(arrays[label], path), f"{label!r} of {path.name}")
     if "soft_labels" in arrays:
         _, soft = labels_of(_tensor(arrays["soft_labels"], path), f"'soft_labels' of {path.name}")
-    names = arrays.get("classes")
+    names, about = arrays.get("classes"), _about(arrays, path)
+    found_rate = (
+        learned_rate(about) if rate is None else number_of(_tensor(arrays[rate], path), f"{rate!r} of {path.name}")
+    )
     return Found(
         images,
         ".npz",
         labels,
         soft,
-        None if names is None else tuple(str(name) for name in names.reshape(-1)),
-        None if rate is None else rate_of(_tensor(arrays[rate], path), f"{rate!r} of {path.name}"),
-        _preprocess(arrays, path),
+        None if names is None else _names(names, path),
+        found_rate,
+        _preprocess(arrays, about, path),
         notes,
     )
 
@@ -100,21 +104,39 @@ def _read(file: BinaryIO, num_bytes: int, what: str) -> np.ndarray:
 
 
 def _tensor(array: np.ndarray, path: Path) -> Tensor:
-    if array.dtype.kind not in "fiu":
-        raise InputError(f"{path.name} has an array of {array.dtype} where numbers are needed")
+    if array.dtype.kind not in "fiu" or array.dtype.itemsize > 8:
+        raise InputError(f"{path.name} has an array of {array.dtype} where numbers are needed; save it as float32")
     wide = array.dtype.newbyteorder("=") if array.dtype.kind != "u" or array.dtype.itemsize == 1 else np.dtype("i8")
     return torch.from_numpy(np.ascontiguousarray(array.astype(wide)))
 
 
-def _preprocess(arrays: dict[str, np.ndarray], path: Path) -> Pixels | None:
+def _names(array: np.ndarray, path: Path) -> tuple[str, ...]:
+    flat = array.reshape(-1)
+    if flat.dtype.kind == "S":
+        try:
+            flat = np.char.decode(flat, "utf-8")
+        except UnicodeDecodeError:
+            raise InputError(f"'classes' of {path.name} are no UTF-8; save them as text") from None
+    return tuple(str(name) for name in flat)
+
+
+def _about(arrays: dict[str, np.ndarray], path: Path) -> Any:
+    """What attar's own export says of itself; None in other files."""
+    about = arrays.get("about")
+    return None if about is None or not about.size else parse_json(str(about.reshape(-1)[0]), f"{path.name}: 'about'")
+
+
+def learned_rate(about: Any) -> float | None:
+    """The learned rate that attar's own export tells of itself, if it does."""
+    learned = about.get("learned") if isinstance(about, dict) else None
+    rate = learned.get(RATE) if isinstance(learned, dict) else None
+    return None if rate is None else number_of(rate, RATE)
+
+
+def _preprocess(arrays: dict[str, np.ndarray], about: Any, path: Path) -> Pixels | None:
     """The codec of attar's own export, where "about" describes it."""
-    if "about" not in arrays or not {"mean", "std"} <= arrays.keys():
-        return None
-    about: Any = parse_json(
-        str(arrays["about"].reshape(-1)[0]) if arrays["about"].size else "", f"{path.name}: 'about'"
-    )
     spec = about.get("preprocess") if isinstance(about, dict) else None
-    if not isinstance(spec, dict) or spec.get("kind") != "pixels":
+    if not {"mean", "std"} <= arrays.keys() or not isinstance(spec, dict) or spec.get("kind") != "pixels":
         return None
     tensors = {name: _tensor(arrays[name], path).float() for name in CODEC_KEYS if name in arrays}
     return Pixels.restore(spec, tensors)

@@ -28,9 +28,10 @@ class Found:
         labels: int64 [N], or None.
         soft: a number for every class, float32 [N, K] as they are, or None.
         classes: names in the order of the labels, where the file has any.
-        rate: learned learning rate, where the file has one.
+        rate: learned learning rate, where the file has one, as it is there; NaN where it is no single number.
         preprocess: images to network inputs, where the file has it.
         notes: what was read how, a line each.
+        plain: whether the file's name says that the values are pictures, wherever they lie.
     """
 
     images: Tensor
@@ -41,6 +42,7 @@ class Found:
     rate: float | None = None
     preprocess: Pixels | None = None
     notes: tuple[str, ...] = field(default=())
+    plain: bool = False
 
 
 def images_of(value: Any, what: str) -> tuple[Tensor, tuple[str, ...]]:
@@ -52,10 +54,11 @@ def images_of(value: Any, what: str) -> tuple[Tensor, tuple[str, ...]]:
     tensor = _honest(value, what)
     if tensor.ndim != 4 or (tensor.shape[1] not in (1, 3) and tensor.shape[3] not in (1, 3)):
         raise InputError(
-            f"{what} has shape {_shape(tensor)}; images are [N, C, H, W] or [N, H, W, C] with 1 or 3 channels"
+            f"{what} have shape {_shape(tensor)}; images are [N, C, H, W] or [N, H, W, C] with 1 or 3 channels: render "
+            "latents and priors with their own code, and save them as images"
         )
     if min(tensor.shape) < 1 or max(tensor.shape[1:]) > LARGEST_SIDE:
-        raise InputError(f"{what} has shape {_shape(tensor)}; sides of 1 to {LARGEST_SIDE} pixels are allowed")
+        raise InputError(f"{what} have shape {_shape(tensor)}; sides of 1 to {LARGEST_SIDE} pixels are allowed")
     if tensor.dtype != torch.uint8 and not tensor.is_floating_point():
         raise InputError(f"{what} holds {tensor.dtype}; images are floats or uint8")
     notes: tuple[str, ...] = ()
@@ -67,11 +70,13 @@ def images_of(value: Any, what: str) -> tuple[Tensor, tuple[str, ...]]:
 
 
 def labels_of(value: Any, what: str) -> tuple[Tensor | None, Tensor | None]:
-    """A tensor as hard labels, int64 [N], or as numbers for every class, float32 [N, K]; the other is None.
+    """A tensor or list as hard labels, int64 [N], or as numbers for every class, float32 [N, K]; the other is None.
 
     Raises:
         InputError: neither.
     """
+    if isinstance(value, list | tuple) and value and all(isinstance(each, int) for each in value):
+        value = torch.tensor([min(max(each, -1), 10**9) for each in value])
     tensor = _honest(value, what)
     if tensor.ndim == 2 and tensor.shape[1] == 1:
         tensor = tensor[:, 0]
@@ -89,24 +94,26 @@ def labels_of(value: Any, what: str) -> tuple[Tensor | None, Tensor | None]:
     return whole.long(), None
 
 
-def rate_of(value: Any, what: str) -> float:
-    """A tensor or number as a learning rate.
-
-    Raises:
-        InputError: anything but one positive finite number.
-    """
+def number_of(value: Any, what: str) -> float:
+    """A number, or a tensor of one; NaN for anything else. Raises InputError for a tensor that is not what it says."""
     if isinstance(value, Tensor):
         tensor = _honest(value, what)
-        value = tensor.double().reshape(-1)[0].item() if tensor.numel() == 1 and not tensor.is_complex() else math.nan
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
-        raise InputError(f"{what} is no learning rate; one positive number is needed, e.g. --rate 0.02")
-    return float(value)
+        return float(tensor.double().reshape(-1)[0]) if tensor.numel() == 1 and not tensor.is_complex() else math.nan
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if plain and abs(value) < 1e30 else math.nan
+
+
+def check_rate(rate: float, what: str) -> float:
+    """`rate`, where it can be a learning rate. Raises InputError for anything but a positive finite number."""
+    if not 0 < rate < 1e6:
+        raise InputError(f"{what} is {rate:g}, which is no learning rate; give a positive number, e.g. --rate 0.02")
+    return rate
 
 
 def _honest(value: Any, what: str) -> Tensor:
     """A dense CPU tensor that holds as many values as it says."""
     if not isinstance(value, Tensor):
-        raise InputError(f"{what} is a {type(value).__name__}; a tensor is needed")
+        raise InputError(f"{what} are a {type(value).__name__}; save them as a tensor")
     if value.layout != torch.strided or value.is_quantized or value.is_nested or value.device.type != "cpu":
         raise InputError(f"{what} is no plain tensor; save it again as a dense one")
     value = value.detach()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,15 +12,16 @@ import torch
 from torch import Tensor
 
 from attar.codecs.pixels import Pixels
-from attar.data.decoding import Channels, Resize
+from attar.data.decoding import Channels, Resize, Rules
+from attar.data.hub import HUB
 from attar.data.image_set import ImageSet, Splits
-from attar.data.sources import load_images
+from attar.data.sources import load_images, local_path, sides
 from attar.distilled import DistilledSet
 from attar.errors import InputError, unknown
 from attar.evaluation.evaluate import RATE
 from attar.foreign.arrays import read_arrays
-from attar.foreign.found import Found, labels_of, rate_of
-from attar.foreign.pictures import read_pictures
+from attar.foreign.found import Found, check_rate, labels_of
+from attar.foreign.pictures import read_hub, read_pictures
 from attar.foreign.preprocessing import CHOICES, Look, Values, look_at, normalisation, whitening
 from attar.foreign.tensors import load_labels, read_tensors
 from attar.manifest import UNKNOWN, DataProvenance, InitialProvenance, check_classes, without_folders
@@ -33,8 +35,13 @@ PRIVACY = (
     "No differential-privacy guarantee is known. The images are foreign: whether they began as real images, and still "
     "show them, is not known."
 )
-ROW_SUM_ERROR = 1e-3
+KINDS = "a .pt or .npz file, a folder of class folders, .parquet, a folder that datasets saved, or hf:NAME[:SPLIT]"
+MOST_OF_A_PICTURE = 2.0
+# Of probabilities in half precision, a thousand in a row.
+ROW_SUM_ERROR = 1e-2
 SMALLEST_PROBABILITY = 1e-30
+# One-hot vectors less 1 / K, and what training makes of them.
+TARGETS = (-1.0, 2.0)
 LabelKind = Literal["logits", "probabilities"]
 
 
@@ -53,6 +60,8 @@ class Answers:
         experiment: which of several sets in the file, counted from 0.
         name: of the data it was distilled from.
         storage: of the values in the file; None is float16 for 8-bit pictures and float32 for floats.
+        image_size: of pictures, a side or (height, width); None: they have one size.
+        channels: of pictures: "keep", "grey" or "rgb".
     """
 
     values: Values | None = None
@@ -65,6 +74,8 @@ class Answers:
     experiment: int = 0
     name: str | None = None
     storage: Storage | None = None
+    image_size: int | tuple[int, int] | None = None
+    channels: Channels = "keep"
 
     def __post_init__(self) -> None:
         for what, value, allowed in (
@@ -78,6 +89,8 @@ class Answers:
             raise InputError(
                 "--zca and --normalization are both given; whitening takes images as they are, without normalization"
             )
+        if self.classes is not None and not self.classes:
+            raise InputError("--classes names no class; name all of them, or leave it out")
         if self.experiment < 0:
             raise InputError(f"--experiment {self.experiment} is negative; experiments count from 0")
         Grid(self.grid)
@@ -99,11 +112,13 @@ def import_set(
     by line, what was read, told and assumed (`manifest.recipe`).
 
     Args:
-        source: a .pt or .npz file, a folder of class folders, a .parquet file or a folder of them.
+        source: a .pt or .npz file, a folder of class folders, a .parquet or .arrow file, a folder of parquet files or
+            one that `datasets` saved, "hf:NAME" or "hf:NAME:SPLIT".
         data: what it was distilled from, Splits or anything `load_images` takes: names and order of the classes,
             statistics, whitening; only the training part is looked at.
         labels: a file of labels, .pt or .npy, where `source` has none.
-        test, resize: as of `load_images`, for `data`.
+        test: as of `load_images`, for `data`.
+        resize: as of `load_images`, for `data` and for pictures with an `image_size`.
         progress: shows the decoding of pictures.
         answers: fields of `Answers`.
 
@@ -112,18 +127,18 @@ def import_set(
             only its makers can answer; one line.
     """
     known = Answers(**answers)
-    path, progress = Path(source), progress or Silent()
-    found = _read(path, None if labels is None else Path(labels), known.experiment, progress)
+    progress = progress or Silent()
+    found = _read(source, None if labels is None else local_path(labels), known, resize, progress)
     splits = None if data is None else _real(found, data, known.classes, test, resize, progress)
     real = None if splits is None else splits.train
     read, assumed = list(found.notes), list[str]()
     found, classes = _classes(found, known, real, assumed)
     codec, preprocess = _codecs(found, known, real, assumed)
     items = _items(found, known, codec, preprocess, assumed)
-    rate = found.rate if known.rate is None else rate_of(known.rate, f"--rate {known.rate}")
+    rate = _rate(found, known)
     named = known.name or (splits.name if splits else UNKNOWN)
     told = {name: answer for name, answer in vars(known).items() if answer != getattr(Answers, name)}
-    recipe = {"name": FOREIGN, "source": path.name, "format": found.format, "read": read}
+    recipe = {"name": FOREIGN, "source": _called(source), "format": found.format, "read": read}
     built = DistilledSet.build(
         items,
         preprocess,
@@ -135,6 +150,20 @@ def import_set(
         learned=None if rate is None else {RATE: rate},
     )
     return built.replace(privacy=PRIVACY)
+
+
+def _called(source: Path | str) -> str:
+    """What the manifest calls it: never an absolute path."""
+    if str(source).startswith(HUB):
+        return str(source)
+    path = local_path(source)
+    return path.name if path.name not in ("", "..") else path.resolve().name
+
+
+def _rate(found: Found, known: Answers) -> float | None:
+    if known.rate is not None:
+        return check_rate(float(known.rate), "--rate")
+    return None if found.rate is None else check_rate(found.rate, "the rate that lies with the images")
 
 
 def _real(
@@ -165,20 +194,29 @@ def _real(
     return splits
 
 
-def _read(path: Path, labels: Path | None, experiment: int, progress: Progress) -> Found:
-    suffix = path.suffix.lower()
-    if suffix in (".pt", ".pth"):
-        return read_tensors(path, labels, experiment)
-    if experiment:
-        raise InputError(f"--experiment {experiment} has no effect: {path.name} holds one set; leave it out")
-    if not path.exists():
-        raise InputError(f"{path} does not exist; give a .pt or .npz file, a folder of class folders, or .parquet")
-    if suffix == ".npz":
+def _read(source: Path | str, labels: Path | None, known: Answers, resize: Resize, progress: Progress) -> Found:
+    path = local_path(source)
+    hub = str(source).startswith(HUB)
+    suffix = "" if hub else path.suffix.lower()
+    tensors = suffix in (".pt", ".pth")
+    if known.experiment and not tensors:
+        raise InputError(f"--experiment {known.experiment} has no effect: {path.name} holds one set; leave it out")
+    if (tensors or suffix == ".npz") and (known.image_size is not None or known.channels != "keep"):
+        raise InputError(f"--image-size and --channels have no effect: {path.name} holds numbers, no pictures")
+    if tensors:
+        return read_tensors(path, labels, known.experiment)
+    size = sides(known.image_size)
+    rules = Rules(size, "refuse" if size is None else resize, known.channels)
+    if hub:
+        found = read_hub(str(source), rules, progress)
+    elif not path.exists():
+        raise InputError(f"{path} does not exist; give {KINDS}")
+    elif suffix == ".npz":
         found = read_arrays(path)
-    elif path.is_dir() or suffix == ".parquet":
-        found = read_pictures(path, progress)
+    elif path.is_dir() or suffix in (".parquet", ".arrow"):
+        found = read_pictures(path, rules, progress)
     else:
-        raise InputError(f"{path} is no set of others; give a .pt or .npz file, a folder of class folders, or .parquet")
+        raise InputError(f"{path} is no set of others; give {KINDS}")
     if labels is None:
         return found
     hard, soft = labels_of(load_labels(labels), f"the labels of {labels.name}")
@@ -199,6 +237,12 @@ def _classes(found: Found, known: Answers, real: ImageSet | None, assumed: list[
             "found; give one label for each image, e.g. --labels labels_best.pt"
         )
     needed = int(found.labels.max()) + 1 if found.soft is None else found.soft.shape[1]
+    if found.classes is not None and needed > len(found.classes):
+        if not known.classes:
+            raise InputError(
+                f"labels are of {needed} classes and the file names {len(found.classes)}; give --classes for all"
+            )
+        found = replace(found, classes=None)
     if names is None:
         names = tuple(str(index) for index in range(max(2, needed)))
         assumed.append(f"classes have no names and are called {names[0]} to {names[-1]}; --data or --classes name them")
@@ -224,18 +268,39 @@ def _class_after_class(found: Found, names: tuple[str, ...] | None, assumed: lis
 
 
 def _renamed(found: Found, own: tuple[str, ...], names: tuple[str, ...], assumed: list[str]) -> Found:
-    """Labels by `names` instead of the file's own names: by name where these are the same, else one after the other."""
-    if sorted(own) != sorted(names):
-        if len(own) != len(names):
-            raise InputError(
-                f"the file has {len(own)} classes, e.g. {own[0]!r}, and {len(names)} are named; name the same ones"
-            )
-        assumed.append(f"the file's classes, in order, are the named ones: {own[0]!r} is {names[0]!r}, and so on")
-        return replace(found, classes=names)
-    places = torch.tensor([names.index(name) for name in own])
-    labels = None if found.labels is None else places[found.labels]
-    soft = None if found.soft is None else found.soft[:, places.argsort()]
+    """Labels by `names` instead of the file's own names: by name where these are the same, else by number or order."""
+    if sorted(own) == sorted(names):
+        places = [names.index(name) for name in own]
+    else:
+        places = _places(own, names)
+        first = places.index(min(places))
+        assumed.append(
+            f"the file's classes, in order, are the named ones: {own[first]!r} is {names[places[first]]!r}, and so on"
+        )
+    labels = None if found.labels is None else torch.tensor(places)[found.labels]
+    soft = found.soft
+    if soft is not None and len(own) == len(names):
+        soft = soft[:, torch.tensor(places).argsort()]
     return replace(found, labels=labels, soft=soft, classes=names)
+
+
+def _places(own: tuple[str, ...], names: tuple[str, ...]) -> list[int]:
+    """The place among `names` of each of the file's classes: its number where it counts them from 0, else its rank.
+
+    Raises:
+        InputError: more or fewer classes than are named, and no numbers of named ones.
+    """
+    numbered = [re.fullmatch(r"(\D*)([0-9]{1,18})", name) for name in own]
+    alike = len({found[1] if found else None for found in numbered}) == 1 and numbered[0] is not None
+    numbers = [int(found[2]) for found in numbered if found] if alike else list(range(len(own)))
+    if len(set(numbers)) == len(own) and max(numbers) < len(names) and (alike or len(own) == len(names)):
+        return numbers
+    if len(own) != len(names) or len(set(numbers)) < len(own):
+        raise InputError(
+            f"the file has {len(own)} classes, e.g. {own[0]!r}, and {len(names)} are named; name the same ones"
+        )
+    order = sorted(range(len(own)), key=numbers.__getitem__)
+    return [order.index(place) for place in range(len(own))]
 
 
 def _codecs(found: Found, known: Answers, real: ImageSet | None, assumed: list[str]) -> tuple[Pixels, Pixels]:
@@ -266,6 +331,13 @@ def _values(found: Found, known: Answers, look: Look | None, assumed: list[str])
         return "plain"
     if known.values is not None:
         return known.values
+    if found.plain:
+        assumed.append(f"pictures, taken back from whitened inputs, as MTT's code names them: {look}")
+        return "plain"
+    if look.low >= 0 and look.high > MOST_OF_A_PICTURE:
+        raise InputError(
+            f"{look}, as 8-bit values do; save them as uint8, or divide them by 255 (--values inputs: they are inputs)"
+        )
     if look.kind == "pictures":
         assumed.append(f"pictures as they are, because {look}")
         return "plain"
@@ -302,6 +374,12 @@ def _logits(soft: Tensor, kind: LabelKind | None, assumed: list[str]) -> Tensor:
     """Whose softmax is what the file means."""
     sums_to_one = bool((soft >= 0).all()) and bool(((soft.sum(1) - 1).abs() < ROW_SUM_ERROR).all())
     if kind is None:
+        low, high = float(soft.min()), float(soft.max())
+        if not sums_to_one and TARGETS[0] <= low and high <= TARGETS[1]:
+            raise InputError(
+                f"soft labels run from {low:.3g} to {high:.3g}, as targets of a regression do (FRePo, KIP), which no "
+                "softmax gives; give hard labels by --labels FILE, or --label-kind logits if they are logits"
+            )
         kind = "probabilities" if sums_to_one else "logits"
         assumed.append(f"soft labels are {kind}, because their rows {'' if sums_to_one else 'do not '}sum to 1")
     if kind == "probabilities" and not sums_to_one:

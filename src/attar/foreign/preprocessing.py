@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -26,6 +27,8 @@ PUBLISHED: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 CHOICES = f"{', '.join(PUBLISHED)}, data (the statistics of --data), none, or mean/std, e.g. 0.49,0.48,0.45/0.2,0.2,0.2"
+
+BLOCK = 256
 
 # Values of pictures stay near [0, 1]; unwhitened ones leave it a little.
 NEAR = 0.25
@@ -58,8 +61,9 @@ def look_at(images: Tensor) -> Look:
     Pictures lie about [0, 1]. Whitened images (ZCA with epsilon 0.1) spread less than normalised ones, because only
     few directions of natural images have more variance than epsilon.
     """
-    means = images.double().mean((0, 2, 3), keepdim=True)
-    spread = float((images.double() - means).square().mean().sqrt())
+    means = images.mean((0, 2, 3), keepdim=True, dtype=torch.float64)
+    squares = sum(float((block.double() - means).square().sum()) for block in images.split(BLOCK))
+    spread = math.sqrt(squares / images.numel())
     low, high = float(images.min()), float(images.max())
     if low >= -NEAR and high <= 1 + NEAR:
         return Look(low, high, spread, "pictures")

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from attar.container import one_line
 from attar.errors import InputError
-from attar.foreign.found import MOST_BYTES, Found, images_of, labels_of, rate_of
+from attar.foreign.found import MOST_BYTES, Found, images_of, labels_of, number_of
 
 MOST_PICKLE_BYTES = 2**24
 MOST_EXPERIMENTS = 1000
+UNWHITENED = "images_zca_"
+"""With ZCA, MTT's code saves its network inputs as images_N.pt and, taken back to pictures, as images_zca_N.pt."""
 IMAGE_KEYS = ("images", "image", "image_syn", "x", "data")
 LABEL_KEYS = ("labels", "label", "label_syn", "y", "targets", "target")
 RATE_KEYS = ("lr", "syn_lr", "rate")
@@ -71,9 +73,11 @@ def read_tensors(path: Path, labels: Path | None = None, experiment: int = 0) ->
         found = _of_keys(held, path)
     else:
         raise _unknown(path, f"a {type(held).__name__}")
-    if labels is not None:
-        return _labelled(replace(found, labels=None, soft=None), load_labels(labels), labels)
-    return _with_files_beside(found, path) if isinstance(held, Tensor) else found
+    if isinstance(held, Tensor):
+        found = _with_files_beside(found, path, labels is None)
+    if labels is None:
+        return found
+    return _labelled(replace(found, labels=None, soft=None), load_labels(labels), labels)
 
 
 def load_labels(path: Path) -> Any:
@@ -155,7 +159,7 @@ def _of_keys(held: Mapping[Any, Any], path: Path) -> Found:
         raise _unknown(path, f"a dictionary with the keys {', '.join(sorted(keys)[:8]) or 'of no text'}")
     found = _images(held[image], path, "a dictionary of images and labels")
     if rate is not None:
-        found = replace(found, rate=rate_of(held[rate], f"{rate!r} of {path.name}"))
+        found = replace(found, rate=number_of(held[rate], f"{rate!r} of {path.name}"))
     return found if label is None else _labelled(found, held[label], path)
 
 
@@ -172,17 +176,17 @@ def _labelled(found: Found, value: Any, path: Path) -> Found:
     return replace(found, labels=labels, soft=soft)
 
 
-def _with_files_beside(found: Found, path: Path) -> Found:
-    """With labels_best.pt and lr_best.pt, where they lie beside images_best.pt (or images_zca_best.pt)."""
-    labels, rate = _beside(path, "labels"), _beside(path, "lr")
+def _with_files_beside(found: Found, path: Path, labelled: bool) -> Found:
+    """With labels_best.pt, if wanted, and lr_best.pt, where they lie beside images_best.pt (or images_zca_best.pt)."""
+    labels, rate = _beside(path, "labels") if labelled else None, _beside(path, "lr")
     notes = list(found.notes)
     if labels is not None:
         found = _labelled(found, load_tensors(labels), labels)
         notes.append(f"labels are those of {labels.name}, beside it")
     if rate is not None:
-        found = replace(found, rate=rate_of(load_tensors(rate), f"the rate in {rate.name}"))
+        found = replace(found, rate=number_of(load_tensors(rate), f"the rate in {rate.name}"))
         notes.append(f"the learned rate is that of {rate.name}, beside it")
-    return replace(found, notes=tuple(notes))
+    return replace(found, notes=tuple(notes), plain=path.name.startswith(UNWHITENED))
 
 
 def _beside(path: Path, kind: str) -> Path | None:

@@ -36,6 +36,7 @@ from attar.evaluation.evaluate import check_fit, device_name, load_splits, set_n
 from attar.evaluation.protocol import Protocol, resolve_flip
 from attar.evaluation.protocol import protocol as protocol_named
 from attar.evaluation.relabelled import known_observer
+from attar.manifest import UNKNOWN
 from attar.networks.groups import networks_named
 from attar.networks.network import Network, NetworkConfig, build_network
 from attar.progress import Progress, Silent
@@ -286,17 +287,23 @@ def _card(name: str, work: _Work, found: _Found, membership: Membership | None) 
         copies=tuple(found.copies),
         membership=membership,
         labels=label_facts(work.distilled),
-        notes=tuple(_notes(work)),
+        notes=tuple(_notes(work, len(found.neighbours))),
     )
 
 
-def _notes(work: _Work) -> list[str]:
+def _notes(work: _Work, num_lines: int) -> list[str]:
     distilled = work.distilled
     notes = [
         "held-out images are the data's test part; shares are of distilled images that are not as near to both, their "
-        "interval takes distilled images as independent, p does not"
+        "interval takes distilled images as independent, p does not",
+        f"each p is of its line by itself: the smallest of {num_lines} counts {num_lines} times (Bonferroni)",
     ]
-    if work.splits.train.fingerprint != distilled.manifest.data.fingerprint:
+    if distilled.manifest.data.fingerprint == UNKNOWN:
+        notes.append(
+            "the file does not say which images the set was distilled from: were some of those called held-out here "
+            "among them, nothing above means what it says"
+        )
+    elif work.splits.train.fingerprint != distilled.manifest.data.fingerprint:
         notes.append(
             "the set was distilled from other images than this data's training part: what is called held-out here may "
             "be what it was made from, and nothing above then means what it says"

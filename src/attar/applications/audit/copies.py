@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attar.applications.audit.neighbours import LEVELS, Nearest, Space
+from attar.applications.audit.neighbours import BLOCK_VALUES, LEVELS, Nearest, Space
 from attar.applications.audit.record import Copy, Limit, Part
-from attar.applications.audit.statistics import binomial_interval
+from attar.applications.audit.statistics import binomial_interval, quantiles_of_others
 from attar.data.image_set import ImageSet
 from attar.distilled import DistilledSet
 from attar.shapes import Float
@@ -30,9 +30,9 @@ def copy_limit(space: Space, strangers: Float[Tensor, " heldout"]) -> Limit:
     Source: ours. Half of a low quantile, because distances of unrelated images thin out fast below it, and because
         images that a data set holds twice, as CIFAR-10 does, lie there: they make the limit smaller, never larger.
     """
-    quantile = float(strangers.quantile(QUANTILE))
-    distance = FACTOR * quantile
-    alarms = int((strangers < distance).sum())
+    distance = FACTOR * float(strangers.quantile(QUANTILE))
+    # Each is judged by the others: its own distance, were it small, would make the limit smaller.
+    alarms = int((strangers < FACTOR * quantiles_of_others(strangers, QUANTILE)).sum())
     low, high = binomial_interval(alarms, len(strangers))
     return Limit(
         space=space.name,
@@ -66,6 +66,7 @@ def find_copies(
     """
     pixels = found[0][1]
     differing = _levels_apart(images, real, pixels)
+    classes = [distilled.classes[label] for label in distilled.labels.tolist()]
     copies = []
     for item in range(len(images)):
         below = [
@@ -81,7 +82,7 @@ def find_copies(
         copies.append(
             Copy(
                 item=item,
-                item_class=distilled.classes[int(distilled.labels[item])],
+                item_class=classes[item],
                 part=part,
                 index=index,
                 image_class=real.classes[int(real.labels[index])],
@@ -96,6 +97,10 @@ def find_copies(
 
 def _levels_apart(images: Tensor, real: ImageSet, near: Nearest) -> Tensor:
     """[M], the largest difference of a value in 8-bit levels between each image and its neighbour."""
-    turned = torch.where(near.mirrored[:, None, None, None], images.flip(3), images)
-    own = (turned.clamp(0, 1) * LEVELS).round().to(torch.int16)
-    return (own - real.images[near.indices].to(torch.int16)).abs().flatten(1).amax(1)
+    apart = []
+    for items in torch.arange(len(images)).split(max(1, BLOCK_VALUES // images[0].numel())):
+        block = images[items]
+        turned = torch.where(near.mirrored[items, None, None, None], block.flip(3), block)
+        own = (turned.clamp(0, 1) * LEVELS).round().to(torch.int16)
+        apart.append((own - real.images[near.indices[items]].to(torch.int16)).abs().flatten(1).amax(1))
+    return torch.cat(apart)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,8 +30,8 @@ class Space:
         unit: of a distance.
         scale: units in a difference of 1.
         of: images [B, C, H, W] in [0, 1] on the device -> values [B, F].
-        items: of every distilled image, [M, F].
-        mirrored: of every distilled image mirrored, [M, F]; None where mirrored images are not looked for.
+        queries: of every distilled image and, with `mirrored`, after them of every one mirrored, [M or 2 M, F].
+        mirrored: whether mirrored images are looked for.
         searched: whether copies are looked for, so that distilled images are compared with all real ones too.
     """
 
@@ -39,8 +39,8 @@ class Space:
     unit: str
     scale: float
     of: Callable[[Tensor], Tensor]
-    items: Float[Tensor, "items values"]
-    mirrored: Float[Tensor, "items values"] | None
+    queries: Float[Tensor, "queries values"]
+    mirrored: bool
     searched: bool = True
 
 
@@ -70,9 +70,7 @@ def pixel_space(images: Float[Tensor, "items C H W"], mirror: bool) -> Space:
     def centred(batch: Tensor) -> Tensor:
         return batch.flatten(1) - 0.5  # as far from 0 as need be: distances are differences of squares
 
-    return Space(
-        "pixels", "8-bit levels", LEVELS, centred, centred(images), centred(images.flip(3)) if mirror else None
-    )
+    return Space("pixels", "8-bit levels", LEVELS, centred, _both(centred, images, mirror), mirror)
 
 
 def feature_space(
@@ -85,8 +83,11 @@ def feature_space(
         size = max(1, BLOCK_VALUES // 16 // batch[0].numel())
         return torch.cat([network.features(preprocess.encode(part)).float() for part in batch.split(size)])
 
-    mirrored = features(images.flip(3)) if mirror else None
-    return Space(name, "of a feature", 1.0, features, features(images), mirrored, searched=False)
+    return Space(name, "of a feature", 1.0, features, _both(features, images, mirror), mirror, searched=False)
+
+
+def _both(of: Callable[[Tensor], Tensor], images: Tensor, mirror: bool) -> Tensor:
+    return torch.cat([of(images), of(images.flip(3))]) if mirror else of(images)
 
 
 def code_space(distilled: DistilledSet, device: torch.device) -> Space | None:
@@ -103,18 +104,17 @@ def code_space(distilled: DistilledSet, device: torch.device) -> Space | None:
     def encoded(batch: Tensor) -> Tensor:
         return moved.encode(batch).flatten(1)
 
-    return Space("codes", "of a code's value", 1.0, encoded, distilled.codes.flatten(1).to(device), None)
+    return Space("codes", "of a code's value", 1.0, encoded, distilled.codes.flatten(1).to(device), False)
 
 
 def nearest(
     space: Space, real: ImageSet, places: Int64[Tensor, " places"], device: torch.device, progress: Progress
 ) -> Nearest:
     """The nearest of the real images at `places` for each distilled image."""
-    queries = space.items if space.mirrored is None else torch.cat([space.items, space.mirrored])
-    best, found = _nearest(space, queries, real, places, device, progress)
-    count = len(space.items)
-    if space.mirrored is None:
-        return Nearest(best, found, torch.zeros(count, dtype=torch.bool))
+    best, found = _nearest(space, real, places, device, progress)
+    if not space.mirrored:
+        return Nearest(best, found, torch.zeros(len(best), dtype=torch.bool))
+    count = len(best) // 2
     turned = best[count:] < best[:count]
     distances = torch.where(turned, best[count:], best[:count])
     return Nearest(distances, torch.where(turned, found[count:], found[:count]), turned)
@@ -130,8 +130,7 @@ def nearest_of_images(
 ) -> Float[Tensor, " queries"]:
     """The distance from each of the chosen images, mirrored where distilled ones are, to the nearest of all `real`."""
     batch = images.images[chosen].to(device).float() / LEVELS
-    mirrored = None if space.mirrored is None else space.of(batch.flip(3))
-    asked = Space(space.name, space.unit, space.scale, space.of, space.of(batch), mirrored)
+    asked = replace(space, queries=_both(space.of, batch, space.mirrored))
     return nearest(asked, real, torch.arange(len(real)), device, progress).distances
 
 
@@ -155,9 +154,10 @@ def equal_parts(splits: Splits, most: int, seed: int) -> tuple[Int64[Tensor, " n
 
 @torch.no_grad()
 def _nearest(
-    space: Space, queries: Tensor, real: ImageSet, places: Tensor, device: torch.device, progress: Progress
+    space: Space, real: ImageSet, places: Tensor, device: torch.device, progress: Progress
 ) -> tuple[Tensor, Tensor]:
     """Smallest distance and its place for each query; by differences of squares, the winner's again by itself."""
+    queries = space.queries
     best = torch.full((len(queries),), torch.inf, device=device)
     winner = torch.zeros(len(queries), dtype=torch.int64, device=device)
     squares = queries.square().sum(1)

@@ -29,9 +29,10 @@ def refuse_picture(path: Path, overwrite: bool) -> None:
 def draw_neighbours(
     distilled: DistilledSet, images: Tensor, splits: Splits, found: dict[Part, Nearest], out: Path, overwrite: bool
 ) -> Path:
-    """A row for each distilled image: itself, the nearest training image and the nearest held-out one, in pixels.
+    """A row for a distilled image: itself, the nearest training image and the nearest held-out one, in pixels.
 
-    The two distances, in 8-bit levels, stand with its name. Mirrored neighbours are drawn as they are compared.
+    There are at most `MOST_ROWS`, as many of each class, or one of each of the first classes. The two distances, in
+    8-bit levels, stand with its name. Mirrored neighbours are drawn as they are compared.
 
     Args:
         distilled: the set.
@@ -43,7 +44,7 @@ def draw_neighbours(
     """
     per_class = max(1, MOST_ROWS // distilled.num_classes)
     members = [(distilled.labels == label).nonzero()[:per_class, 0] for label in range(distilled.num_classes)]
-    items = torch.cat(members)
+    items = torch.cat(members)[:MOST_ROWS]
     names = [
         f"{item_name(distilled, item)} {found['train'].distances[item]:.1f} {found['test'].distances[item]:.1f}"
         for item in items.tolist()

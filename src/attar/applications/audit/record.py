@@ -109,7 +109,7 @@ class Limit(Config):
         quantile, factor: of the rule.
         num_heldout: held-out images behind it.
         median: of their distances.
-        alarms: of these held-out images, those that the rule would call copies.
+        alarms: of these held-out images, those that the rule would call copies, each by the quantile of the others.
         low, high: 95 % interval of the share of alarms.
     """
 

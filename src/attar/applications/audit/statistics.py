@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from attar.evaluation.statistics import CONFIDENCE
+from attar.shapes import Float
 
 
 def binomial_interval(hits: int, trials: int) -> tuple[float, float]:
@@ -35,20 +38,40 @@ def tail_probability(weights: Sequence[int], share: float, observed: int) -> flo
 
         P(sum_u w_u b_u >= observed),   b_u independent, P(b_u = 1) = share
 
-    Exact, by one convolution for each weight.
+    Exact: the binomial law of each distinct weight's number, one convolved with the other.
 
     Args:
         weights: w_u, positive.
         share: in (0, 1).
         observed: the sum that was seen.
     """
-    law = np.zeros(sum(weights) + 1)
-    law[0] = 1.0
-    for weight in weights:
-        moved = np.zeros_like(law)
-        moved[weight:] = law[: len(law) - weight]
-        law = (1 - share) * law + share * moved
+    from scipy.stats import binom
+
+    law = np.ones(1)
+    for weight, number in sorted(Counter(weights).items()):
+        spaced = np.zeros(weight * number + 1)
+        spaced[::weight] = binom.pmf(np.arange(number + 1), number, share)
+        law = np.convolve(law, spaced)
     return min(1.0, float(law[max(0, observed) :].sum()))
+
+
+def quantiles_of_others(values: Float[Tensor, " values"], share: float) -> Float[Tensor, " values"]:
+    """For each value the quantile of all others, as `torch.quantile` has it; its own for a single one.
+
+    Args:
+        values: [N], N at least 1.
+        share: in [0, 1].
+    """
+    if len(values) == 1:
+        return values.clone()
+    ordered, places = values.sort()
+    ranks = torch.empty_like(places)
+    ranks[places] = torch.arange(len(values))
+    position = share * (len(values) - 2)
+    low = math.floor(position)
+    # The k-th smallest of the others is the k-th of all before the value's own rank, and the next one from there on.
+    below, above = (ordered[k + (ranks <= k).long()] for k in (low, min(low + 1, len(values) - 2)))
+    return torch.lerp(below, above, position - low)
 
 
 def roc_area(members: Tensor, others: Tensor) -> float:
