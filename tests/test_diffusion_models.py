@@ -270,6 +270,14 @@ def test_a_public_prior_is_named_and_missed(prior_file: Path, tmp_path: Path, mo
         DistilledSet.load(tmp_path / "set.safetensors").images(everything)
 
 
+def test_a_public_prior_whose_name_no_file_can_hold_is_refused_before_the_run(prior_file: Path) -> None:
+    """It was refused by the reader, once all was done."""
+    badly = prior_file.rename(prior_file.with_name("prior-12:30.safetensors"))
+    with pytest.raises(InputError, match="rename their file"):
+        _distilled(badly, **{"codec.public": True})
+    assert len(_distilled(badly)) == 20
+
+
 def test_the_estimate_of_the_file_is_what_it_becomes(prior_file: Path) -> None:
     made = _distilled(prior_file)
     budget = f"{made.file_bytes + 200}B"
@@ -389,7 +397,7 @@ def test_settings_of_a_prior_are_checked() -> None:
     assert override(PriorTraining(), {"denoiser.width": 16}).denoiser.width == 16
     with pytest.raises(InputError, match=r"denoiser\.width"):
         override(PriorTraining(), {"denoiser.wdth": 16})
-    with pytest.raises(ValueError, match="greater than or equal to 50"):
+    with pytest.raises(ValueError, match="greater than 50"):
         ScheduleConfig(num_levels=10)
     assert os.environ["ATTAR_CACHE"]
 
