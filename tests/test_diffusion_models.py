@@ -30,12 +30,13 @@ from attar.distill import distill
 from attar.distilled import DistilledSet
 from attar.errors import InputError
 from attar.networks.denoiser import DenoiserConfig
+from attar.objectives.features import Features
 from attar.parameterizations.diffusion import Diffusion, DiffusionConfig
 from attar.progress import Silent
 from attar.randomness import generator
 from attar.recipes import recipe
 from attar.report.gradient_flow import GradientFlow, gradient_flow, plot_gradient_flow
-from small_diffusion import SMALL_DENOISER, digit_items
+from small_diffusion import SMALL_DENOISER, digit_items, saved_prior
 from small_pretrained import KINDS, save_pretrained
 from small_sets import digit_images, first_items
 
@@ -276,6 +277,33 @@ def test_a_public_prior_whose_name_no_file_can_hold_is_refused_before_the_run(pr
     with pytest.raises(InputError, match="rename their file"):
         _distilled(badly, **{"codec.public": True})
     assert len(_distilled(badly)) == 20
+
+
+def test_a_run_does_not_go_on_through_another_model_of_the_same_path(
+    prior_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its codes were learned through the first."""
+    accumulate, taken, out = Features.accumulate, [], tmp_path / "set.attar.safetensors"
+
+    def stopping(self: Features, *arguments: object) -> dict[str, float]:
+        taken.append(1)
+        if len(taken) == 2:
+            raise KeyboardInterrupt
+        return accumulate(self, *arguments)  # type: ignore[arg-type]
+
+    def run() -> DistilledSet:
+        settings = {**_QUICKLY, "codec.path": str(prior_file)}
+        return distill(digit_images(), "ld3m-dm", "1ipc", settings=settings, out=out, checkpoint_steps=1)
+
+    monkeypatch.setattr(Features, "accumulate", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    content = prior_file.read_bytes()
+    saved_prior(prior_file)
+    with pytest.raises(InputError, match="another configuration"):
+        run()
+    prior_file.write_bytes(content)
+    assert len(run()) == 10 and len(taken) == 3
 
 
 def test_the_estimate_of_the_file_is_what_it_becomes(prior_file: Path) -> None:
