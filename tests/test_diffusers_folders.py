@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from attar.codecs.diffusion import DiffusionCodecConfig
 from attar.codecs.registry import fit_codec, restore_codec
 from attar.data.image_set import ImageSet
 from attar.diffusion.codec import DiffusionCodec
+from attar.diffusion.pretrained import find_folder
 from attar.diffusion.schedule import alpha_bars
 from attar.errors import InputError
 from attar.randomness import generator
@@ -143,6 +145,17 @@ def test_another_class_table_is_another_model_of_random_values(tmp_path: Path, m
     assert _fit(folder, random_seed=0).identity() != codec.identity()
     with pytest.raises(InputError, match=r"tiny.*absent or differs"):
         restore_codec(codec.spec(), {})
+
+
+def test_a_hub_id_is_not_taken_for_another_models_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that $ATTAR_WEIGHTS lists for something else comes first."""
+    other = save_pretrained("unet-embedding", tmp_path / "other", seed=1)
+    wanted = save_pretrained("unet-embedding", tmp_path / "kept" / "tiny")
+    monkeypatch.setenv("ATTAR_WEIGHTS", os.pathsep.join(map(str, (other, tmp_path / "kept"))))
+    found, place = find_folder("owner/tiny")
+    assert place == wanted and found.weights.id == "owner/tiny"
+    with pytest.raises(InputError, match="there is no diffusion model 'owner/absent'"):
+        find_folder("owner/absent")
 
 
 def test_a_class_table_beside_the_model_is_counted(tmp_path: Path) -> None:

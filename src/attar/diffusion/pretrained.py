@@ -214,8 +214,9 @@ def find_folder(path_or_id: str, random_seed: int | None = None) -> tuple[Folder
         name = folder.resolve().name
         return read_folder(folder, name if re.fullmatch(ID_PATTERN, name) else "diffusion", random_seed), folder
     if re.fullmatch(ID_PATTERN, path_or_id):
+        cached = f"models--{path_or_id.replace('/', '--')}"
         for place in places(path_or_id):
-            if place.name == path_or_id.split("/")[-1] or "/" in path_or_id:
+            if place.name == path_or_id.split("/")[-1] or cached in place.parts:
                 return read_folder(place, path_or_id, random_seed), place
     raise InputError(
         f"there is no diffusion model {path_or_id!r}; give a prior's file (attar train-prior makes one) or a folder in "

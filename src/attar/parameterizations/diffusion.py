@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from attar.codecs.codec import Codec
@@ -44,11 +44,20 @@ class DiffusionConfig(_Stored):
         chunk_items: the most items that go through the model and the decoder at once.
         checkpointed: keep no step's activations: a third more time in constant memory.
 
+    Raises:
+        ValueError: conditioning is learned, and guidance 0 leaves it without effect.
+
     Source: LD3M section 3.1 and Table 7.
     """
 
     chunk_items: int = Field(default=16, ge=1)
     checkpointed: bool = True
+
+    @model_validator(mode="after")
+    def _conditioning_has_an_effect(self) -> DiffusionConfig:
+        if self.sampling.guidance == 0 and self.learned != "codes":
+            raise ValueError("guidance 0 asks for no class, so that conditioning has no effect; set learned=codes")
+        return self
 
     def spec(self, codec: Codec) -> dict[str, Any]:
         """What a file will say of such items, of a seed as long as any."""
