@@ -39,6 +39,9 @@ from attar.files import atomic_path, refuse_existing, write_text
 from attar.progress import Silent
 from attar.task import resolve_task
 
+LEAST_SPAN = 6.0
+"""Points of accuracy that an axis shows at least, so that noise does not look like a trend."""
+
 STEPS = "parameterization.sampling.num_steps"
 LEARNED, RESIDUAL = "parameterization.learned", "parameterization.sampling.residual"
 WITHOUT = {RESIDUAL: "none", "parameterization.sampling.residual_target": "noisy"}
@@ -140,6 +143,9 @@ def plot_steps(found: dict[int, dict[str, float]], ladder: dict[str, dict[str, f
         axes.errorbar(counts, told[0], told[1], color=COLOURS[0], marker=MARKERS[0], capsize=3)
         axes.set(xlabel="diffusion steps T", xscale="log", xticks=counts, xticklabels=counts)
         axes.minorticks_off()
+        low, high = axes.get_ylim()
+        missing = max(0.0, LEAST_SPAN - (high - low)) / 2
+        axes.set_ylim(low - missing, high + missing)
         axes.set_ylabel("accuracy, %", color=COLOURS[0])
         beside = axes.twinx()
         beside.plot(counts, told[2], color=COLOURS[1], marker=MARKERS[1], linestyle="--")
