@@ -4,8 +4,9 @@
 `steps` distils and evaluates at each T of --counts, all else as --recipe and --set say; `ladder` learns conditioning
 alone without the residual, then the codes too, then with the residual (`parameterization.learned` and
 `.sampling.residual`), at the recipe's T. Accuracy is the distilled row's of --protocol, averaged over its networks:
-mean and standard deviation over seeds. Seconds are of a distilling step: the median after the first. Every set is
-distilled anew; scores come from the cache where they are there.
+mean and standard deviation over seeds. Seconds are of a distilling step: the median after the first; on a CPU with one
+thread they are the process's own, which other processes do not lengthen. Every set is distilled anew; scores come from
+the cache where they are there. All settings are checked before the first set, and --json is written after each.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median, stdev
@@ -29,50 +31,76 @@ import torch
 
 import attar
 from attar.cli.options import assignments
+from attar.device import resolve_device
+from attar.errors import InputError
 from attar.evaluation.evaluate import evaluate
 from attar.evaluation.scorecard import DISTILLED
-from attar.files import atomic_path, refuse_existing
+from attar.files import atomic_path, refuse_existing, write_text
 from attar.progress import Silent
+from attar.task import resolve_task
+
+LEAST_SPAN = 6.0
+"""Points of accuracy that an axis shows at least, so that noise does not look like a trend."""
 
 STEPS = "parameterization.sampling.num_steps"
 LEARNED, RESIDUAL = "parameterization.learned", "parameterization.sampling.residual"
-LADDER = {
-    "conditioning": {LEARNED: "conditioning", RESIDUAL: "none"},
-    "conditioning and codes": {LEARNED: "both", RESIDUAL: "none"},
+WITHOUT = {RESIDUAL: "none", "parameterization.sampling.residual_target": "noisy"}
+LADDER: dict[str, dict[str, Any]] = {
+    "conditioning": {LEARNED: "conditioning", **WITHOUT},
+    "conditioning and codes": {LEARNED: "both", **WITHOUT},
     "and residual": {LEARNED: "both", RESIDUAL: "linear"},
 }
 
 
 class Stopwatch(Silent):
-    """When each step of the last task was done."""
+    """When each step of the last task was done, by a clock."""
 
-    def __init__(self) -> None:
-        self.times: list[float] = []
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock, self.times = clock, list[float]()
 
     def start(self, description: str, total: int) -> None:
         self.times = []
 
     def advance(self, count: int = 1, **figures: float) -> None:
         if count:
-            self.times.append(time.perf_counter())
+            self.times.append(self.clock())
 
     def seconds(self) -> float:
         """Of a step; the first is not counted, whose beginning is not known."""
         return median(after - before for before, after in pairwise(self.times))
 
 
+def settings_of(options: argparse.Namespace, changes: dict[str, Any]) -> dict[str, Any]:
+    """What every set of these options is distilled with, apart from what changes."""
+    return {"codec": options.codec, "settings": {**assignments(options.set), **changes}}
+
+
+def check(options: argparse.Namespace, wanted: dict[str, dict[Any, dict[str, Any]]]) -> None:
+    """Refuse in one line, before any work, settings and files that would stop it later."""
+    for path in (options.out, options.json):
+        if path is not None:
+            refuse_existing(path)
+    for changes in (each for settings in wanted.values() for each in settings.values()):
+        told = settings_of(options, changes)
+        task = resolve_task(
+            options.recipe, options.budget, options.seed, options.device, told["settings"], told["codec"], None, 1
+        )
+        if task.recipe.steps < 2:
+            raise InputError(f"steps={task.recipe.steps} leaves no step to time; take at least 2")
+
+
 def measured(options: argparse.Namespace, changes: dict[str, Any]) -> dict[str, float]:
     """A set distilled with these settings: its accuracy, and what a step took."""
-    watch = Stopwatch()
+    alone = resolve_device(options.device).type == "cpu" and options.threads == 1
+    watch = Stopwatch(time.process_time if alone else time.perf_counter)
     made = attar.distill(
         options.data,
         options.recipe,
         options.budget,
         seed=options.seed,
         device=options.device,
-        codec=options.codec,
-        settings={**assignments(options.set), **changes},
         progress=watch,
+        **settings_of(options, changes),
     )
     card = evaluate(
         made,
@@ -89,6 +117,18 @@ def measured(options: argparse.Namespace, changes: dict[str, Any]) -> dict[str, 
     return {"accuracy": mean(accuracies), "std": spread, "seconds": watch.seconds(), "bytes": made.file_bytes}
 
 
+def measure_all(options: argparse.Namespace, wanted: dict[str, dict[Any, dict[str, Any]]], report: Any) -> None:
+    """Measure one set after another into `report`, print each, and write what there is where asked."""
+    for bench, settings in wanted.items():
+        report[bench] = {}
+        for name, changes in settings.items():
+            found = report[bench][name] = measured(options, changes)
+            figures = f"{found['accuracy']:.1f} +- {found['std']:.1f} %, {found['seconds']:.3f} s a step"
+            print(f"{bench} {name}: {figures}, {found['bytes']} bytes", flush=True)
+            if options.json:
+                write_text(options.json, json.dumps(report, indent=1))
+
+
 def plot_steps(found: dict[int, dict[str, float]], ladder: dict[str, dict[str, float]], out: Path) -> None:
     """A PNG: accuracy with its spread and seconds against T, and the ladder's bars beside them."""
     from matplotlib.figure import Figure
@@ -103,6 +143,9 @@ def plot_steps(found: dict[int, dict[str, float]], ladder: dict[str, dict[str, f
         axes.errorbar(counts, told[0], told[1], color=COLOURS[0], marker=MARKERS[0], capsize=3)
         axes.set(xlabel="diffusion steps T", xscale="log", xticks=counts, xticklabels=counts)
         axes.minorticks_off()
+        low, high = axes.get_ylim()
+        missing = max(0.0, LEAST_SPAN - (high - low)) / 2
+        axes.set_ylim(low - missing, high + missing)
         axes.set_ylabel("accuracy, %", color=COLOURS[0])
         beside = axes.twinx()
         beside.plot(counts, told[2], color=COLOURS[1], marker=MARKERS[1], linestyle="--")
@@ -143,23 +186,18 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    for path in (options.out, options.json):
-        if path is not None:
-            refuse_existing(path)
     report: dict[str, Any] = {"options": {name: str(value) for name, value in vars(options).items()}}
     wanted = {
-        "steps": {count: {STEPS: count} for count in options.counts} if "steps" in options.only else {},
+        "steps": {count: {STEPS: count} for count in sorted(set(options.counts))} if "steps" in options.only else {},
         "ladder": LADDER if "ladder" in options.only else {},
     }
-    for bench, settings in wanted.items():
-        report[bench] = {}
-        for name, changes in settings.items():
-            found = report[bench][name] = measured(options, changes)
-            print(f"{bench} {name}: {found['accuracy']:.1f} +- {found['std']:.1f} %, {found['seconds']:.3f} s a step")
+    try:
+        check(options, wanted)
+        measure_all(options, wanted, report)
+    except InputError as error:
+        parser.error(str(error))
     if options.out:
         plot_steps(report["steps"], report["ladder"], options.out)
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

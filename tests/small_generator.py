@@ -77,6 +77,27 @@ class Painter(nn.Module):
         return self.paint(maps.tanh() * self.scale(latents[:, 1])[:, :, None, None])
 
 
+class FrozenPainter(Painter):
+    """Its values are buffers, without a parameter among them."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        for layer in self.children():
+            for name, value in list(layer.named_parameters()):
+                delattr(layer, name)
+                layer.register_buffer(name, value.detach())
+
+
+class PainterInPlace(Painter):
+    """It overwrites what it is given, with twice as much and half of that."""
+
+    def forward(self, latents: Tensor, features: Tensor | None = None, depth: int = 0) -> Tensor:
+        for given in (latents, features):
+            if given is not None:
+                given.mul_(2).mul_(0.5)
+        return super().forward(latents, features, depth)
+
+
 def saved_painter(path: Path, **arguments: Any) -> Path:
     """The state dict of a painter with values of its own."""
     with torch.random.fork_rng():

@@ -12,13 +12,21 @@ KINDS = ("unet-embedding", "unet-attention", "dit")
 _SCHEDULER = {"beta_schedule": "scaled_linear", "beta_start": 0.0015, "beta_end": 0.0195, "num_train_timesteps": 1000}
 
 
-def save_pretrained(kind: str, folder: Path, num_classes: int = 4, seed: int = 0) -> Path:
-    """A model of 16-pixel images and codes of 4 x 4 x 4, with `num_classes` classes and the null class."""
+def save_pretrained(kind: str, folder: Path, num_classes: int = 4, seed: int = 0, **told: int) -> Path:
+    """A model of 16-pixel images and codes of 4 x 4 x 4, with `num_classes` classes and the null class.
+
+    Args:
+        kind: one of `KINDS`.
+        folder: made here.
+        num_classes: K.
+        seed: of its values.
+        **told: further settings of a U-Net.
+    """
     import diffusers
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = _network(diffusers, kind, num_classes)
+        network = _network(diffusers, kind, num_classes, **told)
         network.save_pretrained(folder / ("transformer" if kind == "dit" else "unet"))
         autoencoder, place = _autoencoder(diffusers, kind)
         autoencoder.save_pretrained(folder / place)
@@ -31,7 +39,7 @@ def save_pretrained(kind: str, folder: Path, num_classes: int = 4, seed: int = 0
     return folder
 
 
-def _network(diffusers, kind: str, num_classes: int):
+def _network(diffusers, kind: str, num_classes: int, **told: int):
     if kind == "dit":
         transformer = diffusers.DiTTransformer2DModel(
             num_attention_heads=2,
@@ -56,6 +64,7 @@ def _network(diffusers, kind: str, num_classes: int):
         "block_out_channels": (8, 16),
         "norm_num_groups": 4,
         "attention_head_dim": 4,
+        **told,
     }
     if kind == "unet-embedding":
         return diffusers.UNet2DConditionModel(

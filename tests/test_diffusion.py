@@ -9,11 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attar.codecs.registry import restore_codec
+from attar.diffusion.recomputing import recomputed
 from attar.diffusion.sampling import item_noise, sampled
 from attar.diffusion.schedule import SamplingConfig, ScheduleConfig, alpha_bars, steps_of
 from attar.errors import InputError
 from attar.parameterizations.diffusion import Diffusion, DiffusionConfig
-from attar.randomness import generator
+from attar.randomness import Counter, generator
 from reference.diffusion import algorithm_1, official_steps
 from small_diffusion import digit_items, gradients, small_model
 
@@ -111,6 +113,15 @@ def test_checkpoints_change_no_image_and_no_gradient(solver: str, target: str) -
     assert all(_relative(one, two) < 1e-12 for one, two in zip(gradients(made_again), gradients(kept), strict=True))
 
 
+def test_a_second_derivative_is_refused_and_not_wrong() -> None:
+    """Its graph would lack what was not kept."""
+    value = torch.tensor([1.0, 2.0], requires_grad=True)
+    cubes = recomputed(lambda x: x**3, value).sum()
+    with pytest.raises(RuntimeError, match="twice"):
+        torch.autograd.grad(cubes, value, create_graph=True, retain_graph=True)
+    assert torch.equal(torch.autograd.grad(cubes, value)[0], 3 * value.detach() ** 2)
+
+
 def test_every_pass_sees_the_same_images() -> None:
     items = digit_items(eta=1.0)
     everything = torch.arange(len(items))
@@ -124,6 +135,13 @@ def test_an_items_noise_does_not_depend_on_its_company(numbers: list[int], step:
     together = item_noise(seed, numbers, step, (2, 3, 4))
     alone = torch.cat([item_noise(seed, [number], step, (2, 3, 4)) for number in numbers])
     assert torch.equal(together, alone) and together.isfinite().all()
+
+
+@pytest.mark.parametrize("uniform", [0.0, 0.5, 1 - 2.0**-53])
+def test_noise_is_finite_at_both_ends_of_the_uniform_numbers(uniform: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Counter, "uniform", lambda self, count: torch.full((count,), uniform, dtype=torch.float64))
+    drawn = item_noise(0, [0], 0, (1, 2, 2))
+    assert drawn.isfinite().all() and drawn.abs().max() < 9
 
 
 def test_noise_is_standard_normal_and_another_for_each_item_and_step() -> None:
@@ -153,6 +171,34 @@ def test_any_grid_goes_down_to_little_noise(kind: str, num_steps: int, grid: str
     assert all(one.kept_after == two.kept for one, two in pairwise(steps))
     assert all(step.kept_after > step.kept for step in steps) and steps[-1].kept_after > 0.999
     assert all(0 <= step.deviation < 1 for step in steps)
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"num_levels": 50}, "greater than 50"),
+        ({"first": 0.99, "last": 0.99}, "last level"),
+        ({"num_levels": 10_000}, "fewer levels"),
+        ({"first": 1e-300, "last": 1e-300}, "greater than or equal"),
+    ],
+)
+def test_a_schedule_that_leaves_nothing_to_predict_is_refused(told: dict, message: str) -> None:
+    """Sampling divides by what is left of the code, and by what there is of noise; a file may say anything."""
+    with pytest.raises(ValueError, match=message):
+        ScheduleConfig(**told)
+    damaged = {**(items := digit_items()).codec.spec()["model"], "schedule": ScheduleConfig().model_dump() | told}
+    with pytest.raises(InputError) as caught:
+        restore_codec({**items.codec.spec(), "model": damaged}, items.codec.stored_tensors())
+    assert "\n" not in str(caught.value)
+
+
+@given(st.integers(51, 120), st.integers(1, 50), st.sampled_from(["leading", "trailing"]))
+@settings(max_examples=60, deadline=None)
+def test_any_number_of_steps_fits_any_number_of_levels(num_levels: int, num_steps: int, grid: str) -> None:
+    kept = alpha_bars(ScheduleConfig(num_levels=num_levels))
+    steps = steps_of(SamplingConfig(num_steps=num_steps, residual="none", grid=grid), kept)
+    levels = [step.level for step in steps]
+    assert levels == sorted(set(levels), reverse=True) and 0 <= levels[-1] <= levels[0] < num_levels
 
 
 def test_residual_schedules() -> None:

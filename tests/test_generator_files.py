@@ -26,8 +26,9 @@ from attar.errors import InputError
 from attar.files import canonical_json
 from attar.generators.codec import GeneratorCodec
 from attar.generators.weights import read_generator, read_state, save_generator
-from attar.parameterizations.generator import GeneratorItems
+from attar.parameterizations.generator import GeneratorConfig, GeneratorItems
 from attar.parameterizations.registry import restore_parameterization
+from attar.randomness import generator
 from small_generator import (
     MODULE,
     Painter,
@@ -293,6 +294,38 @@ def test_a_generator_that_is_not_what_it_says(painter_file: Path, monkeypatch: p
     with pytest.raises(InputError, match=r"images are \(1, 4, 8\)"):
         codec.decode(torch.zeros(2, 2, 5, 1))
     assert pixels.image_shape == (1, 8, 8)
+
+
+def test_a_generator_may_have_buffers_alone_and_work_in_place(tmp_path: Path) -> None:
+    """A generator of constants; one that begins with a ReLU in place, as many do, overwrote what its gradient needs."""
+    arguments = {"path": str(saved_painter(tmp_path / "painter.safetensors"))}
+    items = [
+        GeneratorItems.initial(
+            GeneratorConfig(depth=1),
+            fit_codec(GeneratorCodecConfig(module=f"small_generator:{name}", **arguments), digit_images()),
+            fit_codec(PixelsConfig(), digit_images()),
+            CLASSES,
+            1,
+            generator(0),
+        )
+        for name in ("Painter", "FrozenPainter", "PainterInPlace")
+    ]
+    everything = torch.arange(10)
+    for each in items[1:]:
+        assert torch.equal(each.images(everything), items[0].images(everything))
+        found, wanted = (
+            torch.autograd.grad(one(everything).square().sum(), [one.codes, one.features]) for one in (each, items[0])
+        )
+        torch.testing.assert_close(found, wanted)
+
+
+def test_weights_whose_name_no_file_can_hold_are_refused(tmp_path: Path) -> None:
+    for path, told in (
+        (saved_painter(tmp_path / "a:b.safetensors"), {"module": MODULE}),
+        (saved_synthesis(tmp_path / f"{'long' * 25}.safetensors"), {"public": True}),
+    ):
+        with pytest.raises(InputError, match="rename their file"):
+            fit_codec(GeneratorCodecConfig(path=str(path), **told), digit_images())
 
 
 def test_the_command_line_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from attar.budget import num_bytes
 from attar.codecs.pixels import PixelsConfig
 from attar.codecs.registry import fit_codec
 from attar.data.image_set import ImageSet
+from attar.diffusion.footprint import rendering_bytes
 from attar.distill import distill
 from attar.errors import InputError
 from attar.footprint import free_bytes, is_out_of_memory, saved_bytes_per_item, size_text
@@ -163,6 +164,18 @@ def test_what_renders_goes_on_in_smaller_chunks_too(kind: str, tmp_path: Path, m
     assert [size for size in sizes if size > 4] == ({"diffusion": [16, 8], "generator": [10, 5]}[kind])
     for one, two in zip(whole.payloads()[0].values(), halved.payloads()[0].values(), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-2, atol=1e-2)
+
+
+def test_chunks_stay_whole_where_their_size_changes_nothing() -> None:
+    """Without checkpoints everything exists at once: chunks of one item took as much, and many times as long."""
+    items, train = digit_items(count=8, checkpointed=False, num_steps=10), digit_images()
+    objective = FeaturesConfig(network=NetworkConfig(depth=1, width=4), real_batch_size=4)
+    changed = recipe("ld3m-dm").model_copy(update={"objective": objective})
+    real = RealItems(train.labels, 10, images=train, codec=items.preprocess)
+    limit = int(1.9 * rendering_bytes(items))
+    plan = plan_memory(changed, Context(real.shape, 10, "cpu", 3), items, real, f"{limit}B")
+    assert limit // 2 < rendering_bytes(items) and plan.num_bytes <= limit
+    assert items.chunk_items == 16
 
 
 def test_a_resumed_run_keeps_the_smaller_chunks_of_rendering() -> None:

@@ -239,6 +239,7 @@ def test_ld3ms_table_8_and_its_official_code() -> None:
         ("dm", {"codec": {"kind": "diffusion"}}, "belong together"),
         ("ld3m-dc", {"labels": {"kind": "soft", "initial": "class"}}, "hard labels"),
         ("ld3m-dm", {"optimizer.valid_range": True}, "valid range"),
+        ("ld3m-dm", {"parameterization.sampling.guidance": 0}, "learned=codes"),
     ],
 )
 def test_what_a_diffusion_model_cannot_be_composed_with(name: str, changes: dict[str, object], message: str) -> None:

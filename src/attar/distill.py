@@ -154,7 +154,7 @@ def distill_images(
     synthetic, state = begun.synthetic, None
     learned: Mapping[str, float] = {}
     if begun.real is not None:
-        state = RunState(path, configuration_of(task, train, count)) if path is not None else None
+        state = RunState(path, configuration_of(task, spaces.codec, train, count)) if path is not None else None
         synthetic, learned = _matched(task, spaces, train, begun, observer, count, state, overwrite, progress)
     result = DistilledSet.build(
         synthetic.cpu(),

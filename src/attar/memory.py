@@ -96,8 +96,8 @@ def plan_memory(
     limit = num_bytes(memory, "memory") if memory else int(SHARE * free_bytes(torch.device(context.device)))
     networks = [_network(part, context) for part in parts_of(config)]
     if isinstance(synthetic, Diffusion | GeneratorItems):
-        while synthetic.chunk_items > 1 and _rendering(synthetic) > limit // 2:
-            synthetic.chunk_items //= 2
+        while _rendering(synthetic) > limit // 2 and synthetic.halve_memory():
+            pass
     while True:
         found = zip(parts_of(config), networks, strict=True)
         parts = [_parts(recipe, part, network, context, synthetic, real) for part, network in found]

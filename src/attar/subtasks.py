@@ -93,7 +93,7 @@ def distill_subtasks(
     task = replace(task, subtasks=(subtasks, split))
     spaces = Spaces.of(task.recipe, train)
     count = num_codes_per_class(task, spaces, train, name, progress, [len(group) for group in groups])
-    state = None if path is None else RunState(path, configuration_of(task, train, count))
+    state = None if path is None else RunState(path, configuration_of(task, spaces.codec, train, count))
     folder = None if state is None else _begin(state, overwrite, subtasks)
     jobs = [_Part(tuple(group), folder and part_file(folder, place)) for place, group in enumerate(groups)]
     called = [", ".join(train.classes[label] for label in group) for group in groups]

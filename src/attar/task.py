@@ -151,13 +151,15 @@ def facts_of(task: Task, codec: Codec, train: ImageSet, name: str) -> dict[str, 
     }
 
 
-def configuration_of(task: Task, train: ImageSet, count: int) -> dict[str, Any]:
-    """What a resumed run must share with the run it continues."""
+def configuration_of(task: Task, codec: Codec, train: ImageSet, count: int) -> dict[str, Any]:
+    """What a resumed run must share with the run it continues: of a codec out of a file its content, not its path."""
+    read = task.recipe.codec.kind in ("autoencoder", "resample", "diffusion", "generator")
     return {
         "recipe": task.recipe.key_tree(),
         "items_per_class": count,
         "seed": task.seed,
         "device": task.device.type,
         "data": train.fingerprint,
+        **({"codec": codec.identity()} if read else {}),
         **({} if task.subtasks is None else {"subtasks": list(task.subtasks)}),
     }

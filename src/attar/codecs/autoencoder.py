@@ -50,8 +50,9 @@ class Autoencoder(Codec):
 
     E is the mode of an AutoencoderKL's posterior (not a sample) and a VQModel's latent before quantisation; a VQModel's
     decode quantises, with the straight-through gradient. `scaling`, `shift` and the channels' mean and std are those of
-    the model's own config (1, 0, 0, 1 where it has none). Grey images go in as three equal channels, and the mean of
-    the three comes out.
+    the model's own config (1, 0, 0, 1 where it has none; `scaling` of a VQModel is what its config.json says, because
+    diffusers' default is that of another family). Grey images go in as three equal channels, and the mean of the three
+    comes out.
 
     Args:
         image_shape: (C, H, W); H and W multiples of the model's down-sampling factor.
@@ -73,7 +74,8 @@ class Autoencoder(Codec):
         self.image_shape = image_shape
         self.code_shape = _code_shape(image_shape, self.model.config)
         settings = self.model.config
-        self.scaling = float(settings.get("scaling_factor") or 1)
+        told = weights.config if weights.config.get("_class_name") == "VQModel" else settings
+        self.scaling = float(told.get("scaling_factor") or 1)
         self.shift = float(settings.get("shift_factor") or 0)
         for name, neutral in (("latents_mean", 0.0), ("latents_std", 1.0)):
             value = torch.tensor(settings.get(name) or [neutral], dtype=torch.float32)[:, None, None]

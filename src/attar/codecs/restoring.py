@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from attar.codecs.codec import ExternalWeights
 from attar.codecs.weights import ID_PATTERN
 from attar.config import Config, ConfigType, parse_config
 from attar.errors import InputError
@@ -31,6 +33,16 @@ class PublicFile(Config):
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     num_bytes: int = Field(gt=0)
     num_values: int = Field(gt=0)
+
+
+def nameable(weights: ExternalWeights) -> ExternalWeights:
+    """`weights` of a file whose name a `PublicFile` can hold. Raises InputError where it cannot."""
+    if re.fullmatch(ID_PATTERN, weights.id) is None:
+        raise InputError(
+            f"a distilled file cannot refer to weights of the name {weights.id[:80]!r}; rename their file: at most 100 "
+            "characters, no full stop at the beginning, no colon or slash"
+        )
+    return weights
 
 
 def parse_spec(model: type[ConfigType], spec: dict[str, Any]) -> ConfigType:

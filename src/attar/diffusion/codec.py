@@ -15,7 +15,7 @@ from attar.codecs.autoencoder import Autoencoder
 from attar.codecs.codec import Codec, ExternalWeights
 from attar.codecs.diffusion import DiffusionCodecConfig
 from attar.codecs.model_classes import model_classes
-from attar.codecs.restoring import CodecSpec, PublicFile, parse_spec
+from attar.codecs.restoring import CodecSpec, PublicFile, nameable, parse_spec
 from attar.codecs.weights import read_folder as read_autoencoder
 from attar.data.image_set import ImageSet
 from attar.diffusion.model import DiffusionModel, OwnModel, OwnSpec
@@ -154,7 +154,7 @@ def fit_diffusion(config: DiffusionCodecConfig, images: ImageSet) -> DiffusionCo
             "train another"
         )
     classes = model_classes("model", config.classes, images, prior.manifest.classes, model.num_classes)
-    return DiffusionCodec(prior.codec, model, classes, prior.weights if config.public else None)
+    return DiffusionCodec(prior.codec, model, classes, nameable(prior.weights) if config.public else None)
 
 
 def restore_diffusion(

@@ -17,6 +17,7 @@ from attar.diffusion.priors import ROOM, Prior, PriorTraining
 from attar.diffusion.training import trained_prior
 from attar.distill import training_images
 from attar.files import atomic_path, cache_directory, refuse_existing
+from attar.manifest import check_classes
 from attar.progress import Progress, Silent, duration
 
 LARGEST_IN_PIXELS = 32
@@ -56,6 +57,7 @@ def train_prior(
     training = override(PriorTraining(), dict(settings or {}))
     where = resolve_device(device)
     train, _ = training_images(data, progress, loading)
+    check_classes(train.classes)
     small = max(train.image_shape[1:]) <= LARGEST_IN_PIXELS
     config = codec_from_text(codec) if codec is not None else PixelsConfig() if small else PcaConfig(scaling="whiten")
     began = time.monotonic()
@@ -68,8 +70,9 @@ def train_prior(
 
 def summary(prior: Prior, path: Path) -> str:
     """One line: what it is, of what, how large, how good."""
-    about = prior.manifest
+    about, weights = prior.manifest, prior.weights
+    good = about.fidelity or f"loss {about.loss:.3f}"
     return (
         f"{path}: prior of {len(about.classes)} classes, codes {about.code_shape} of codec {prior.codec.kind!r}, "
-        f"{prior.weights.num_values} values, {prior.weights.num_bytes} bytes, loss {about.loss:.4f}"
+        f"{weights.num_values} values, {weights.num_bytes} bytes, {good}"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 from attar.codecs.autoencoder import read_diffusers
 from attar.codecs.codec import ExternalWeights
 from attar.codecs.weights import ID_PATTERN, WEIGHT_NAMES, Weights, places, read_config
-from attar.config import Config
+from attar.config import Config, parse_config
 from attar.diffusion.model import DiffusionModel
 from attar.diffusion.schedule import ScheduleConfig, alpha_bars
 from attar.errors import InputError, unknown
+from attar.files import sha256_of
 from attar.shapes import Float, Int64
 
 ARCHITECTURES = ("UNet2DConditionModel", "DiTTransformer2DModel")
@@ -27,6 +29,8 @@ CLASS_TABLE = Path("class_embedder") / "model.safetensors"
 TABLE_KEY = "embedding.weight"
 SCHEDULER = Path("scheduler") / "scheduler_config.json"
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled-linear", "squaredcos_cap_v2": "cosine"}
+REQUIRED = {"prediction_type": "epsilon", "trained_betas": None, "rescale_betas_zero_snr": False}
+"""Of a scheduler: what predictions are of, and no other noise than that of its schedule."""
 Digest = Field(pattern="^[0-9a-f]{64}$")
 
 
@@ -35,11 +39,11 @@ class PretrainedSpec(Config):
 
     Args:
         id: a hub id, or a folder's name.
-        sha256: of its weight files one after another; of random values, of these.
+        sha256: of its weight files one after another; of random values, of these and of the class table's file.
         config_sha256: of its architecture.
         schedule: that it was trained with.
         num_bytes: of its weights.
-        num_values: parameters and buffers.
+        num_values: parameters and buffers, and the class table.
         random_seed: of random values in place of the trained ones (LD3M Table 3); None for the trained.
     """
 
@@ -95,8 +99,9 @@ class PretrainedModel(DiffusionModel):
         self.network = _read(folder, random_seed).requires_grad_(False).eval()
         _check_fit(self.network.config, code_shape)
         self.num_values = sum(value.numel() for value in (*self.network.parameters(), *self.network.buffers()))
-        self._sha256 = folder.weights.sha256 if random_seed is None else _digest(self.network)
+        self._sha256 = folder.weights.sha256 if random_seed is None else _digest(self.network, folder.class_table)
         self.register_buffer("table", self._take_table(), persistent=False)
+        self.num_values += 0 if folder.class_table is None else self.table.numel()
         self.num_classes = len(self.table) - 1
         self.alpha_bars = alpha_bars(folder.schedule)
 
@@ -111,11 +116,11 @@ class PretrainedModel(DiffusionModel):
         levels = torch.full((len(codes),), level, dtype=torch.int64, device=codes.device)
         if self._is_transformer:
             found = self.network(codes, timestep=levels, class_labels=conditioning).sample
-            return found[:, : self.code_shape[0]]  # the rest is the variance that it learned too
-        attended = conditioning[:, None] if self.folder.class_table or not self._embeds else None
-        labels = conditioning if self._embeds else None
-        found = self.network(codes, levels, encoder_hidden_states=attended, class_labels=labels).sample
-        return found
+        elif self.folder.class_table is not None:
+            found = self.network(codes, levels, encoder_hidden_states=conditioning[:, None]).sample
+        else:
+            found = self.network(codes, levels, encoder_hidden_states=None, class_labels=conditioning).sample
+        return found[:, : self.code_shape[0]]  # the rest is the variance where it learned that too
 
     def embed(self, classes: Int64[Tensor, " batch"]) -> Float[Tensor, "batch d"]:
         return self.table[classes.to(self.table.device)]
@@ -169,10 +174,6 @@ class PretrainedModel(DiffusionModel):
     def _is_transformer(self) -> bool:
         return hasattr(self.network, "transformer_blocks")
 
-    @property
-    def _embeds(self) -> bool:
-        return getattr(self.network, "class_embedding", None) is not None
-
     def _take_table(self) -> Tensor:
         """The class table; from now on the network takes conditioning in the place of class numbers."""
         if self._is_transformer:
@@ -183,12 +184,20 @@ class PretrainedModel(DiffusionModel):
                     raise InputError("the transformer's blocks embed classes differently; one conditioning cannot be")
                 block.class_embedder = nn.Identity()
             return table
+        own, attends = self.network.class_embedding, _attends(self.network.config)
         if self.folder.class_table is not None:
+            if own is not None or not attends:
+                raise InputError(
+                    f"{self.folder.class_table} is of a U-Net that attends to its class alone, and this one "
+                    f"{'embeds classes too' if attends else 'attends to nothing'}; remove the one that is not used"
+                )
             return _read_table(self.folder.class_table, self.network.config["cross_attention_dim"])
-        if not isinstance(getattr(self.network, "class_embedding", None), nn.Embedding):
+        if not isinstance(own, nn.Embedding):
             raise InputError(
                 f"the U-Net has no class table of its own; its folder needs {CLASS_TABLE} with {TABLE_KEY!r}"
             )
+        if attends:
+            raise InputError("the U-Net attends to more than its class, e.g. text; one of classes alone is needed")
         table = self.network.class_embedding.weight.detach()
         self.network.class_embedding = nn.Identity()
         return table
@@ -205,8 +214,9 @@ def find_folder(path_or_id: str, random_seed: int | None = None) -> tuple[Folder
         name = folder.resolve().name
         return read_folder(folder, name if re.fullmatch(ID_PATTERN, name) else "diffusion", random_seed), folder
     if re.fullmatch(ID_PATTERN, path_or_id):
+        cached = f"models--{path_or_id.replace('/', '--')}"
         for place in places(path_or_id):
-            if place.name == path_or_id.split("/")[-1] or "/" in path_or_id:
+            if place.name == path_or_id.split("/")[-1] or cached in place.parts:
                 return read_folder(place, path_or_id, random_seed), place
     raise InputError(
         f"there is no diffusion model {path_or_id!r}; give a prior's file (attar train-prior makes one) or a folder in "
@@ -230,18 +240,21 @@ def read_folder(folder: Path, weights_id: str, random_seed: int | None = None) -
 
 
 def _read_schedule(path: Path) -> ScheduleConfig:
+    """Of the scheduler's betas. Raises InputError for one that has none, or others than its schedule says."""
     config = read_config(path)
-    told = config.get("beta_schedule", "linear")
+    told = str(config.get("beta_schedule"))
     if told not in SCHEDULES:
-        raise unknown("beta_schedule", str(told), SCHEDULES)
-    if config.get("prediction_type", "epsilon") != "epsilon":
-        raise InputError(f"the model predicts {config['prediction_type']!r}; a model that predicts epsilon is needed")
-    return ScheduleConfig(
-        kind=SCHEDULES[told],  # type: ignore[arg-type]
-        num_levels=config.get("num_train_timesteps", 1000),
-        first=config.get("beta_start", 0.0001),
-        last=config.get("beta_end", 0.02),
-    )
+        raise unknown("beta_schedule", told, SCHEDULES)
+    for name, needed in REQUIRED.items():
+        if config.get(name, needed) != needed:
+            raise InputError(f"{path} has {name} {str(config[name])[:80]!r}; a model of {name} {needed!r} is needed")
+    schedule = {
+        "kind": SCHEDULES[told],
+        "num_levels": config.get("num_train_timesteps", 1000),
+        "first": config.get("beta_start", 0.0001),
+        "last": config.get("beta_end", 0.02),
+    }
+    return parse_config(ScheduleConfig, json.dumps(schedule), str(path))
 
 
 def _read(folder: Folder, random_seed: int | None) -> Any:
@@ -273,12 +286,23 @@ def _check_fit(config: Any, code_shape: tuple[int, int, int]) -> None:
     channels, height, width = code_shape
     if config["in_channels"] != channels:
         raise InputError(f"the model is of codes of {config['in_channels']} channels, and its autoencoder's {channels}")
+    if (config["out_channels"] or channels) not in (channels, 2 * channels):
+        raise InputError(
+            f"the model predicts {config['out_channels']} channels for codes of {channels}; as many, or twice as many "
+            "where it learned the variance too, are needed"
+        )
     if "patch_size" in config and (height, width) != (config["sample_size"],) * 2:
         side = config["sample_size"]
         raise InputError(f"the transformer is of codes of {side} x {side}, and these are {height} x {width}; resize")
     factor = 2 ** (len(config.get("block_out_channels", (0,))) - 1)
     if height % factor or width % factor:
         raise InputError(f"the U-Net needs codes of sides that {factor} divides, and these are {height} x {width}")
+
+
+def _attends(config: Any) -> bool:
+    """Whether a U-Net has a block that attends to tokens."""
+    blocks = (*config["down_block_types"], config["mid_block_type"], *config["up_block_types"])
+    return any("CrossAttn" in str(block) for block in blocks)
 
 
 def _read_table(path: Path, size: int) -> Tensor:
@@ -294,8 +318,10 @@ def _read_table(path: Path, size: int) -> Tensor:
     return table
 
 
-def _digest(network: nn.Module) -> str:
+def _digest(network: nn.Module, class_table: Path | None) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         digest.update(name.encode() + value.contiguous().numpy().tobytes())
+    if class_table is not None:
+        digest.update(sha256_of(class_table).encode())
     return digest.hexdigest()

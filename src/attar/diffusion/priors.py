@@ -13,6 +13,7 @@ from attar.codecs.codec import Codec, ExternalWeights
 from attar.codecs.weights import VARIABLE, named_file
 from attar.config import Config, parse_config
 from attar.container import pack, unpack
+from attar.diffusion.fidelity import Fidelity
 from attar.diffusion.model import OwnModel, OwnSpec
 from attar.diffusion.schedule import ScheduleConfig
 from attar.errors import InputError
@@ -35,7 +36,7 @@ class PriorTraining(Config):
         steps: of Adam.
         batch_size: codes of a step.
         learning_rate: at the start; it falls to zero along half a cosine.
-        drop_probability: that a code's class becomes the null class, for guidance.
+        drop_probability: that a code's class becomes the null class, which guidance asks.
         average: decay per step of the exponential average of the weights that becomes the result.
         seed: of values, order and noise.
 
@@ -47,7 +48,7 @@ class PriorTraining(Config):
     steps: int = Field(default=2000, ge=1)
     batch_size: int = Field(default=128, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
-    drop_probability: float = Field(default=0.1, ge=0, lt=1)
+    drop_probability: float = Field(default=0.1, gt=0, lt=1)
     average: float = Field(default=0.995, ge=0, lt=1)
     seed: int = Field(default=0, ge=0)
 
@@ -64,6 +65,7 @@ class PriorManifest(Config):
         data: fingerprint of the training images.
         training: settings.
         loss: mean of the last tenth of the steps.
+        fidelity: what it makes of its codes; None in files of before that was measured.
         attar_version: that wrote the file.
         torch_version: that wrote the file.
     """
@@ -76,6 +78,7 @@ class PriorManifest(Config):
     data: str
     training: PriorTraining
     loss: float
+    fidelity: Fidelity | None = None
     attar_version: str
     torch_version: str
 
@@ -104,7 +107,7 @@ def save_prior(codec: Codec, model: OwnModel, path: Path, **facts: Any) -> None:
         codec: of the codes.
         model: of the codes.
         path: of the file.
-        **facts: `classes`, `data`, `training`, `loss` of the manifest.
+        **facts: `classes`, `data`, `training`, `loss` and `fidelity` of the manifest.
     """
     from attar import __version__
 

@@ -16,7 +16,8 @@ from attar.randomness import Counter
 from attar.shapes import Float
 
 _HALF_SPACING = 2.0**-54
-"""Puts the multiples of 2^-53 in [0, 1) into the open interval."""
+_LARGEST = 1 - 2.0**-53
+"""They put the multiples of 2^-53 in [0, 1) into the open interval."""
 
 
 def item_noise(seed: int, items: Sequence[int], step: int, shape: tuple[int, int, int]) -> Float[Tensor, "items c h w"]:
@@ -34,7 +35,8 @@ def item_noise(seed: int, items: Sequence[int], step: int, shape: tuple[int, int
         float32, on the CPU.
     """
     drawn = [Counter(seed, "diffusion noise", item, step).uniform(math.prod(shape)) for item in items]
-    return torch.special.ndtri(torch.stack(drawn) + _HALF_SPACING).float().unflatten(1, shape)
+    uniform = (torch.stack(drawn) + _HALF_SPACING).clamp_max(_LARGEST)  # the last multiple is rounded up to 1
+    return torch.special.ndtri(uniform).float().unflatten(1, shape)
 
 
 def sampled(

@@ -17,6 +17,9 @@ MOST_STEPS = 50
 MOST_LEVELS = 10_000
 _COSINE_OFFSET = 0.008
 _LARGEST_COSINE_BETA = 0.999
+_SMALLEST_BETA = 1e-8
+SMALLEST_SHARE = 1e-12
+"""Of a code's variance at the last level: predictions of z_0 are divided by its root."""
 
 
 class ScheduleConfig(Config):
@@ -24,15 +27,28 @@ class ScheduleConfig(Config):
 
     Args:
         kind: of the betas: "linear"; "scaled-linear", linear in their square roots (Rombach et al. 2022); "cosine".
-        num_levels: S.
+        num_levels: S, more than the steps of any sampling.
         first: beta of level 0; of "cosine" it has no effect, as `last`.
         last: beta of level S - 1.
+
+    Raises:
+        ValueError: less than 1e-12 of the variance is left at the last level.
     """
 
     kind: Literal["linear", "scaled-linear", "cosine"] = "scaled-linear"
-    num_levels: int = Field(default=1000, ge=MOST_STEPS, le=MOST_LEVELS)
-    first: float = Field(default=0.0015, gt=0, lt=1)
-    last: float = Field(default=0.0195, gt=0, lt=1)
+    num_levels: int = Field(default=1000, gt=MOST_STEPS, le=MOST_LEVELS)
+    first: float = Field(default=0.0015, ge=_SMALLEST_BETA, lt=1)
+    last: float = Field(default=0.0195, ge=_SMALLEST_BETA, lt=1)
+
+    @model_validator(mode="after")
+    def _leaves_something(self) -> ScheduleConfig:
+        left = float(alpha_bars(self)[-1])
+        if left < SMALLEST_SHARE:
+            raise ValueError(
+                f"of a code's variance {left:.1e} is left at the last level, and at least {SMALLEST_SHARE} is needed; "
+                "take a lower last beta, or fewer levels"
+            )
+        return self
 
 
 def alpha_bars(config: ScheduleConfig) -> Float[Tensor, " levels"]:

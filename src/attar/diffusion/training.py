@@ -14,12 +14,13 @@ from attar.claims import Claims, made_once
 from attar.codecs.codec import Codec
 from attar.codecs.encoding import encode_images
 from attar.data.image_set import ImageSet
+from attar.diffusion.fidelity import fidelity_of
 from attar.diffusion.model import OwnModel
 from attar.diffusion.priors import ROOM, SCHEMA_VERSION, Prior, PriorTraining, read_prior, save_prior
 from attar.diffusion.schedule import alpha_bars
 from attar.errors import InputError, NonFiniteLossError
 from attar.files import atomic_path, cache_directory, content_key
-from attar.networks.denoiser import Denoiser, build_denoiser
+from attar.networks.denoiser import Denoiser, build_denoiser, denoiser_shell
 from attar.progress import Progress, Silent
 from attar.randomness import generator
 from attar.run_state import stop_requested
@@ -44,7 +45,7 @@ def trained_prior(
     """The prior of some data's codes: trained once, kept in the cache.
 
     After a stop or a kill the same call goes on from the last kept state, on CPUs to the same bytes. What another
-    process is training is waited for.
+    process is training is waited for. A prior that has not learnt its codes, whatever its loss, is spoken of.
 
     Args:
         training: settings.
@@ -54,12 +55,13 @@ def trained_prior(
         progress: told every step and its loss.
 
     Raises:
-        InputError: a codec that is a diffusion model itself, or a denoiser that is too large.
-        NonFiniteLossError: its loss stopped being finite.
+        InputError: a codec that is a model itself, or a denoiser that is too large.
+        NonFiniteLossError: its loss, or what it predicts in the end, is not finite.
         KeyboardInterrupt: on Ctrl-C, once the state is kept.
     """
-    if codec.kind == "diffusion":
-        raise InputError("a prior is of codes, not of another prior's; take codec pixels, pca, dct or autoencoder")
+    if codec.kind in ("diffusion", "generator"):
+        raise InputError(f"a prior is of codes, not of a {codec.kind}'s; take codec pixels, pca, dct or autoencoder")
+    denoiser_shell(training.denoiser, codec.code_shape, train.num_classes)  # refused now, not after the encoding
     device, progress = torch.device(device), progress or Silent()
     about = ["prior", SCHEMA_VERSION, training.key_tree(), codec.identity(), train.fingerprint, device.type]
     path = cache_directory(ROOM) / f"{content_key(*about)}.safetensors"
@@ -68,7 +70,10 @@ def trained_prior(
         with Claims(path.with_name("claims.lock")) as claims, stop_requested() as stop:
             train_it = partial(_train, training, codec, train, device, path, progress)
             made_once(path, train_it, claims, stop, waiting)
-    return read_prior(path)
+    prior = read_prior(path)
+    if prior.manifest.fidelity is not None and prior.manifest.fidelity.fault is not None:
+        progress.note(prior.manifest.fidelity.fault)
+    return prior
 
 
 def _train(
@@ -78,14 +83,17 @@ def _train(
     _warn_of_uneven(codec, codes, progress)
     work = _Training(training, codec.code_shape, codes, train.labels, train.num_classes, device)
     loss = work.run(path.with_suffix(".state"), progress)
+    model = OwnModel(work.finished(), training.schedule)
+    fidelity = fidelity_of(model, codes, train.labels, training.seed)
     save_prior(
         codec,
-        OwnModel(work.finished(), training.schedule),
+        model.cpu(),
         path,
         classes=train.classes,
         data=train.fingerprint,
         training=training,
         loss=loss,
+        fidelity=fidelity,
     )
     path.with_suffix(".state").unlink(missing_ok=True)
 
@@ -95,7 +103,9 @@ def _warn_of_uneven(codec: Codec, codes: Tensor, progress: Progress) -> None:
     spread = codes.float().std((0, 2, 3)).clamp_min(torch.finfo(torch.float32).tiny)
     ratio = float(spread.max() / spread.min())
     if ratio > UNEVEN:
-        mend = f"; write e.g. {codec.kind}:f4c12-whiten" if codec.kind in ("pca", "dct") else ""
+        channels, side, _ = codec.code_shape
+        name = f"{codec.kind}:f{codec.image_shape[1] // side}c{channels}-whiten"
+        mend = f"; write {name}" if codec.kind in ("pca", "dct") else ""
         progress.note(f"channels of the codes spread {ratio:.0f} times apart, and small ones drown in noise{mend}")
 
 
@@ -128,6 +138,7 @@ class _Training:
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=training.learning_rate)
         self.kept = alpha_bars(training.schedule).float()
         self.done, self.late = 0, list[float]()
+        self.first_late = training.steps - math.ceil(training.steps / 10)
 
     def run(self, state: Path, progress: Progress) -> float:
         """All steps that are missing; the mean loss of the last tenth."""
@@ -144,7 +155,7 @@ class _Training:
                             f"the prior's loss is {loss} in step {self.done + 1}; lower learning_rate"
                         )
                     self.done += 1
-                    self.late += [loss] * (self.done > steps - math.ceil(steps / 10))
+                    self.late += [loss] * (self.done > self.first_late)
                     progress.advance(1, loss=loss)
                     if stop.is_set() or self.done % KEPT_EVERY == 0:
                         self._keep(state)
@@ -156,10 +167,10 @@ class _Training:
 
     @torch.no_grad()
     def finished(self) -> Denoiser:
-        """The denoiser with averaged weights, on the CPU."""
+        """The denoiser with averaged weights."""
         for name, value in self.network.named_parameters():
             value.copy_(self.average[name])
-        return self.network.cpu()
+        return self.network
 
     def _step(self, number: int) -> float:
         training, draw = self.training, generator(self.training.seed, "prior step", number)
@@ -236,4 +247,7 @@ class _Training:
             return False
         whole = all(tuple(tensors[name].shape) == shape for name, shape in shapes.items())
         finite = all(bool(value.isfinite().all()) for value in tensors.values())
-        return whole and finite and tensors["done"].ndim == 0 and 0 < int(tensors["done"]) <= self.training.steps
+        if not (whole and finite and tensors["done"].ndim == 0):
+            return False
+        done = int(tensors["done"])
+        return 0 < done <= self.training.steps and len(tensors["late"]) == max(0, done - self.first_late)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +14,7 @@ from torch import Tensor
 from attar.codecs.codec import Codec, ExternalWeights
 from attar.codecs.generator import Arguments, GeneratorCodecConfig, ImportPath
 from attar.codecs.model_classes import model_classes
-from attar.codecs.restoring import CodecSpec, PublicFile, parse_spec, take_tensors
+from attar.codecs.restoring import CodecSpec, PublicFile, nameable, parse_spec, take_tensors
 from attar.config import Config
 from attar.data.image_set import ImageSet
 from attar.errors import InputError
@@ -94,13 +95,13 @@ class GeneratorCodec(Codec):
         return self.render(codes, None, 0)
 
     def render(self, codes: Float[Tensor, "items c h w"], features: Tensor | None, depth: int) -> Tensor:
-        """Images of w, or of w and f_n with n = depth.
+        """Images of w, or of w and f_n with n = depth, which the generator may change in place: they are copies.
 
         Raises:
             InputError: the generator's images are not of its `image_shape`.
         """
-        latents = codes.reshape(len(codes), *self.latent_shape)
-        made: Tensor = self.network(latents) if features is None else self.network(latents, features, depth)
+        latents = codes.clone().reshape(len(codes), *self.latent_shape)
+        made: Tensor = self.network(latents) if features is None else self.network(latents, features.clone(), depth)
         if tuple(made.shape[1:]) != self.image_shape:
             raise InputError(f"the generator's images are {tuple(made.shape[1:])} and it says {self.image_shape}")
         return made
@@ -120,14 +121,14 @@ class GeneratorCodec(Codec):
 
     def feature_shape(self, depth: int) -> tuple[int, int, int]:
         """(c, h, w) of f_n, n = depth. Raises InputError as `features`."""
-        like = next(iter(self.network.parameters()))
+        like = self._placed()
         _, channels, height, width = self.features(like.new_zeros(1, *self.code_shape), depth).shape
         return channels, height, width
 
     @torch.no_grad()
     def drawn(self, names: Sequence[str], draw: torch.Generator, num_noises: int = 1) -> Float[Tensor, "items c h w"]:
         """For each name of a class, w of noise from N(0, I), or the mean of several."""
-        device = next(iter(self.network.parameters())).device
+        device = self._placed().device
         found = []
         for number in (self.classes.get(name, 0) for name in names):
             noise = torch.randn(num_noises, self.generator.noise_size, generator=draw).to(device)
@@ -149,6 +150,11 @@ class GeneratorCodec(Codec):
 
     def external(self) -> ExternalWeights | None:
         return self.public
+
+    def _placed(self) -> Tensor:
+        """A value of the network's type and device, whether it has parameters or buffers alone."""
+        values = itertools.chain(self.network.parameters(), self.network.buffers())
+        return next((value for value in values if value.is_floating_point()), torch.zeros(()))
 
 
 def fit_generator(config: GeneratorCodecConfig, images: ImageSet) -> GeneratorCodec:
@@ -182,7 +188,7 @@ def fit_generator(config: GeneratorCodecConfig, images: ImageSet) -> GeneratorCo
         )
     known = config.classes is not None or network.num_classes
     classes = model_classes("generator", config.classes, images, names, network.num_classes) if known else {}
-    return GeneratorCodec(network, spec, public, classes)
+    return GeneratorCodec(network, spec, public and nameable(public), classes)
 
 
 def restore_generator(spec: dict[str, Any], tensors: dict[str, Tensor]) -> GeneratorCodec:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from attar.codecs.codec import Codec
@@ -17,7 +17,7 @@ from attar.diffusion.schedule import SamplingConfig
 from attar.errors import InputError
 from attar.files import canonical_json
 from attar.parameterizations.codes import Storage, read_codes, store_codes, to_float16
-from attar.parameterizations.parameterization import Parameterization
+from attar.parameterizations.rendered import Rendered, given_preprocess
 from attar.shapes import Float, Int64
 
 Learned = Literal["both", "codes", "conditioning"]
@@ -44,11 +44,20 @@ class DiffusionConfig(_Stored):
         chunk_items: the most items that go through the model and the decoder at once.
         checkpointed: keep no step's activations: a third more time in constant memory.
 
+    Raises:
+        ValueError: conditioning is learned, and guidance 0 leaves it without effect.
+
     Source: LD3M section 3.1 and Table 7.
     """
 
     chunk_items: int = Field(default=16, ge=1)
     checkpointed: bool = True
+
+    @model_validator(mode="after")
+    def _conditioning_has_an_effect(self) -> DiffusionConfig:
+        if self.sampling.guidance == 0 and self.learned != "codes":
+            raise ValueError("guidance 0 asks for no class, so that conditioning has no effect; set learned=codes")
+        return self
 
     def spec(self, codec: Codec) -> dict[str, Any]:
         """What a file will say of such items, of a seed as long as any."""
@@ -68,7 +77,7 @@ class DiffusionSpec(_Stored):
     conditioning_size: int = Field(ge=1, le=LARGEST_CONDITIONING)
 
 
-class Diffusion(Parameterization):
+class Diffusion(Rendered):
     """M learned codes Z and conditioning vectors c, which a frozen model turns into images.
 
         z_T = sqrt(alpha_bar_T) Z_i + sqrt(1 - alpha_bar_T) eps_i0
@@ -100,9 +109,7 @@ class Diffusion(Parameterization):
     """
 
     kind = "diffusion"
-    soft_labels: None
     classes: Tensor | None
-    chunk_items: int
 
     def __init__(
         self,
@@ -135,24 +142,9 @@ class Diffusion(Parameterization):
         self.register_buffer("labels", labels.clone())
         self._begun: Tensor | None = None
 
-    def forward(
-        self, items: Int64[Tensor, " batch"], generator: torch.Generator | None = None
-    ) -> Float[Tensor, "batch C H W"]:
-        return self.preprocess.encode(self.rendered(items))
-
-    @torch.no_grad()
-    def images(
-        self, items: Int64[Tensor, " batch"], generator: torch.Generator | None = None
-    ) -> Float[Tensor, "batch C H W"]:
-        return self.rendered(items)
-
     def halve_memory(self) -> bool:
         """Without checkpoints all activations exist at once, in chunks of any size."""
         return self.config.checkpointed and super().halve_memory()
-
-    def rendered(self, items: Int64[Tensor, " batch"]) -> Float[Tensor, "batch C H W"]:
-        """Images in chunks, each a graph of its own, so that the backward pass goes through one after the other."""
-        return torch.cat([self._chunk(chunk) for chunk in items.split(self.chunk_items)])
 
     def payload(self) -> dict[str, Tensor]:
         tensors = store_codes(self.codes.detach().cpu(), self.config.storage)
@@ -177,8 +169,6 @@ class Diffusion(Parameterization):
             ValueError: no `preprocess`.
             InputError: a codec that is not the items'.
         """
-        if preprocess is None:
-            raise ValueError("items of a diffusion model are restored with the codec of network inputs; give it")
         told = parse_config(DiffusionSpec, canonical_json(spec), "parameterization 'diffusion'")
         config = DiffusionConfig(sampling=told.sampling, storage=told.storage, learned=told.learned)
         classes, conditioning = payload.get(CLASSES), payload.get(CONDITIONING)
@@ -188,7 +178,7 @@ class Diffusion(Parameterization):
             payload["labels"].long(),
             config,
             told.seed,
-            preprocess=preprocess,
+            preprocess=given_preprocess(preprocess, cls.kind),
             classes=None if classes is None else classes.long(),
             conditioning=None if conditioning is None else conditioning.float(),
         )

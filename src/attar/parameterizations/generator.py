@@ -19,7 +19,7 @@ from attar.generators.codec import GeneratorCodec
 from attar.labels.hard import class_major_labels
 from attar.parameterizations.codes import to_float16
 from attar.parameterizations.decoders import DecoderStorage
-from attar.parameterizations.parameterization import Parameterization
+from attar.parameterizations.rendered import Rendered, given_preprocess
 from attar.shapes import Float, Int64
 
 FEATURES = "features"
@@ -70,7 +70,7 @@ class GeneratorSpec(_Stored):
         return self
 
 
-class GeneratorItems(Parameterization):
+class GeneratorItems(Rendered):
     """M learned w, and with a depth n M learned maps f, which a frozen generator turns into images.
 
         images(i) = G(w_i),  or  G_{>n}(w_i, f_i);      forward(i) = preprocess(images(i))
@@ -95,8 +95,6 @@ class GeneratorItems(Parameterization):
     """
 
     kind = "generator"
-    soft_labels: None
-    chunk_items: int
     features: Tensor | None
 
     def __init__(
@@ -160,21 +158,6 @@ class GeneratorItems(Parameterization):
             raise InputError("the generator's w or features are not finite; take another depth or other weights")
         return cls(codec, codes, labels, config, preprocess=preprocess, features=features)
 
-    def forward(
-        self, items: Int64[Tensor, " batch"], generator: torch.Generator | None = None
-    ) -> Float[Tensor, "batch C H W"]:
-        return self.preprocess.encode(self.rendered(items))
-
-    @torch.no_grad()
-    def images(
-        self, items: Int64[Tensor, " batch"], generator: torch.Generator | None = None
-    ) -> Float[Tensor, "batch C H W"]:
-        return self.rendered(items)
-
-    def rendered(self, items: Int64[Tensor, " batch"]) -> Float[Tensor, "batch C H W"]:
-        """Images in chunks, each a graph of its own, so that the backward pass goes through one after the other."""
-        return torch.cat([self._chunk(chunk) for chunk in items.split(self.chunk_items)])
-
     def payload(self) -> dict[str, Tensor]:
         kept = {"codes": self.codes, FEATURES: self.features}
         tensors = {
@@ -197,8 +180,6 @@ class GeneratorItems(Parameterization):
             ValueError: no `preprocess`.
             InputError: a codec that is not the items'.
         """
-        if preprocess is None:
-            raise ValueError("items of a generator are restored with the codec of network inputs; give it")
         told = parse_config(GeneratorSpec, canonical_json(spec), "parameterization 'generator'")
         config, features = GeneratorConfig(depth=told.depth, storage=told.storage), payload.get(FEATURES)
         return cls(
@@ -206,7 +187,7 @@ class GeneratorItems(Parameterization):
             payload["codes"].float(),
             payload["labels"].long(),
             config,
-            preprocess=preprocess,
+            preprocess=given_preprocess(preprocess, cls.kind),
             features=None if features is None else features.float(),
         )
 
