@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -362,6 +362,8 @@ def test_no_point_lies_outside_its_chart(points: list[Point], chance: float) -> 
 
 @settings(max_examples=50)
 @given(st.lists(st.floats(-1e100, 1e100), min_size=1, max_size=30), st.integers(1, 40), st.integers(0, 2**52))
+@example([1.0, 2.225073858507e-311], 1, 0)
+@example([1e100, 1e-250], 1, 0)
 def test_no_loss_lies_outside_its_chart(losses: list[float], times: int, first: int) -> None:
     losses = losses * times
     drawn = loss_chart([LossCurve("", tuple(range(first, first + len(losses))), tuple(losses))], "x")

@@ -14,6 +14,9 @@ from attar.report.plots import LOG_RATIO, SMOOTHED_SHARE, Point, bytes_text, run
 WIDTH, HEIGHT = 440, 300
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 22, 40
 NUM_COLOURS, NUM_QUIET, NUM_MARKERS = 6, 4, 6
+SMALLEST_ON_LOG = 1e-200
+"""Of a loss: smaller ones leave no room for a margin below them, and are drawn on a linear axis."""
+
 MOST_POINTS = 400
 STRIP_WIDTH, STRIP_HEIGHT = 150, 18
 BAR_WIDTH = 120
@@ -109,7 +112,7 @@ def loss_chart(curves: Sequence[LossCurve], identity: str) -> Html:
     """
     losses = [loss for curve in curves for loss in curve.losses]
     low, high = min(losses), max(losses)
-    log = low > 0 and high / low > LOG_RATIO
+    log = low > SMALLEST_ON_LOG and LOG_RATIO < high / low < math.inf
     pad = 0 if log else 0.05 * (high - low) or 0.05 * abs(high) or 1.0
     first, last = min(min(curve.steps) for curve in curves), max(max(curve.steps) for curve in curves)
     horizontal = Axis(first, max(first + 1, last), LEFT + 6, WIDTH - RIGHT)
