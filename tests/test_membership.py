@@ -98,7 +98,7 @@ def short() -> Protocol:
 
 
 def run(splits: Splits, short: Protocol, **changes: Any) -> room.Membership:
-    small = attar.distill(splits, "random", "9lpc", device="cpu")
+    small = attar.distill(splits, "random", "12lpc", device="cpu")  # all images of a half
     usual: dict[str, Any] = {
         "protocol": short,
         "network": network_from_text("convnet:d1w16"),
@@ -124,8 +124,7 @@ def test_sets_of_real_images_leak_membership_and_class_means_hardly(
     assert leaking.num_members == 48 and leaking.num_candidates == 96
     monkeypatch.setattr(room, "distill", means_of_classes)
     averaged = run(splits, short, seed=1)
-    assert averaged.area.mean < leaking.area.mean
-    assert averaged.area.low < 0.52  # hardly more than the half of guessing, within its interval
+    assert averaged.area.mean < leaking.area.low
 
 
 def test_a_stopped_attack_goes_on_where_it_was(
