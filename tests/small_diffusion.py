@@ -36,7 +36,9 @@ def diffusion_codec(inner: Codec, num_classes: int = 10) -> DiffusionCodec:
 def diffusion_items(inner: Codec, train: ImageSet, preprocess: Codec, count: int = 2, **settings: Any) -> Diffusion:
     """The first `count` real images of each class, encoded."""
     told = {
-        name: settings.pop(name) for name in ("storage", "learned", "chunk_items", "checkpointed") if name in settings
+        name: settings.pop(name)
+        for name in ("storage", "learned", "chunk_items", "checkpointed", "precision")
+        if name in settings
     }
     config = DiffusionConfig(sampling=SamplingConfig(**{"num_steps": 3, **settings}), **told)
     codes = inner.encode(train.images[first_items(train, count)].float() / 255)

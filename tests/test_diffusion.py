@@ -113,6 +113,24 @@ def test_checkpoints_change_no_image_and_no_gradient(solver: str, target: str) -
     assert all(_relative(one, two) < 1e-12 for one, two in zip(gradients(made_again), gradients(kept), strict=True))
 
 
+def test_bfloat16_renders_what_is_learned_and_not_what_is_read() -> None:
+    """Inputs and gradients are close to float32's and not equal; images are float32's to the bit."""
+    exact, lowered = (digit_items(precision=each, num_steps=6) for each in ("float32", "bfloat16"))
+    everything = torch.arange(len(exact))
+    assert torch.equal(lowered.images(everything), exact.images(everything))
+    inputs, wanted = lowered(everything), exact(everything)
+    assert inputs.dtype == torch.float32
+    assert 0 < _relative(inputs, wanted) < 0.03
+    assert all(0 < _relative(one, two) < 0.1 for one, two in zip(gradients(lowered), gradients(exact), strict=True))
+
+
+def test_what_is_made_again_is_made_again_in_bfloat16() -> None:
+    kept, made_again = (digit_items(precision="bfloat16", checkpointed=each, num_steps=6) for each in (False, True))
+    everything = torch.arange(len(kept))
+    assert torch.equal(kept(everything), made_again(everything))
+    assert all(_relative(one, two) < 1e-3 for one, two in zip(gradients(made_again), gradients(kept), strict=True))
+
+
 def test_a_second_derivative_is_refused_and_not_wrong() -> None:
     """Its graph would lack what was not kept."""
     value = torch.tensor([1.0, 2.0], requires_grad=True)

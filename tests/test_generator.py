@@ -111,6 +111,16 @@ def test_activations_exist_for_one_chunk_at_a_time() -> None:
     assert generating_bytes(digit_generator_items(depth=4)) < generating_bytes(digit_generator_items(depth=0))
 
 
+def test_bfloat16_renders_what_is_learned_and_not_what_is_read() -> None:
+    """Through a chunk at a time, whose activations are made again."""
+    exact, lowered = (digit_generator_items(precision=each, depth=2, chunk_items=3) for each in ("float32", "bfloat16"))
+    everything = torch.arange(len(exact))
+    assert torch.equal(lowered.images(everything), exact.images(everything))
+    assert 0 < _relative(lowered(everything), exact(everything)) < 0.03
+    for one, two in zip(_gradients(lowered), _gradients(exact), strict=True):
+        assert 0 < _relative(one, two) < 0.1
+
+
 def test_items_start_as_images_of_their_class() -> None:
     """Random w are M(z, y) with the map that they make; means are nearer to one another than random w are."""
     random, mean = digit_generator_items(), digit_generator_items(start="mean")

@@ -13,7 +13,8 @@ def recomputed(function: Callable[..., Any], *tensors: Tensor) -> Any:
     """`function(*tensors)`, of which only `tensors` are kept for the backward pass.
 
     The function runs once without graph, and once with one in the backward pass, whose graph is gone before the next is
-    made. It must be deterministic; tensors that it takes from elsewhere receive no gradient.
+    made, both times under the autocast of this call. It must be deterministic; tensors that it takes from elsewhere
+    receive no gradient.
 
     Args:
         function: of tensors, to a tensor or a tuple of them.
@@ -32,7 +33,8 @@ def recomputed(function: Callable[..., Any], *tensors: Tensor) -> Any:
 class _Recomputed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, function: Callable[..., Any], *tensors: Tensor) -> Any:
-        ctx.function = function
+        ctx.function, ctx.kind = function, tensors[0].device.type
+        ctx.lowered, ctx.dtype = torch.is_autocast_enabled(ctx.kind), torch.get_autocast_dtype(ctx.kind)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
         return function(*tensors)
@@ -45,7 +47,7 @@ class _Recomputed(torch.autograd.Function):
         leaves = [
             tensor.detach().requires_grad_(wanted) for tensor, wanted in zip(ctx.saved_tensors, needed, strict=True)
         ]
-        with torch.enable_grad():
+        with torch.enable_grad(), torch.autocast(ctx.kind, ctx.dtype, enabled=ctx.lowered):
             outputs = ctx.function(*leaves)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         pairs = [(one, other) for one, other in zip(outputs, of_outputs, strict=True) if other is not None]

@@ -17,7 +17,7 @@ from attar.diffusion.schedule import SamplingConfig
 from attar.errors import InputError
 from attar.files import canonical_json
 from attar.parameterizations.codes import Storage, read_codes, store_codes, to_float16
-from attar.parameterizations.rendered import Rendered, given_preprocess
+from attar.parameterizations.rendered import Rendered, RenderingPrecision, given_preprocess
 from attar.shapes import Float, Int64
 
 Learned = Literal["both", "codes", "conditioning"]
@@ -43,6 +43,7 @@ class DiffusionConfig(_Stored):
         learned: what is optimised. Of conditioning that is not learned, its class in the model alone is stored.
         chunk_items: the most items that go through the model and the decoder at once.
         checkpointed: keep no step's activations: a third more time in constant memory.
+        precision: of model and decoder while items are learned; the images of the file are rendered in float32.
 
     Raises:
         ValueError: conditioning is learned, and guidance 0 leaves it without effect.
@@ -52,6 +53,7 @@ class DiffusionConfig(_Stored):
 
     chunk_items: int = Field(default=16, ge=1)
     checkpointed: bool = True
+    precision: RenderingPrecision = "float32"
 
     @model_validator(mode="after")
     def _conditioning_has_an_effect(self) -> DiffusionConfig:
@@ -135,7 +137,7 @@ class Diffusion(Rendered):
             told, size = tuple(conditioning.shape), codec.model.conditioning_size
             raise InputError(f"conditioning is {told}; the model's is of {size}")
         self.codec, self.config, self.seed, self.preprocess = codec, config, seed, preprocess
-        self.chunk_items = config.chunk_items
+        self.chunk_items, self.precision = config.chunk_items, config.precision
         self.codes = nn.Parameter(codes.detach().clone().float(), config.learned != "conditioning")
         self.conditioning = nn.Parameter(conditioning.detach().clone().float(), config.learned != "codes")
         self.register_buffer("classes", classes if config.learned == "codes" else None)

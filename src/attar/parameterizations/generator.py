@@ -19,7 +19,7 @@ from attar.generators.codec import GeneratorCodec
 from attar.labels.hard import class_major_labels
 from attar.parameterizations.codes import to_float16
 from attar.parameterizations.decoders import DecoderStorage
-from attar.parameterizations.rendered import Rendered, given_preprocess
+from attar.parameterizations.rendered import Rendered, RenderingPrecision, given_preprocess
 from attar.shapes import Float, Int64
 
 FEATURES = "features"
@@ -42,12 +42,14 @@ class GeneratorConfig(_Stored):
         start: w of "random" noise, or the "mean" over 1000 noises, of the item's class; f_n is what the generator
             makes of it.
         chunk_items: the most items that go through the generator at once.
+        precision: of the generator while items are learned; the images of the file are rendered in float32.
 
     Source: GLaD (Cazenavette et al. 2023) section 3; the official code's `avg_w` and `sg_batch`.
     """
 
     start: Literal["random", "mean"] = "random"
     chunk_items: int = Field(default=10, ge=1)
+    precision: RenderingPrecision = "float32"
 
     def spec(self, codec: Codec) -> dict[str, Any]:
         """What a file will say of such items. Raises InputError where the generator has no such layer."""
@@ -91,7 +93,7 @@ class GeneratorItems(Rendered):
 
     Source: GLaD, Eq. 2 and section 3.2; the recomputed rendering is its section 3.3.
     Deviation: f is not cut to [-10, 10] at the start, as the official code does for values that overflow in half
-        precision; rendering is in float32.
+        precision; rendering is in float32 unless asked otherwise.
     """
 
     kind = "generator"
@@ -114,7 +116,7 @@ class GeneratorItems(Rendered):
             told = None if features is None else tuple(features.shape[1:])
             raise InputError(f"features are {told}; the generator's of layer {config.depth} are {shape}")
         self.codec, self.config, self.preprocess = codec, config, preprocess
-        self.chunk_items = config.chunk_items
+        self.chunk_items, self.precision = config.chunk_items, config.precision
         self.codes = nn.Parameter(codes.detach().clone().float())
         self.register_parameter(FEATURES, None if features is None else nn.Parameter(features.detach().clone().float()))
         self.register_buffer("labels", labels.clone())

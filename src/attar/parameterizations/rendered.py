@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -10,6 +11,9 @@ from torch import Tensor
 from attar.codecs.codec import Codec
 from attar.parameterizations.parameterization import Parameterization
 from attar.shapes import Float, Int64
+
+RenderingPrecision: TypeAlias = Literal["float32", "bfloat16"]
+"""bfloat16 is autocast: convolutions and matrix products alone."""
 
 
 class Rendered(Parameterization):
@@ -20,16 +24,21 @@ class Rendered(Parameterization):
     Attributes:
         preprocess: images to network inputs.
         chunk_items: the most items that go through the model at once.
+        precision: of the model in `forward`; `images` is always rendered in the precision of the items.
     """
 
     soft_labels: None
     chunk_items: int
+    precision: RenderingPrecision
     preprocess: Codec
 
     def forward(
         self, items: Int64[Tensor, " batch"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "batch C H W"]:
-        return self.preprocess.encode(self.rendered(items))
+        lowered = self.precision == "bfloat16"
+        with torch.autocast(items.device.type, torch.bfloat16, enabled=lowered):
+            images = self.rendered(items)
+        return self.preprocess.encode(images.float() if lowered else images)
 
     @torch.no_grad()
     def images(
