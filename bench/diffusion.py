@@ -1,7 +1,8 @@
 """Rendering through a frozen diffusion model: `python bench/diffusion.py [--json OUT] [--only ...] [--small]`.
 
 `time`: one step's rendering and gradient at T = 10, guidance 3, with checkpoints, without them, and as the official
-code has it (rendered without graph, then again with checkpoints, sending dL/dx back). The three alternate; medians.
+code has it (rendered without graph, then again with checkpoints, sending dL/dx back), and with checkpoints in bfloat16.
+They alternate; medians.
 `memory`: bytes of tensors alive at the peak of a step at T = 5 and 40, checkpointed; on CUDA as its allocator counts,
 on a CPU by following every operation's results, because resident memory also shows how freed blocks lie. 8 items of
 3 x 16 x 16 in one chunk, a denoiser of width 64; weights are random, on which neither time nor memory depends.
@@ -36,13 +37,20 @@ from attar.diffusion.model import OwnModel
 from attar.diffusion.schedule import SamplingConfig, ScheduleConfig
 from attar.networks.denoiser import DenoiserConfig, build_denoiser
 from attar.parameterizations.diffusion import Diffusion, DiffusionConfig
+from attar.parameterizations.rendered import RenderingPrecision
 from attar.randomness import generator
 from reference.diffusion import three_passes
 
 STEPS = {"few": 5, "many": 40}
 
 
-def items_of(num_steps: int, checkpointed: bool, small: bool, device: torch.device) -> Diffusion:
+def items_of(
+    num_steps: int,
+    checkpointed: bool,
+    small: bool,
+    device: torch.device,
+    precision: RenderingPrecision = "float32",
+) -> Diffusion:
     """Items of two classes whose codes are images of 3 x 16 x 16, eight in one chunk."""
     side = 8 if small else 16
     pixels = torch.zeros(2, 3, side, side, dtype=torch.uint8)
@@ -52,7 +60,7 @@ def items_of(num_steps: int, checkpointed: bool, small: bool, device: torch.devi
     model = DiffusionCodec(codec, OwnModel(network, ScheduleConfig()))
     codes = torch.randn(8, *codec.code_shape, generator=generator(0, "codes"))
     sampling = SamplingConfig(num_steps=num_steps)
-    config = DiffusionConfig(sampling=sampling, chunk_items=8, checkpointed=checkpointed)
+    config = DiffusionConfig(sampling=sampling, chunk_items=8, checkpointed=checkpointed, precision=precision)
     labels = torch.arange(2).repeat_interleave(4)
     return Diffusion(model, codes, labels, config, 0, preprocess=codec, classes=labels).to(device)
 
@@ -74,16 +82,19 @@ def bench_time(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of a step, and ratios to checkpointed steps."""
     device = torch.device(options.device)
     ours, kept = (items_of(10, checkpointed, options.small, device) for checkpointed in (True, False))
+    lowered = items_of(10, True, options.small, device, "bfloat16")
     runs = {
         "checkpointed": lambda: step(ours),
         "without checkpoints": lambda: step(kept),
         "three passes": lambda: literal_step(ours),
+        "bfloat16": lambda: step(lowered),
     }
     seconds = median_seconds(runs, options.repeats, device)
     return {
         "seconds": seconds,
         "to without checkpoints": seconds["checkpointed"] / seconds["without checkpoints"],
         "to three passes": seconds["checkpointed"] / seconds["three passes"],
+        "bfloat16 to float32": seconds["bfloat16"] / seconds["checkpointed"],
     }
 
 
