@@ -11,6 +11,7 @@ from attar.config import override
 from attar.errors import InputError
 from attar.files import atomic_path, content_key, refuse_existing
 from attar.labels import SoftLabels
+from attar.parameterizations.codes import CodesConfig
 from attar.randomness import generator
 from attar.recipes import REGISTRY, Recipe, recipe
 
@@ -115,6 +116,18 @@ def test_settings_of_a_new_kind_are_given_beside_it() -> None:
     assert changed.labels == SoftLabels(learning_rate=2.0)
     with pytest.raises(InputError, match=r"^--set: labels.soft.rate: .*received 2.0$"):
         override(recipe("mtt-cifar10-ipc1"), {"labels.kind": "soft", "labels.rate": 2.0})
+
+
+def test_a_new_kind_leaves_out_what_it_does_not_know() -> None:
+    """Of the old kind's settings; one that was given is still refused."""
+    old = recipe("ld3m-dc")
+    asked = {"parameterization.kind": "codes", "codec": {"kind": "pixels"}}
+    assert override(old, asked).parameterization == CodesConfig(storage=old.parameterization.storage)
+    with pytest.raises(InputError, match=r"^--set: parameterization.codes.chunk_items: .*received 4$"):
+        override(old, {**asked, "parameterization.chunk_items": 4})
+    adam = override(recipe("latent-dm"), {"optimizer.kind": "adam", "optimizer.momentum": 0.0}).optimizer
+    sgd = recipe("latent-dm").optimizer
+    assert adam is not None and sgd is not None and adam.learning_rate == sgd.learning_rate
 
 
 def test_a_composition_that_cannot_be_is_told_in_its_own_words() -> None:

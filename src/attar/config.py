@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -46,7 +47,8 @@ def parse_config(model: type[ConfigType], text: str, what: str) -> ConfigType:
 def override(config: ConfigType, assignments: dict[str, Any]) -> ConfigType:
     """A copy of `config` with dotted keys replaced, e.g. {"objective.network.width": 64}.
 
-    Where a `kind` is among them, settings of the new kind may be given beside it.
+    Where a `kind` is among them, settings of the new kind may be given beside it; of the old kind's, those that the
+    new one has not are left out.
 
     Raises:
         InputError: a key that does not exist (names the nearest) or a value that the key does not allow.
@@ -63,7 +65,28 @@ def override(config: ConfigType, assignments: dict[str, Any]) -> ConfigType:
         if leaf not in branch and ".".join(parents) not in of_new_kind:
             raise unknown("setting", key, _dotted_keys(tree))
         branch[leaf] = value
+    _leave_out_old_settings(type(config), tree, of_new_kind, assignments)
     return parse_config(type(config), json.dumps(tree), "--set")
+
+
+def _leave_out_old_settings(
+    model: type[Config], tree: dict[str, Any], changed: set[str], given: Container[str]
+) -> None:
+    """Take out of `tree` what its new kinds do not know and nobody gave."""
+    try:
+        model.model_validate_json(json.dumps(tree))
+    except ValidationError as error:
+        for fault in error.errors(include_url=False):
+            if fault["type"] != "extra_forbidden":
+                continue
+            *place, leaf = (str(part) for part in fault["loc"])
+            branch, path = tree, ""
+            for part in place:
+                below = _below(branch, part)  # a part may be the kind, which is no key
+                if below is not None:
+                    branch, path = below, f"{path}.{part}" if path else part
+            if path in changed and f"{path}.{leaf}" not in given:
+                branch.pop(leaf, None)
 
 
 def _below(branch: dict[str, Any], name: str) -> dict[str, Any] | None:
