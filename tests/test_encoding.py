@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from attar.codecs.pca import Pca, PcaConfig
 from attar.codecs.resample import ResampleConfig
 from attar.data.image_set import ImageSet
 from attar.errors import InputError
+from attar.run_state import stop_requested
 
 
 class Interrupted(Exception):
@@ -103,6 +107,27 @@ def test_an_interrupted_call_is_continued(images: ImageSet, own_cache: Path) -> 
     assert second.num_encoded == 26 and (progress.done, progress.finished) == (50, 2)
     torch.testing.assert_close(codes, wanted(images), atol=1e-5, rtol=0)
     assert len(kept(own_cache, ".f32")) == 1 and not kept(own_cache, ".part")
+
+
+@pytest.mark.parametrize("within", [False, True])
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_request_to_stop_ends_it_after_a_batch(images: ImageSet, own_cache: Path, cache: bool, within: bool) -> None:
+    """Also within longer work that catches such requests itself: encoding a large set takes an hour."""
+
+    class Stopping(Recording):
+        def advance(self, count: int = 1, **figures: float) -> None:
+            super().advance(count)
+            os.kill(os.getpid(), signal.SIGTERM if within else signal.SIGINT)
+
+    progress, codec = Stopping(), Counting(images)
+    with stop_requested() if within else nullcontext(), pytest.raises(KeyboardInterrupt):
+        encode_images(codec, images, batch_size=8, cache=cache, progress=progress)
+    assert (codec.num_encoded, progress.done, progress.finished) == (8, 8, 1)
+    second = Counting(images)
+    torch.testing.assert_close(
+        encode_images(second, images, batch_size=8, cache=cache), wanted(images), atol=1e-5, rtol=0
+    )
+    assert second.num_encoded == (42 if cache else 50)
 
 
 @pytest.mark.parametrize("cut", [1, 5, 48, 49])

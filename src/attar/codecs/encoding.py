@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from attar.data.image_set import ImageSet
 from attar.errors import InputError
 from attar.files import cache_directory, content_key
 from attar.progress import Progress, Silent
+from attar.run_state import stop_requested
 from attar.shapes import Float
 
 MEMORY_LIMIT_BYTES = 1 << 30
@@ -51,6 +53,7 @@ def encode_images(
 
     Raises:
         InputError: the images do not fit the codec, codes are not finite, or the cache's disk cannot be written.
+        KeyboardInterrupt: on Ctrl-C, after the batch at hand.
     """
     if images.image_shape != codec.image_shape:
         raise InputError(
@@ -63,14 +66,15 @@ def encode_images(
     shape = (len(images), *codec.code_shape)
     num_bytes = 4 * len(images) * codec.num_code_values
     work = _Work(codec, images, torch.device(device), batch_size, progress or Silent())
-    if cache and num_bytes and not (codec.cheap and num_bytes <= MEMORY_LIMIT_BYTES):
-        return _read(_cached(work, num_bytes), shape)
-    codes = torch.empty(shape)
-    done = 0
-    for block in work.blocks(0):
-        codes[done : done + len(block)] = block
-        done += len(block)
-    return codes
+    with stop_requested() as stop:
+        if cache and num_bytes and not (codec.cheap and num_bytes <= MEMORY_LIMIT_BYTES):
+            return _read(_cached(work, num_bytes, stop), shape)
+        codes = torch.empty(shape)
+        done = 0
+        for block in work.blocks(0, stop):
+            codes[done : done + len(block)] = block
+            done += len(block)
+        return codes
 
 
 class _Work:
@@ -84,8 +88,12 @@ class _Work:
     def key(self) -> str:
         return content_key("codes", FORMAT, self.codec.identity(), self.images.fingerprint, self.device.type)
 
-    def blocks(self, start: int) -> Iterator[Tensor]:
-        """float32 [B, c, h, w] on the CPU. The progress counts the items before `start` as done."""
+    def blocks(self, start: int, stop: threading.Event) -> Iterator[Tensor]:
+        """float32 [B, c, h, w] on the CPU. The progress counts the items before `start` as done.
+
+        Raises:
+            KeyboardInterrupt: `stop`, after a block that has been dealt with.
+        """
         self.progress.start("encoding images", len(self.images))
         try:
             if start:
@@ -95,6 +103,8 @@ class _Work:
                     block = self._encode(self.images.images[first : first + self.batch_size])
                     yield block
                     self.progress.advance(len(block))
+                    if stop.is_set():
+                        raise KeyboardInterrupt
         finally:
             self.progress.finish()
 
@@ -109,7 +119,7 @@ class _Work:
         return codes.contiguous()
 
 
-def _cached(work: _Work, num_bytes: int) -> Path:
+def _cached(work: _Work, num_bytes: int, stop: threading.Event) -> Path:
     """The finished file of codes, made or completed where it is not there."""
     with _disk_errors():
         final = cache_directory("codes") / f"{work.key}.f32"
@@ -118,13 +128,13 @@ def _cached(work: _Work, num_bytes: int) -> Path:
             if path.exists() and path.stat().st_size not in whole:
                 path.unlink()
     if not final.exists():
-        _append_missing(work, part, num_bytes)
+        _append_missing(work, part, num_bytes, stop)
         with _disk_errors():
             _rename(part, final)
     return final
 
 
-def _append_missing(work: _Work, part: Path, num_bytes: int) -> None:
+def _append_missing(work: _Work, part: Path, num_bytes: int, stop: threading.Event) -> None:
     """Write what `part` lacks.
 
     Every process starts at a whole item within what is there and writes the same values at the same places, without
@@ -137,7 +147,7 @@ def _append_missing(work: _Work, part: Path, num_bytes: int) -> None:
         done = os.fstat(handle).st_size // item_bytes
         file.seek(done * item_bytes)
         unsynced = 0
-        for block in work.blocks(done):
+        for block in work.blocks(done, stop):
             remaining = memoryview(block.numpy().astype("<f4", copy=False).tobytes())
             unsynced += len(remaining)
             with _disk_errors():
