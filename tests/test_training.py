@@ -242,6 +242,20 @@ def test_what_cannot_be_trained_is_refused() -> None:
         TrainingConfig(min_steps=5, max_steps=4)
 
 
+@pytest.mark.parametrize(("count", "batch_size"), [(22, 7), (22, 1), (1, 256), (257, 256)])
+def test_batch_norm_over_one_value_is_refused_before_the_first_step(count: int, batch_size: int) -> None:
+    """Where its maps are larger than 1 x 1, or an epoch is cut short before it, a batch of one is no fault."""
+    items, training = toy_items(count=count), TrainingConfig(epochs=1, batch_size=batch_size)
+    deep = NetworkConfig(width=8, depth=3, norm="batch", pooling="max")
+    last = NetworkConfig(kind="resnet18", norm="batch")
+    with pytest.raises(InputError, match=f"^{count} items in batches of {batch_size} leave a batch of one"):
+        train_networks(last, items, 3, training, [0])
+    train_networks(deep, items, 3, training, [0])
+    if count > batch_size > 1:
+        cut = training.model_copy(update={"max_steps": count // batch_size})
+        train_networks(last, items, 3, cut, [0])
+
+
 def test_acceleration_is_a_rule_of_work_and_capability(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("attar.training.acceleration.has_bfloat16", lambda kind: True)
     monkeypatch.setattr("attar.training.acceleration.has_compiler", lambda kind: True)

@@ -82,7 +82,8 @@ def train_networks(
         progress: told every step's loss.
 
     Raises:
-        InputError: no items or seeds, labels outside 0..K-1, or stacking networks with batch norm.
+        InputError: no items or seeds, labels outside 0..K-1, stacking networks with batch norm, or a batch of one item
+            whose spread batch norm would need.
         ValueError: a start of other seeds, or of another network or optimiser.
         NonFiniteLossError: a loss became infinite or not a number; the step is named.
 
@@ -153,8 +154,24 @@ def _trainer(
     check_items(inputs, labels, items.num_items, num_classes, gives_logits(items))
     channels, height, width = inputs.shape[1:]
     network = build_network(network_config, (channels, height, width), num_classes)
+    _check_smallest_batch(network, Plan.of(training, items.num_items), training.batch_size, items.num_items)
     network.to(device, torch.float64 if inputs.dtype == torch.float64 else torch.float32)
     return _Trainer(network, items, training, device, progress, hooks)
+
+
+def _check_smallest_batch(network: Network, plan: Plan, batch_size: int, num_items: int) -> None:
+    """Batch norm over maps of 1 x 1 has nothing to average over in a batch of one item."""
+    reached = plan.num_steps >= plan.steps_per_epoch
+    if is_stackable(network) or min(batch_size, num_items % batch_size or batch_size if reached else batch_size) > 1:
+        return
+    shell = deepcopy(network).to("meta").train()
+    try:
+        shell(torch.empty(1, *network.input_shape, device="meta"))
+    except ValueError as error:
+        raise InputError(
+            f"{num_items} items in batches of {batch_size} leave a batch of one, of which batch norm cannot take a "
+            "spread; take another batch size, or a network with norm 'instance'"
+        ) from error
 
 
 def _check_start(start: Snapshot, seeds: Sequence[int]) -> None:
