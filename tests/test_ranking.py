@@ -222,6 +222,16 @@ def test_a_rate_that_a_search_would_replace_is_refused(
         ranked(small, splits, chosen, reference=reference, settings=[{"learning_rate": 0.1}])
 
 
+@pytest.mark.parametrize("place", ["protocol", "reference"])
+def test_a_protocol_of_other_sizes_is_refused(small: DistilledSet, splits: Splits, short: Protocol, place: str) -> None:
+    large = short.model_copy(update={"name": "large", "smallest_side": 64, "labels": ("soft",)})
+    if place == "protocol":
+        large = large.model_copy(update={"labels": short.labels})
+    chosen, reference = (large, None) if place == "protocol" else (short, large)
+    with pytest.raises(InputError, match="protocol large v1 is for images of at least 64 pixels and these have 8 x 8"):
+        ranked(small, splits, chosen, reference=reference, seeds=1)
+
+
 def test_what_cannot_be_ranked_is_refused_before_any_work(small: DistilledSet, splits: Splits, short: Protocol) -> None:
     with pytest.raises(InputError, match="2 candidates were given, and a ranking needs at least 3"):
         ranked(small, splits, short, settings=None)

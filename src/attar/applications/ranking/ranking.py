@@ -103,6 +103,7 @@ def rank(
     runs.check_device(where)
     small = DistilledSet.load(distilled) if isinstance(distilled, str | Path) else distilled
     check_judges(chosen, small.manifest.labels_kind, small.image_shape)
+    check_judges(full, full.labels[0], small.image_shape)  # it trains on all data; the set's labels are not its concern
     _check_rate(small, chosen, changes)
     configs = networks_named(asked, small.preprocess.code_shape)
     splits = load_splits(data, progress)
