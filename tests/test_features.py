@@ -13,6 +13,7 @@ from attar.data.augmentation import Dsa, DsaConfig
 from attar.data.sources import load_images
 from attar.labels import class_major_labels
 from attar.networks.network import NetworkConfig, build_network, initialise_parameters
+from attar.objectives import features
 from attar.objectives.features import Features, FeaturesConfig, class_means
 from attar.objectives.objective import Context, RealItems
 from attar.parameterizations.codes import Codes
@@ -59,6 +60,28 @@ def test_loss_and_gradient_agree_with_the_literal_loop(chunk: int) -> None:
     assert figures["loss"] == pytest.approx(float(oracle.detach()), rel=1e-5)
     assert synthetic.codes.grad is not None
     torch.testing.assert_close(synthetic.codes.grad.double(), oracle_codes.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("norm", "largest"), [("instance", 4), ("batch", 24)])
+def test_large_maps_go_through_in_parts_on_a_cpu(norm: str, largest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss is the same; with batch norm items depend on one another and stay together."""
+    real = RealItems(class_major_labels(3, 8), 3, codes=torch.randn(24, 4, 8, 8, generator=generator(1, "codes")))
+    network = NetworkConfig(depth=2, width=16, norm=norm)
+    config = FeaturesConfig(network=network, real_batch_size=8, precision="float32")
+    seen: list[int] = []
+
+    def loss() -> float:
+        objective = Features(config, Context(real.shape, 3))
+        forward = objective._fast_features
+        objective._fast_features = lambda inputs: (seen.append(len(inputs)), forward(inputs))[1]
+        synthetic = Codes(_codec(), torch.ones(6, 4, 8, 8), class_major_labels(3, 2))
+        return objective.accumulate(synthetic, real, generator(5, "step"))["loss"]
+
+    whole = loss()
+    values_of_an_item = 16 * (64 + 16)  # of both norms
+    monkeypatch.setattr(features, "_CACHED_BYTES", 4 * 4 * values_of_an_item + 1)
+    assert loss() == pytest.approx(whole, rel=1e-6)
+    assert seen[0] == 24 and max(seen[1:]) == largest and sum(seen[1:]) == 24
 
 
 def test_siamese_augmentation_is_shared() -> None:
