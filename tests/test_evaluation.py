@@ -435,6 +435,7 @@ def test_comparison_of_two_sets(digits: Splits, tmp_path: Path) -> None:
         ("lic-500-steps", 500, "adamw"),
         ("d3-300-steps", 300, "sgd"),
         ("ld3m-60-epochs", None, "adamw"),
+        ("ld3m-300-epochs", None, "adamw"),
     ],
 )
 def test_the_protocols_of_the_docs_can_be_read(name: str, steps: int | None, optimizer: str) -> None:
