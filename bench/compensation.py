@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from attar.process import prepare_process
+from attar.base.process import prepare_process
 
 prepare_process()
 
@@ -29,22 +29,24 @@ import torch
 from bench.reporting import peak_of, run_benches
 from bench.run import Run, median_seconds
 
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import fit_codec
+from attar.base.randomness import generator
 from attar.data.image_set import ImageSet
-from attar.initialization import Sources
-from attar.labels import class_major_labels
-from attar.networks.network import NetworkConfig, build_network, network_from_text
-from attar.objectives.alignment import Alignment, AlignmentConfig
-from attar.objectives.inversion import InversionConfig
-from attar.objectives.objective import Context, Objective, RealItems
-from attar.objectives.registry import build_objective
-from attar.observers import Observer
-from attar.parameterizations.codes import Codes
-from attar.parameterizations.mosaic import Mosaic
-from attar.randomness import generator
-from attar.recipes import Recipe, recipe
-from attar.updates import Updates
+from attar.methods.initialization import Sources
+from attar.methods.labels import class_major_labels
+from attar.methods.objectives.alignment import Alignment, AlignmentConfig
+from attar.methods.objectives.inversion import InversionConfig
+from attar.methods.objectives.objective import Context, Objective
+from attar.methods.objectives.registry import build_objective
+from attar.methods.parameterizations.codes import Codes
+from attar.methods.parameterizations.mosaic import Mosaic
+from attar.methods.recipes import Recipe, recipe
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import fit_codec
+from attar.models.networks.network import NetworkConfig
+from attar.models.networks.registry import build_network, network_from_text
+from attar.models.observers import Observer
+from attar.models.real_items import RealItems
+from attar.runs.updates import Updates
 
 NETWORKS = {"Conv-4": "convnet:d4-batch", "ResNet-18": "resnet18:batch", "MobileNet-V2": "mobilenet_v2"}
 RECIPES = {"LIC": "lic-tiny-convnet", "LIC in float32": "lic-tiny-convnet", "SRe2L": "sre2l-tiny-convnet"}

@@ -28,17 +28,17 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
-from attar.process import prepare_process
+from attar.base.process import prepare_process
 
 prepare_process()
 
 import torch
 
 import attar
+from attar.base.randomness import generator
 from attar.data.image_set import ImageSet, Splits
 from attar.evaluation.protocol import Protocol, protocol
-from attar.foreign.preprocessing import normalisation
-from attar.randomness import generator
+from attar.sets.imports.preprocessing import normalisation
 
 RATE = 0.01
 

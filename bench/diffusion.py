@@ -19,7 +19,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "tests")]
 
-from attar.process import prepare_process
+from attar.base.process import prepare_process
 
 prepare_process()
 
@@ -29,16 +29,16 @@ from bench.run import median_seconds
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import fit_codec
+from attar.base.randomness import generator
 from attar.data.image_set import ImageSet
-from attar.diffusion.codec import DiffusionCodec
-from attar.diffusion.model import OwnModel
-from attar.diffusion.schedule import SamplingConfig, ScheduleConfig
-from attar.networks.denoiser import DenoiserConfig, build_denoiser
-from attar.parameterizations.diffusion import Diffusion, DiffusionConfig
-from attar.parameterizations.rendered import RenderingPrecision
-from attar.randomness import generator
+from attar.methods.parameterizations.diffusion import Diffusion, DiffusionConfig
+from attar.methods.parameterizations.rendered import RenderingPrecision
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import fit_codec
+from attar.models.diffusion.codec import DiffusionCodec
+from attar.models.diffusion.model import OwnModel
+from attar.models.diffusion.schedule import SamplingConfig, ScheduleConfig
+from attar.models.networks.denoiser import DenoiserConfig, build_denoiser
 from reference.diffusion import three_passes
 
 STEPS = {"few": 5, "many": 40}

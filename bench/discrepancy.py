@@ -16,7 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from attar.process import prepare_process
+from attar.base.process import prepare_process
 
 prepare_process()
 
@@ -27,8 +27,8 @@ from tests.reference.mmd import literal_loss
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attar.objectives.discrepancy import KERNEL_VALUES, by_class, squared_mmd
-from attar.randomness import generator
+from attar.base.randomness import generator
+from attar.methods.objectives.discrepancy import KERNEL_VALUES, by_class, squared_mmd
 
 BANDWIDTHS = (4.0, 8.0, 16.0, 32.0, 64.0)
 SHAPES = {

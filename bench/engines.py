@@ -11,16 +11,16 @@ import statistics
 import time
 from typing import Any
 
-from attar.process import prepare_process
+from attar.base.process import prepare_process
 
 prepare_process()
 
 import torch
 
-from attar.engines import Engine, Local, engine_named
-from attar.networks import NetworkConfig
-from attar.progress import Progress, Silent, Within
-from attar.training import FixedItems, TrainingConfig, train_networks
+from attar.base.engines import Engine, Local, engine_named
+from attar.base.progress import Progress, Silent, Within
+from attar.models.networks import NetworkConfig
+from attar.models.training import FixedItems, TrainingConfig, train_networks
 
 ROUNDS = 3
 

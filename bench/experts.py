@@ -12,7 +12,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from attar.process import prepare_process
+from attar.base.process import prepare_process
 
 prepare_process()
 
@@ -21,20 +21,19 @@ from bench.reporting import on_device, run_benches
 from bench.run import Run, cifar_shaped, median_seconds
 from torch import Tensor
 
-from attar.codecs.augmenting import siamese_augmentation
-from attar.codecs.pixels import Pixels, PixelsConfig
-from attar.codecs.registry import codec_from_text, fit_codec
+from attar.base.progress import Silent
 from attar.data.augmentation import Augmentation, DsaConfig
 from attar.data.image_set import ImageSet
-from attar.experts.items import GatheredInputs
-from attar.experts.training import training_of
-from attar.networks.network import NetworkConfig, build_network
-from attar.objectives.objective import RealItems
-from attar.objectives.trajectories import TrajectoriesConfig
-from attar.progress import Silent
-from attar.real import codes_to_hold, real_items
-from attar.training.loop import _Hooks, _Trainer
-from attar.training.settings import Plan
+from attar.methods.objectives.trajectories import TrajectoriesConfig
+from attar.models.codecs.augmenting import siamese_augmentation
+from attar.models.codecs.pixels import Pixels, PixelsConfig
+from attar.models.codecs.registry import codec_from_text, fit_codec
+from attar.models.experts.training import training_of
+from attar.models.networks.network import NetworkConfig
+from attar.models.networks.registry import build_network
+from attar.models.real_items import GatheredInputs, RealItems, codes_to_hold, real_items
+from attar.models.training.loop import _Hooks, _Trainer
+from attar.models.training.settings import Plan
 
 NUM_ITEMS = 50_000
 STEPS = 10

@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from attar.process import prepare_process
+from attar.base.process import prepare_process
 
 prepare_process()
 
@@ -28,16 +28,16 @@ import torch
 from bench.reporting import on_device, run_benches
 from bench.run import cifar_shaped
 
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import fit_codec
 from attar.data.image_set import Splits
-from attar.distilled import DistilledSet
 from attar.evaluation.evaluate import evaluate
 from attar.evaluation.protocol import Protocol, protocol
-from attar.labels import class_major_labels
-from attar.networks.network import NetworkConfig
-from attar.parameterizations.codes import Codes
-from attar.training.loop import train_networks
+from attar.methods.labels import class_major_labels
+from attar.methods.parameterizations.codes import Codes
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import fit_codec
+from attar.models.networks.network import NetworkConfig
+from attar.models.training.loop import train_networks
+from attar.sets.distilled import DistilledSet
 
 SEEDS = (0, 1, 2)
 SEVERAL = ("convnet:w32", "convnet:d2w32", "convnet:w32-nonorm")

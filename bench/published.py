@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from attar.process import prepare_process
+from attar.base.process import prepare_process
 
 prepare_process()
 
@@ -26,23 +26,24 @@ from bench.reporting import run_benches
 from bench.run import Run, median_seconds
 from bench.trajectories import DriftingExperts
 
-from attar.codecs.codec import Codec
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import fit_codec
+from attar.base.progress import Silent
+from attar.base.randomness import generator
 from attar.data.augmentation import Dsa
 from attar.data.image_set import ImageSet
-from attar.experts.training import training_of
-from attar.labels import class_major_labels
-from attar.memory import plan_memory
-from attar.networks.network import build_network
-from attar.objectives.objective import Context, RealItems
-from attar.objectives.registry import MatchingConfig, build_objective
-from attar.objectives.trajectories import TrajectoriesConfig
-from attar.parameterizations.codes import Codes
-from attar.progress import Silent
-from attar.randomness import generator
-from attar.recipes import recipe
-from attar.training.loop import _Hooks, _Trainer
+from attar.methods.labels import class_major_labels
+from attar.methods.objectives.objective import Context
+from attar.methods.objectives.registry import MatchingConfig, build_objective
+from attar.methods.objectives.trajectories import TrajectoriesConfig
+from attar.methods.parameterizations.codes import Codes
+from attar.methods.recipes import recipe
+from attar.models.codecs.codec import Codec
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import fit_codec
+from attar.models.experts.training import training_of
+from attar.models.networks.registry import build_network
+from attar.models.real_items import RealItems
+from attar.models.training.loop import _Hooks, _Trainer
+from attar.runs.memory import plan_memory
 
 BATCH = 64
 EXPERT_STEPS = 2

@@ -16,7 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from attar.process import keep_freed_blocks, prepare_process
+from attar.base.process import keep_freed_blocks, prepare_process
 
 prepare_process()
 
@@ -24,21 +24,23 @@ import torch
 from bench.reporting import on_device, run_benches
 from tests.reference.mean_features import literal_loss
 
-from attar.codecs.augmenting import siamese_augmentation
-from attar.codecs.encoding import encode_images
-from attar.codecs.pca import PcaConfig
-from attar.codecs.pixels import Pixels, PixelsConfig
-from attar.codecs.registry import fit_codec
+from attar.base.randomness import generator
 from attar.data.augmentation import Dsa
 from attar.data.image_set import ImageSet
-from attar.initialization import initial_indices
-from attar.labels import class_major_labels
-from attar.networks.network import NetworkConfig, build_network
-from attar.objectives.features import Features, FeaturesConfig
-from attar.objectives.objective import Context, RealItems
-from attar.parameterizations.codes import Codes
-from attar.randomness import generator
-from attar.recipes import recipe
+from attar.methods.initialization import initial_indices
+from attar.methods.labels import class_major_labels
+from attar.methods.objectives.features import Features, FeaturesConfig
+from attar.methods.objectives.objective import Context
+from attar.methods.parameterizations.codes import Codes
+from attar.methods.recipes import recipe
+from attar.models.codecs.augmenting import siamese_augmentation
+from attar.models.codecs.encoding import encode_images
+from attar.models.codecs.pca import PcaConfig
+from attar.models.codecs.pixels import Pixels, PixelsConfig
+from attar.models.codecs.registry import fit_codec
+from attar.models.networks.network import NetworkConfig
+from attar.models.networks.registry import build_network
+from attar.models.real_items import RealItems
 
 Run = Callable[[], Any]
 
@@ -58,7 +60,7 @@ def median_seconds(runs: dict[str, Run], repeats: int, device: torch.device) -> 
 
 
 def as_usual(run: Run) -> None:
-    """`run` with the memory settings that glibc arrives at by itself, then attar's again (see attar.process)."""
+    """`run` with the memory settings that glibc arrives at by itself, then attar's again (see attar.base.process)."""
     keep_freed_blocks(32 << 20)
     run()
     prepare_process()
@@ -176,7 +178,7 @@ def bench_encoding(device: torch.device, repeats: int) -> dict[str, Any]:
 
 def bench_evaluation(device: torch.device, repeats: int) -> dict[str, Any]:
     """Three networks trained on 120 images for 20 steps: stacked, and one after another."""
-    from attar.training.loop import FixedItems, TrainingConfig, train_networks
+    from attar.models.training.loop import FixedItems, TrainingConfig, train_networks
 
     inputs = torch.randn(120, 3, 32, 32)
     items = FixedItems(inputs, class_major_labels(10, 12))

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from attar.process import prepare_process
+from attar.base.process import prepare_process
 
 prepare_process()
 
@@ -27,18 +27,19 @@ from bench.reporting import run_benches
 from bench.run import Run, median_seconds
 from torch.utils.flop_counter import FlopCounterMode
 
-from attar.codecs.codec import Codec
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import fit_codec
+from attar.base.randomness import generator
 from attar.data.image_set import ImageSet
 from attar.evaluation.protocol import protocol
-from attar.networks.network import NetworkConfig, build_network
-from attar.parameterizations.decoders import DecoderConfig
-from attar.parameterizations.priors import Priors, PriorsConfig
-from attar.randomness import generator
-from attar.sampling import Sampler
-from attar.training.acceleration import Acceleration, forward_flops, forward_function
-from attar.training.loop import training_acceleration
+from attar.methods.parameterizations.decoders import DecoderConfig
+from attar.methods.parameterizations.priors import Priors, PriorsConfig
+from attar.models.codecs.codec import Codec
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import fit_codec
+from attar.models.networks.network import NetworkConfig
+from attar.models.networks.registry import build_network
+from attar.models.training.acceleration import Acceleration, forward_flops, forward_function
+from attar.models.training.loop import training_acceleration
+from attar.sets.streaming import Sampler
 
 BATCH = 256
 TARGET = 0.15

@@ -23,21 +23,21 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from attar.process import prepare_process
+from attar.base.process import prepare_process
 
 prepare_process()
 
 import torch
 
 import attar
+from attar.base.device import resolve_device
+from attar.base.errors import InputError
+from attar.base.files import atomic_path, refuse_existing, write_text
+from attar.base.progress import Silent
 from attar.cli.options import assignments
-from attar.device import resolve_device
-from attar.errors import InputError
 from attar.evaluation.evaluate import evaluate
 from attar.evaluation.scorecard import DISTILLED
-from attar.files import atomic_path, refuse_existing, write_text
-from attar.progress import Silent
-from attar.task import resolve_task
+from attar.runs.task import resolve_task
 
 LEAST_SPAN = 6.0
 """Points of accuracy that an axis shows at least, so that noise does not look like a trend."""
@@ -133,7 +133,7 @@ def plot_steps(found: dict[int, dict[str, float]], ladder: dict[str, dict[str, f
     """A PNG: accuracy with its spread and seconds against T, and the ladder's bars beside them."""
     from matplotlib.figure import Figure
 
-    from attar.report.plots import COLOURS, MARKERS
+    from attar.evaluation.plots import COLOURS, MARKERS
 
     figure = Figure(figsize=(4.5 * (bool(found) + bool(ladder)), 3.2), layout="constrained")
     panels = list(figure.subplots(1, bool(found) + bool(ladder), squeeze=False)[0])

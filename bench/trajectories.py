@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from attar.process import prepare_process
+from attar.base.process import prepare_process
 
 prepare_process()
 
@@ -26,17 +26,19 @@ import torch
 from bench.reporting import peak_of
 from bench.run import Run, cifar_shaped, median_seconds
 
-from attar.codecs.augmenting import siamese_augmentation
-from attar.codecs.pca import PcaConfig
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import fit_codec
+from attar.base.randomness import generator
 from attar.data.augmentation import DsaConfig
-from attar.labels import class_major_labels
-from attar.networks.network import NetworkConfig, build_network
-from attar.objectives.objective import Context, RealItems
-from attar.objectives.trajectories import Trajectories, TrajectoriesConfig
-from attar.parameterizations.codes import Codes
-from attar.randomness import generator
+from attar.methods.labels import class_major_labels
+from attar.methods.objectives.objective import Context
+from attar.methods.objectives.trajectories import Trajectories, TrajectoriesConfig
+from attar.methods.parameterizations.codes import Codes
+from attar.models.codecs.augmenting import siamese_augmentation
+from attar.models.codecs.pca import PcaConfig
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import fit_codec
+from attar.models.networks.network import NetworkConfig
+from attar.models.networks.registry import build_network
+from attar.models.real_items import RealItems
 
 
 class Case(NamedTuple):

@@ -14,9 +14,9 @@ import sys
 import torch
 
 import attar
-from attar.generators.weights import save_generator
-from attar.networks.synthesis import SynthesisConfig, build_synthesis
-from attar.objectives.discrepancy import squared_mmd
+from attar.methods.objectives.discrepancy import squared_mmd
+from attar.models.generators.weights import save_generator
+from attar.models.networks.synthesis import SynthesisConfig, build_synthesis
 
 PER_CLASS = 16
 

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from attar.process import prepare_process
+from attar.base.process import prepare_process
 
 prepare_process()
 
 from jaxtyping import install_import_hook
 
 # The rooms where tensors flow; the doors (sources, registries, command line) are tested with wrong types on purpose.
-ROOMS = ("initialization", "objectives", "observers", "parameterizations", "training.loop", "training.testing")
+ROOMS = (
+    "methods.initialization",
+    "methods.objectives",
+    "methods.parameterizations",
+    "models.observers",
+    "models.real_items",
+    "models.training.loop",
+    "models.training.testing",
+)
 CODECS = ("dct", "encoding", "patches", "pca", "pixels", "resample")
-CHECKED = [*ROOMS, *(f"codecs.{name}" for name in CODECS), "data.augmentation", "data.resizing", "evaluation.baselines"]
+CHECKED = [
+    *ROOMS,
+    *(f"models.codecs.{name}" for name in CODECS),
+    "data.augmentation",
+    "data.resizing",
+    "evaluation.baselines",
+]
 install_import_hook([f"attar.{room}" for room in CHECKED], "beartype.beartype")
 
 from collections.abc import Iterator

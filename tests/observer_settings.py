@@ -6,11 +6,11 @@ import os
 import signal
 from typing import Any
 
-from attar.config import override
+from attar.base.config import override
+from attar.base.progress import Silent
 from attar.data.image_set import ImageSet
-from attar.observers import ObserverConfig
-from attar.observers.cache import folder
-from attar.progress import Silent
+from attar.models.observers import ObserverConfig
+from attar.models.observers.cache import folder
 from small_sets import digit_images, first_items
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from attar.data.image_set import ImageSet, Splits
 from attar.data.sources import load_images
-from attar.distill import distill
-from attar.distilled import DistilledSet
 from attar.evaluation.evaluate import evaluate
 from attar.evaluation.protocol import Protocol
-from attar.networks.network import NetworkConfig
+from attar.models.networks.network import NetworkConfig
+from attar.models.training.settings import TrainingConfig
 from attar.report.page.writing import write_page
-from attar.training.settings import TrainingConfig
+from attar.runs.distill import distill
+from attar.sets.distilled import DistilledSet
 from small_sets import build
 
 TINY = Protocol(

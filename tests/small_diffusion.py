@@ -7,18 +7,18 @@ from typing import Any
 
 import torch
 
-from attar.codecs.codec import Codec
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import fit_codec
+from attar.base.randomness import generator
 from attar.data.image_set import ImageSet
-from attar.diffusion.codec import DiffusionCodec
-from attar.diffusion.model import OwnModel
-from attar.diffusion.priors import PriorTraining, save_prior
-from attar.diffusion.schedule import SamplingConfig, ScheduleConfig
-from attar.labels import class_major_labels
-from attar.networks.denoiser import DenoiserConfig, build_denoiser
-from attar.parameterizations.diffusion import Diffusion, DiffusionConfig
-from attar.randomness import generator
+from attar.methods.labels import class_major_labels
+from attar.methods.parameterizations.diffusion import Diffusion, DiffusionConfig
+from attar.models.codecs.codec import Codec
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import fit_codec
+from attar.models.diffusion.codec import DiffusionCodec
+from attar.models.diffusion.model import OwnModel
+from attar.models.diffusion.priors import PriorTraining, save_prior
+from attar.models.diffusion.schedule import SamplingConfig, ScheduleConfig
+from attar.models.networks.denoiser import DenoiserConfig, build_denoiser
 from small_sets import CLASSES, digit_images, first_items
 
 SMALL_DENOISER = DenoiserConfig(width=8, levels=2, conditioning_size=12)

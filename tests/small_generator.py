@@ -10,15 +10,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from attar.codecs.codec import Codec
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import fit_codec
+from attar.base.randomness import generator
 from attar.data.image_set import ImageSet
-from attar.generators.codec import GeneratorCodec
-from attar.generators.weights import own_spec, save_generator
-from attar.networks.synthesis import Synthesis, SynthesisConfig, build_synthesis
-from attar.parameterizations.generator import GeneratorConfig, GeneratorItems
-from attar.randomness import generator
+from attar.methods.parameterizations.generator import GeneratorConfig, GeneratorItems
+from attar.models.codecs.codec import Codec
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import fit_codec
+from attar.models.generators.codec import GeneratorCodec
+from attar.models.generators.weights import own_spec, save_generator
+from attar.models.networks.synthesis import Synthesis, SynthesisConfig, build_synthesis
 from small_sets import CLASSES, digit_images
 
 SMALL_SYNTHESIS = SynthesisConfig(width=16, latent_size=6, noise_size=4)

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from attar.errors import InputError
-from attar.progress import Progress
+from attar.base.errors import InputError
+from attar.base.progress import Progress
 
 
 def power(base: float, exponent: int, progress: Progress) -> float:

@@ -6,13 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import fit_codec
+from attar.base.randomness import generator
 from attar.data.image_set import ImageSet
-from attar.networks.network import NetworkConfig, Norm, build_network
-from attar.observers.swift import SwiftObserver
-from attar.randomness import generator
-from attar.training.acceleration import Precision
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import fit_codec
+from attar.models.networks.network import NetworkConfig, Norm
+from attar.models.networks.registry import build_network
+from attar.models.observers.fused import SwiftObserver
+from attar.models.training.acceleration import Precision
 from small_sets import digit_images
 
 

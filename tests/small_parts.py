@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from attar.codecs.pixels import Pixels, PixelsConfig
-from attar.codecs.registry import codec_from_text, fit_codec
 from attar.data.image_set import ImageSet
-from attar.distilled import DistilledSet
-from attar.parameterizations.codes import Codes, LabelStorage, Storage
-from attar.parameterizations.decoders import DecoderConfig
-from attar.parameterizations.priors import Priors, PriorsConfig
+from attar.methods.parameterizations.codes import Codes, LabelStorage, Storage
+from attar.methods.parameterizations.decoders import DecoderConfig
+from attar.methods.parameterizations.priors import Priors, PriorsConfig
+from attar.models.codecs.pixels import Pixels, PixelsConfig
+from attar.models.codecs.registry import codec_from_text, fit_codec
+from attar.sets.distilled import DistilledSet
 from small_sets import RECIPE, digit_images, first_items
 
 

@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import fit_codec
+from attar.base.randomness import generator
 from attar.data.augmentation import DsaConfig
 from attar.data.image_set import ImageSet
-from attar.distilled import DistilledSet
-from attar.labels.regions import RegionLabels
-from attar.networks import Network, network_from_text
-from attar.parameterizations.mosaic import Mosaic
-from attar.parameterizations.tiling import Grid, squeeze
-from attar.randomness import generator
-from attar.training import FixedItems, TrainingConfig, train_networks
+from attar.data.tiling import Grid, squeeze
+from attar.methods.labels.regions import RegionLabels
+from attar.methods.parameterizations.mosaic import Mosaic
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import fit_codec
+from attar.models.networks import Network, network_from_text
+from attar.models.training import FixedItems, TrainingConfig, train_networks
+from attar.sets.distilled import DistilledSet
 from small_sets import CLASSES, RECIPE, digit_images, first_items
 
 DSA = DsaConfig(strategy="color_crop_cutout_scale_rotate")

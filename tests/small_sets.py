@@ -9,11 +9,11 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from attar.codecs.pixels import Pixels, PixelsConfig
-from attar.codecs.registry import codec_from_text, fit_codec
 from attar.data.image_set import ImageSet
-from attar.distilled import DistilledSet
-from attar.parameterizations.codes import Codes, LabelStorage, Storage
+from attar.methods.parameterizations.codes import Codes, LabelStorage, Storage
+from attar.models.codecs.pixels import Pixels, PixelsConfig
+from attar.models.codecs.registry import codec_from_text, fit_codec
+from attar.sets.distilled import DistilledSet
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 RECIPE = {"name": "latent-dm", "steps": 20, "citations": ["latentdd", "dm"]}

@@ -11,22 +11,23 @@ from tests.reference.observer import LiteralObserver
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from attar.codecs.pca import PcaConfig
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import fit_codec
-from attar.config import override
+from attar.base.config import override
+from attar.base.randomness import generator
 from attar.data.augmentation import Dsa, DsaConfig
-from attar.networks.network import NetworkConfig
-from attar.objectives.alignment import Alignment, AlignmentConfig
-from attar.objectives.objective import Context, RealItems
-from attar.objectives.registry import build_objective, has_observer, has_originals
-from attar.observers.observer import Observer
-from attar.parameterizations.codes import Codes
-from attar.parameterizations.mosaic import Mosaic
-from attar.parameterizations.tiling import Grid, squeeze
-from attar.randomness import generator
-from attar.recipes import Recipe, recipe
-from attar.updates import Updates
+from attar.data.tiling import Grid, squeeze
+from attar.methods.objectives.alignment import Alignment, AlignmentConfig
+from attar.methods.objectives.objective import Context
+from attar.methods.objectives.registry import build_objective, has_observer, has_originals
+from attar.methods.parameterizations.codes import Codes
+from attar.methods.parameterizations.mosaic import Mosaic
+from attar.methods.recipes import Recipe, recipe
+from attar.models.codecs.pca import PcaConfig
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import fit_codec
+from attar.models.networks.network import NetworkConfig
+from attar.models.observers.observer import Observer
+from attar.models.real_items import RealItems
+from attar.runs.updates import Updates
 from small_observer import SmallObserver
 from small_sets import digit_images
 

@@ -13,30 +13,30 @@ from tests.reference.audit import literal_area, literal_nearest, literal_rate, l
 from torch import Tensor
 
 import attar
-from attar.applications.audit import auditing
-from attar.applications.audit.auditing import audit, compared
-from attar.applications.audit.copies import copy_limit
-from attar.applications.audit.labels import label_facts
-from attar.applications.audit.neighbours import Nearest, equal_parts, nearest, pixel_space
-from attar.applications.audit.record import NO_GUARANTEE, AuditCard
-from attar.applications.audit.statistics import (
+from attar.base.errors import InputError
+from attar.base.progress import Silent
+from attar.base.randomness import generator
+from attar.cli import main
+from attar.data.image_set import ImageSet, Splits
+from attar.evaluation.protocol import protocol
+from attar.methods.parameterizations.codes import Codes
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import fit_codec
+from attar.models.training.settings import TrainingConfig
+from attar.sets.distilled import DistilledSet
+from attar.studies.audit import auditing
+from attar.studies.audit.auditing import audit, compared
+from attar.studies.audit.copies import copy_limit
+from attar.studies.audit.labels import label_facts
+from attar.studies.audit.neighbours import Nearest, equal_parts, nearest, pixel_space
+from attar.studies.audit.record import NO_GUARANTEE, AuditCard
+from attar.studies.audit.statistics import (
     binomial_interval,
     quantiles_of_others,
     roc_area,
     tail_probability,
     true_positive_rate,
 )
-from attar.cli import main
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import fit_codec
-from attar.data.image_set import ImageSet, Splits
-from attar.distilled import DistilledSet
-from attar.errors import InputError
-from attar.evaluation.protocol import protocol
-from attar.parameterizations.codes import Codes
-from attar.progress import Silent
-from attar.randomness import generator
-from attar.training.settings import TrainingConfig
 from small_sets import build, digit_images
 
 CPU = torch.device("cpu")
@@ -274,15 +274,15 @@ def test_of_a_foreign_set_it_is_said_that_nobody_knows(
     chosen = torch.cat([members[:4] for members in splits.train.class_indices])
     torch.save([splits.train.images[chosen].float() / 255, splits.train.labels[chosen]], tmp_path / "their.pt")
     small = attar.import_set(tmp_path / "their.pt", data=splits)
-    monkeypatch.setattr("attar.applications.audit.picture.MOST_ROWS", 4)
-    monkeypatch.setattr("attar.applications.audit.copies.BLOCK_VALUES", 64 * 7)
+    monkeypatch.setattr("attar.studies.audit.picture.MOST_ROWS", 4)
+    monkeypatch.setattr("attar.studies.audit.copies.BLOCK_VALUES", 64 * 7)
     card = audit(small, splits, network=NETWORK, device="cpu", picture=tmp_path / "near.png")
     assert [copy.index for copy in card.found()] == chosen.tolist()
     assert any("does not say which images" in note for note in card.notes)
     assert not any("distilled from other images" in note for note in card.notes)
     with Image.open(tmp_path / "near.png") as few:
         height = few.height
-    monkeypatch.setattr("attar.applications.audit.picture.MOST_ROWS", 10)
+    monkeypatch.setattr("attar.studies.audit.picture.MOST_ROWS", 10)
     audit(small, splits, network=NETWORK, device="cpu", picture=tmp_path / "near.png", overwrite=True)
     with Image.open(tmp_path / "near.png") as more:
         assert more.height > 1.5 * height

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from attar.base.randomness import generator
 from attar.data.augmentation import OPERATIONS, Dsa, DsaConfig, DsaParameters, apply_cutmix, cutmix, draw_cutmix
-from attar.randomness import generator
 from reference.dsa import augment
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from attar.codecs import augmenting
-from attar.codecs.augmenting import AffineMap, CodeDsa, siamese_augmentation
-from attar.codecs.dct import DctConfig
-from attar.codecs.pca import PcaConfig
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import CodecConfig, fit_codec
+from attar.base.randomness import generator
 from attar.data.augmentation import OPERATIONS, Dsa, DsaConfig
 from attar.data.sources import load_images
-from attar.randomness import generator
+from attar.models.codecs import augmenting
+from attar.models.codecs.augmenting import AffineMap, CodeDsa, siamese_augmentation
+from attar.models.codecs.dct import DctConfig
+from attar.models.codecs.pca import PcaConfig
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import CodecConfig, fit_codec
 
 CODECS: dict[str, CodecConfig] = {
     "pca": PcaConfig(factor=2, channels=3, scaling="whiten"),

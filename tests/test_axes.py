@@ -12,28 +12,28 @@ import torch
 from PIL import Image
 from torch import nn
 
+from attar.base.files import cache_directory
+from attar.base.randomness import generator
 from attar.cli import main
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import codec_from_text, fit_codec
 from attar.data.image_set import Splits
 from attar.data.sources import load_images
-from attar.distill import distill
-from attar.distilled import DistilledSet
 from attar.evaluation.compare import Comparison, compare
 from attar.evaluation.evaluate import evaluate
+from attar.evaluation.plots import Point, plot_accuracy
 from attar.evaluation.protocol import Protocol
 from attar.evaluation.scorecard import FULL, Scorecard
-from attar.files import cache_directory
-from attar.labels import class_major_labels
-from attar.networks.network import NetworkConfig
-from attar.parameterizations.codes import Codes
-from attar.parameterizations.decoders import Decoder, DecoderConfig, build_decoder, swift_decoder
-from attar.parameterizations.priors import Priors, PriorsConfig
-from attar.randomness import generator
-from attar.report.plots import Point, plot_accuracy
-from attar.sampling import Sampler
-from attar.training.items import at_precision, training_batches
-from attar.training.settings import Plan, TrainingConfig, images_seen
+from attar.methods.labels import class_major_labels
+from attar.methods.parameterizations.codes import Codes
+from attar.methods.parameterizations.decoders import Decoder, DecoderConfig, build_decoder, swift_decoder
+from attar.methods.parameterizations.priors import Priors, PriorsConfig
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import codec_from_text, fit_codec
+from attar.models.networks.network import NetworkConfig
+from attar.models.training.items import at_precision, training_batches
+from attar.models.training.settings import Plan, TrainingConfig, images_seen
+from attar.runs.distill import distill
+from attar.sets.distilled import DistilledSet
+from attar.sets.streaming import Sampler
 
 TINY = Protocol(
     name="tiny",
@@ -231,7 +231,7 @@ def test_samples_do_not_depend_on_chunks_and_other_codecs_are_decoded(
     draw, everything = generator(1, "epoch"), torch.arange(20)
     images = [part.images(everything, draw) for part in (parts[0], fixed, parts[1])]
     torch.testing.assert_close(whole, pixels.encode(torch.cat(images)), rtol=1e-5, atol=1e-5)
-    monkeypatch.setattr("attar.sampling.LARGEST_CHUNK", 7)
+    monkeypatch.setattr("attar.sets.streaming.LARGEST_CHUNK", 7)
     torch.testing.assert_close(sampler(generator(1, "epoch")), whole, rtol=1e-5, atol=1e-5)
 
 

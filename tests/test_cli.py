@@ -16,13 +16,14 @@ import pytest
 from PIL import Image
 
 import attar
-from attar.citations import ENTRIES, cite
+from attar.base.errors import InputError, NonFiniteLossError
+from attar.base.progress import Pace, RichProgress, duration
 from attar.cli import main
-from attar.errors import InputError, NonFiniteLossError
 from attar.evaluation.protocol import protocol_names
 from attar.evaluation.scorecard import Scorecard
-from attar.progress import Pace, RichProgress, duration
-from attar.recipes import REGISTRY, recipe
+from attar.methods.citations import ENTRIES
+from attar.methods.recipes import REGISTRY, recipe
+from attar.report.citing import cite
 
 FILE = "digits.attar.safetensors"
 CHEAP = ["--networks", "convnet:w4", "--seeds", "1", "--quiet"]
@@ -54,7 +55,7 @@ def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_version_and_bare_call(capsys: pytest.CaptureFixture[str]) -> None:
-    assert output(capsys, "--version") == f"attar {attar.__version__}\n"
+    assert output(capsys, "--version") == f"attar {attar.base.version.__version__}\n"
     assert "Commands:" in output(capsys)
 
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from attar.labels import codebook as codebooks
-from attar.labels.codebook import Codebook, best_entries, centred, fit_codebook
-from attar.labels.region_logits import read_region_logits, region_table, store_logits
-from attar.labels.regions import RegionLabels
-from attar.randomness import generator
-from attar.training import FixedItems
+from attar.base.randomness import generator
+from attar.methods.labels import codebook as codebooks
+from attar.methods.labels.codebook import Codebook, best_entries, centred, fit_codebook
+from attar.methods.labels.region_logits import read_region_logits, region_table, store_logits
+from attar.methods.labels.regions import RegionLabels
+from attar.models.training import FixedItems
 from small_regions import halves, logits_of, trained
 
 

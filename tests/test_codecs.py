@@ -13,14 +13,14 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from attar.codecs import Codec, codec_from_text, fit_codec, restore_codec
-from attar.codecs.autoencoder import AutoencoderConfig
-from attar.codecs.dct import Dct, DctConfig, dct_basis, dct_order, fit_dct
-from attar.codecs.pca import Pca, PcaConfig, fit_pca
-from attar.codecs.pixels import Pixels, PixelsConfig, fit_pixels
-from attar.codecs.resample import Resample, ResampleConfig
+from attar.base.errors import InputError
 from attar.data.image_set import ImageSet
-from attar.errors import InputError
+from attar.models.codecs import Codec, codec_from_text, fit_codec, restore_codec
+from attar.models.codecs.autoencoder import AutoencoderConfig
+from attar.models.codecs.dct import Dct, DctConfig, dct_basis, dct_order, fit_dct
+from attar.models.codecs.pca import Pca, PcaConfig, fit_pca
+from attar.models.codecs.pixels import Pixels, PixelsConfig, fit_pixels
+from attar.models.codecs.resample import Resample, ResampleConfig
 from reference.codecs import dct_coefficient, patch_rows, zca
 
 CONFIGS = {

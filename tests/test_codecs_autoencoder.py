@@ -16,12 +16,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from attar.codecs import Codec, codec_from_text, codes_per_image, fit_codec, restore_codec
-from attar.codecs.autoencoder import Autoencoder, AutoencoderConfig
-from attar.codecs.registry import without_paths
-from attar.codecs.resample import ResampleConfig
+from attar.base.errors import InputError
 from attar.data.image_set import ImageSet
-from attar.errors import InputError
+from attar.models.codecs import Codec, codec_from_text, codes_per_image, fit_codec, restore_codec
+from attar.models.codecs.autoencoder import Autoencoder, AutoencoderConfig
+from attar.models.codecs.registry import without_paths
+from attar.models.codecs.resample import ResampleConfig
 
 diffusers = pytest.importorskip("diffusers")
 

@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 
 from attar.cli import main
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import fit_codec
 from attar.data.sources import load_images
-from attar.distilled import DistilledSet
 from attar.evaluation import measuring
 from attar.evaluation.compare import Comparison
 from attar.evaluation.protocol import Protocol
-from attar.manifest import DataProvenance, InitialProvenance
-from attar.networks.network import NetworkConfig
-from attar.parameterizations.codes import Codes
-from attar.training.settings import TrainingConfig
+from attar.methods.parameterizations.codes import Codes
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import fit_codec
+from attar.models.networks.network import NetworkConfig
+from attar.models.training.settings import TrainingConfig
+from attar.sets.distilled import DistilledSet
+from attar.sets.manifest import DataProvenance, InitialProvenance
 from small_sets import first_items
 
 TINY = Protocol(

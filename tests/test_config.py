@@ -6,14 +6,14 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from attar.budget import Budget
-from attar.config import override
-from attar.errors import InputError
-from attar.files import atomic_path, content_key, refuse_existing
-from attar.labels import SoftLabels
-from attar.parameterizations.codes import CodesConfig
-from attar.randomness import generator
-from attar.recipes import REGISTRY, Recipe, recipe
+from attar.base.config import override
+from attar.base.errors import InputError
+from attar.base.files import atomic_path, content_key, refuse_existing
+from attar.base.randomness import generator
+from attar.methods.labels import SoftLabels
+from attar.methods.parameterizations.codes import CodesConfig
+from attar.methods.recipes import REGISTRY, Recipe, recipe
+from attar.runs.budget import Budget
 
 
 @pytest.mark.parametrize("name", sorted(REGISTRY))

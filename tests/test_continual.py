@@ -11,25 +11,25 @@ import pytest
 import torch
 
 import attar
-from attar.applications import continual as room
-from attar.applications.card import ContinualCard
-from attar.applications.continual import class_groups, continual
-from attar.applications.memories import ALIKE, RANDOM, Groups, candidates, memory_bytes
-from attar.applications.replay import ABSENT_LOGIT, ReplayItems, Share, lifted
+from attar.base.errors import InputError
+from attar.base.randomness import generator
 from attar.cli import main
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import fit_codec
 from attar.data.image_set import ImageSet, Splits
-from attar.distilled import DistilledSet
-from attar.errors import InputError
 from attar.evaluation import measuring
 from attar.evaluation.protocol import Protocol, protocol
 from attar.evaluation.scorecard import DISTILLED
-from attar.observers import Observer, observer_for
-from attar.randomness import generator
-from attar.streaming import DecodedItems, SampledItems
-from attar.training.settings import TrainingConfig
-from attar.updates import Updates
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import fit_codec
+from attar.models.observers import Observer, observer_for
+from attar.models.training.settings import TrainingConfig
+from attar.runs.updates import Updates
+from attar.sets.distilled import DistilledSet
+from attar.sets.streaming import DecodedItems, SampledItems
+from attar.studies.continual import continual as room
+from attar.studies.continual.card import ContinualCard
+from attar.studies.continual.continual import class_groups, continual
+from attar.studies.continual.memories import ALIKE, RANDOM, Groups, candidates, memory_bytes
+from attar.studies.continual.replay import ABSENT_LOGIT, ReplayItems, Share, lifted
 from small_sets import CLASSES, build, digit_images
 
 NETWORK = "convnet:d1w8-batch"
@@ -199,7 +199,7 @@ def test_later_classes_are_never_seen_earlier(
         return train_networks(network, items, num_classes, *rest, **named)
 
     train_networks = measuring.train_networks
-    monkeypatch.setattr(importlib.import_module("attar.distill"), "observer_for", watch_observer)
+    monkeypatch.setattr(importlib.import_module("attar.runs.loop"), "observer_for", watch_observer)
     monkeypatch.setattr(measuring, "train_networks", watch_training)
     # Later images could be anything: the first step is the same to the last digit.
     images, names = splits.train.images.clone(), splits.train.classes

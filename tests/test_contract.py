@@ -10,36 +10,39 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
-from attar.codecs.augmenting import siamese_augmentation
-from attar.codecs.codec import Codec
-from attar.codecs.dct import DctConfig
-from attar.codecs.pca import PcaConfig
-from attar.codecs.pixels import Pixels, PixelsConfig
-from attar.codecs.registry import fit_codec
-from attar.config import Config
+from attar.base.config import Config
+from attar.base.randomness import generator
 from attar.data.augmentation import DsaConfig
 from attar.data.image_set import ImageSet
 from attar.data.sources import load_images
-from attar.initialization import Sources
-from attar.labels import class_logits, class_major_labels
-from attar.networks.network import NetworkConfig, build_network
-from attar.objectives.alignment import AlignmentConfig
-from attar.objectives.discrepancy import DiscrepancyConfig
-from attar.objectives.features import FeaturesConfig
-from attar.objectives.gradients import GradientsConfig
-from attar.objectives.inversion import InversionConfig
-from attar.objectives.objective import Context, Experts, RealItems
-from attar.objectives.registry import MatchingConfig, build_objective, has_experts, has_observer, has_originals
-from attar.objectives.sums import SumConfig
-from attar.objectives.trajectories import ExpertsConfig, TrajectoriesConfig
-from attar.parameterizations.codes import Codes
-from attar.parameterizations.decoders import DecoderConfig
-from attar.parameterizations.mosaic import Mosaic
-from attar.parameterizations.parameterization import Parameterization
-from attar.parameterizations.priors import Priors, PriorsConfig
-from attar.parameterizations.registry import restore_parameterization
-from attar.parameterizations.tiling import Grid, squeeze
-from attar.randomness import generator
+from attar.data.tiling import Grid, squeeze
+from attar.methods.initialization import Sources
+from attar.methods.labels import class_logits, class_major_labels
+from attar.methods.objectives.alignment import AlignmentConfig
+from attar.methods.objectives.discrepancy import DiscrepancyConfig
+from attar.methods.objectives.features import FeaturesConfig
+from attar.methods.objectives.gradients import GradientsConfig
+from attar.methods.objectives.inversion import InversionConfig
+from attar.methods.objectives.objective import Context
+from attar.methods.objectives.registry import MatchingConfig, build_objective, has_experts, has_observer, has_originals
+from attar.methods.objectives.sums import SumConfig
+from attar.methods.objectives.trajectories import TrajectoriesConfig
+from attar.methods.parameterizations.codes import Codes
+from attar.methods.parameterizations.decoders import DecoderConfig
+from attar.methods.parameterizations.mosaic import Mosaic
+from attar.methods.parameterizations.parameterization import Parameterization
+from attar.methods.parameterizations.priors import Priors, PriorsConfig
+from attar.methods.parameterizations.registry import restore_parameterization
+from attar.models.codecs.augmenting import siamese_augmentation
+from attar.models.codecs.codec import Codec
+from attar.models.codecs.dct import DctConfig
+from attar.models.codecs.pca import PcaConfig
+from attar.models.codecs.pixels import Pixels, PixelsConfig
+from attar.models.codecs.registry import fit_codec
+from attar.models.experts.config import Experts, ExpertsConfig
+from attar.models.networks.network import NetworkConfig
+from attar.models.networks.registry import build_network
+from attar.models.real_items import RealItems
 from small_diffusion import diffusion_items
 from small_generator import generator_items
 from small_observer import SmallObserver

@@ -12,27 +12,28 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attar.base.engines.engine import Engine, Local
+from attar.base.errors import InputError
+from attar.base.files import cache_directory
 from attar.cli import main
 from attar.data.augmentation import DsaConfig
 from attar.data.image_set import Splits
 from attar.data.sources import load_images
-from attar.distilled import DistilledSet
-from attar.engines.engine import Engine, Local
-from attar.errors import InputError
 from attar.evaluation import measuring
 from attar.evaluation.compare import compare
 from attar.evaluation.curves import MOST_POINTS, curve_epochs
 from attar.evaluation.evaluate import evaluate
 from attar.evaluation.measuring import Score
 from attar.evaluation.protocol import Protocol, RateSearch
-from attar.evaluation.scorecard import Row, Scorecard
-from attar.files import cache_directory
-from attar.leaderboard.record import record_of
-from attar.networks.network import NetworkConfig
-from attar.training.loop import train_networks
-from attar.training.settings import TrainingConfig
-from attar.training.snapshots import Snapshot
-from attar.training.testing import test_network as accuracy_of
+from attar.evaluation.rows import Row
+from attar.evaluation.scorecard import Scorecard
+from attar.models.networks.network import NetworkConfig
+from attar.models.training.loop import train_networks
+from attar.models.training.settings import TrainingConfig
+from attar.models.training.snapshots import Snapshot
+from attar.models.training.testing import test_network as accuracy_of
+from attar.sets.distilled import DistilledSet
+from attar.studies.leaderboard.record import record_of
 from small_sets import build
 
 NETWORKS = (NetworkConfig(depth=1, width=4), NetworkConfig(depth=1, width=4, norm="batch"))

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 from torch import Tensor
 
-from attar.config import parse_config
-from attar.distilled import DistilledSet
-from attar.errors import InputError
-from attar.files import canonical_json
-from attar.manifest import SCHEMA_VERSION, Manifest
+from attar.base.config import parse_config
+from attar.base.errors import InputError
+from attar.base.files import canonical_json
+from attar.sets.distilled import DistilledSet
+from attar.sets.manifest import SCHEMA_VERSION, Manifest
 from small_sets import build, digit_images
 
 

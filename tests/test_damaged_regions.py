@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from attar.base.errors import InputError
 from attar.data.augmentation import DsaConfig
-from attar.distilled import DistilledSet
-from attar.errors import InputError
-from attar.labels.regions import RegionLabels
-from attar.relabelling import with_regions
+from attar.methods.labels.regions import RegionLabels
+from attar.sets.distilled import DistilledSet
+from attar.sets.relabelling import with_regions
 from small_regions import SMALL, STORAGES
 from small_sets import build, digit_images
 from test_damaged_files import json_values, parts, places, put, set_value, tampered

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attar.base.errors import InputError
 from attar.data import load_images
 from attar.data.arrays import images_from_array
-from attar.errors import InputError
 
 LABELS = np.array([0, 0, 0, 1, 1, 1])
 

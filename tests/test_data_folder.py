@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from attar.base.errors import InputError
 from attar.data import ImageSet, load_images, memory
-from attar.data.builtin import digits
-from attar.errors import InputError
+from attar.data.sources import digits
 
 
 def paint(path: Path, pixels: np.ndarray, mode: str | None = None, **options: object) -> Path:

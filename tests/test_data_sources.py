@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from attar.base.errors import InputError
 from attar.data import ImageSet, Splits, load_images
-from attar.data.builtin import digits
+from attar.data.sources import digits
 from attar.data.tables import Held, Table
-from attar.errors import InputError
 
 
 def encoded(pixels: np.ndarray) -> bytes:

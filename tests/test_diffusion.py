@@ -9,13 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attar.codecs.registry import restore_codec
-from attar.diffusion.recomputing import recomputed
-from attar.diffusion.sampling import item_noise, sampled
-from attar.diffusion.schedule import SamplingConfig, ScheduleConfig, alpha_bars, steps_of
-from attar.errors import InputError
-from attar.parameterizations.diffusion import Diffusion, DiffusionConfig
-from attar.randomness import Counter, generator
+from attar.base.errors import InputError
+from attar.base.randomness import Counter, generator
+from attar.methods.parameterizations.diffusion import Diffusion, DiffusionConfig
+from attar.models.codecs.registry import restore_codec
+from attar.models.diffusion.checkpointing import recomputed
+from attar.models.diffusion.sampling import item_noise, sampled
+from attar.models.diffusion.schedule import SamplingConfig, ScheduleConfig, alpha_bars, steps_of
 from reference.diffusion import algorithm_1, official_steps
 from small_diffusion import digit_items, gradients, small_model
 

@@ -12,30 +12,29 @@ import pytest
 import torch
 from torch import Tensor
 
-from attar.codecs.diffusion import DiffusionCodecConfig
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import codec_from_text, fit_codec, restore_codec
-from attar.config import override
+from attar.base.config import override
+from attar.base.errors import InputError
+from attar.base.progress import Silent
+from attar.base.randomness import generator
 from attar.data.image_set import ImageSet
 from attar.data.sources import load_images
-from attar.diffusion import training
-from attar.diffusion.codec import DiffusionCodec
-from attar.diffusion.footprint import rendering_bytes
-from attar.diffusion.model import OwnModel
-from attar.diffusion.pretrained import PretrainedModel, find_folder
-from attar.diffusion.priors import PriorTraining, read_prior
-from attar.diffusion.schedule import SamplingConfig, ScheduleConfig
-from attar.diffusion.training import trained_prior
-from attar.distill import distill
-from attar.distilled import DistilledSet
-from attar.errors import InputError
-from attar.networks.denoiser import DenoiserConfig
-from attar.objectives.features import Features
-from attar.parameterizations.diffusion import Diffusion, DiffusionConfig
-from attar.progress import Silent
-from attar.randomness import generator
-from attar.recipes import recipe
+from attar.methods.objectives.features import Features
+from attar.methods.parameterizations.diffusion import Diffusion, DiffusionConfig, rendering_bytes
+from attar.methods.recipes import recipe
+from attar.models.codecs.diffusion import DiffusionCodecConfig
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import codec_from_text, fit_codec, restore_codec
+from attar.models.diffusion import training
+from attar.models.diffusion.codec import DiffusionCodec
+from attar.models.diffusion.model import OwnModel
+from attar.models.diffusion.pretrained import PretrainedModel, find_folder
+from attar.models.diffusion.priors import PriorTraining, read_prior
+from attar.models.diffusion.schedule import SamplingConfig, ScheduleConfig
+from attar.models.diffusion.training import trained_prior
+from attar.models.networks.denoiser import DenoiserConfig
 from attar.report.gradient_flow import GradientFlow, gradient_flow, plot_gradient_flow
+from attar.runs.distill import distill
+from attar.sets.distilled import DistilledSet
 from small_diffusion import SMALL_DENOISER, digit_items, saved_prior
 from small_pretrained import KINDS, save_pretrained
 from small_sets import digit_images, first_items
@@ -106,8 +105,8 @@ def test_a_prior_that_another_process_trains_is_waited_for(own_cache: Path, monk
         def note(self, text: str) -> None:
             notes.append(text)
 
-    monkeypatch.setattr("attar.claims.Claims.take", take)
-    monkeypatch.setattr("attar.claims.WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("attar.base.locks.Claims.take", take)
+    monkeypatch.setattr("attar.base.locks.WAIT_SECONDS", 0.001)
     monkeypatch.setattr(training._Training, "_step", lambda self, number: pytest.fail("trained twice"))
     assert trained_prior(QUICK, _codec(), digit_images(), progress=Noted()).weights == prior.weights
     assert notes[0] == "another process trains this prior: waiting for it" and "filter" in notes[1] and len(notes) == 2
@@ -119,7 +118,7 @@ def test_two_processes_train_one_prior_once(own_cache: Path) -> None:
     script = (
         "import sys; sys.path.insert(0, 'tests')\n"
         "from test_diffusion_models import QUICK, _codec\n"
-        "from attar.diffusion import training\n"
+        "from attar.models.diffusion import training\n"
         "from small_sets import digit_images\n"
         "whole = training._train\n"
         "def told(*arguments):\n    print('trained'); whole(*arguments)\n"

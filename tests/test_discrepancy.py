@@ -18,16 +18,13 @@ from tests.reference.mmd import (
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import fit_codec
+from attar.base.errors import InputError
+from attar.base.randomness import generator
 from attar.data.augmentation import Dsa, DsaConfig
 from attar.data.image_set import ImageSet
-from attar.errors import InputError
-from attar.labels import class_major_labels
-from attar.memory import plan_memory
-from attar.networks.network import NetworkConfig, build_network
-from attar.objectives import discrepancy
-from attar.objectives.discrepancy import (
+from attar.methods.labels import class_major_labels
+from attar.methods.objectives import discrepancy
+from attar.methods.objectives.discrepancy import (
     Discrepancy,
     DiscrepancyConfig,
     Estimator,
@@ -35,11 +32,16 @@ from attar.objectives.discrepancy import (
     mean_squared_distance,
     squared_mmd,
 )
-from attar.objectives.objective import Context, RealItems
-from attar.objectives.trajectories import ExpertsConfig
-from attar.parameterizations.codes import Codes
-from attar.randomness import generator
-from attar.recipes import recipe
+from attar.methods.objectives.objective import Context
+from attar.methods.parameterizations.codes import Codes
+from attar.methods.recipes import recipe
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import fit_codec
+from attar.models.experts.config import ExpertsConfig
+from attar.models.networks.network import NetworkConfig
+from attar.models.networks.registry import build_network
+from attar.models.real_items import RealItems
+from attar.runs.memory import plan_memory
 
 SHAPE = (3, 8, 8)
 CLASSES = 3

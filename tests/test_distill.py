@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 
+from attar.base.errors import InputError, NonFiniteLossError
+from attar.base.progress import Silent
 from attar.data.sources import load_images
-from attar.distill import distill
-from attar.distilled import DistilledSet
-from attar.errors import InputError, NonFiniteLossError
-from attar.progress import Silent
+from attar.runs.distill import distill
+from attar.sets.distilled import DistilledSet
 
 QUICK: dict[str, Any] = {"steps": 12, "objective.network.width": 8, "objective.real_batch_size": 16}
 

@@ -11,16 +11,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from attar.codecs.codec import Codec, ExternalWeights
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import codec_from_text, fit_codec
+from attar.base.errors import InputError
 from attar.data.image_set import ImageSet
-from attar.distilled import DistilledSet
-from attar.errors import InputError
-from attar.manifest import InitialProvenance
-from attar.parameterizations.codes import Codes, Storage, read_codes
-from attar.parameterizations.parameterization import Parameterization
-from attar.parameterizations.registry import restore_parameterization
+from attar.methods.parameterizations.codes import Codes, Storage, read_codes
+from attar.methods.parameterizations.parameterization import Parameterization
+from attar.methods.parameterizations.registry import restore_parameterization
+from attar.models.codecs.codec import Codec, ExternalWeights
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import codec_from_text, fit_codec
+from attar.sets.distilled import DistilledSet
+from attar.sets.manifest import InitialProvenance
 from small_sets import CLASSES, RECIPE, build, digit_images, first_items
 
 
@@ -129,7 +129,7 @@ def test_training_items_are_preprocessed_images_however_they_are_cut(
 ) -> None:
     built = build(digits)
     whole = built.preprocess.encode(built.images())
-    monkeypatch.setattr("attar.distilled.CHUNK_VALUES", chunk)
+    monkeypatch.setattr("attar.sets.distilled.CHUNK_VALUES", chunk)
     items = built.training_items("cpu")
     inputs, labels = items.epoch(0, torch.Generator())
     assert items.num_items == 30 and torch.equal(labels, built.labels)
@@ -167,7 +167,7 @@ class Noisy(Parameterization):
 
 def test_stochastic_items_are_drawn_anew_each_epoch(digits: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "attar.distilled.restore_parameterization", lambda *given: Noisy(restore_parameterization(*given))
+        "attar.sets.distilled.restore_parameterization", lambda *given: Noisy(restore_parameterization(*given))
     )  # type: ignore[arg-type]
     built = build(digits)
     items = built.training_items("cpu")
@@ -249,7 +249,7 @@ def test_absent_weights_are_missed_only_when_images_are_wanted(digits: ImageSet,
 
 
 def test_describe_is_plain_json_and_tells_what_matters(digits: ImageSet) -> None:
-    from attar.files import canonical_json
+    from attar.base.files import canonical_json
 
     about = build(digits).describe()
     assert canonical_json(about)

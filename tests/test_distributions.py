@@ -18,19 +18,20 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
+from attar.base.errors import InputError, NonFiniteLossError
+from attar.base.progress import Silent
 from attar.cli import main
 from attar.data.sources import load_images
-from attar.distill import distill
-from attar.distilled import DistilledSet
-from attar.errors import InputError, NonFiniteLossError
 from attar.evaluation.evaluate import evaluate
 from attar.evaluation.protocol import protocol
-from attar.experts.command import make_experts
-from attar.labels import network_logits
-from attar.networks.network import NetworkConfig, build_network
-from attar.parameterizations.priors import Priors
-from attar.progress import Silent
-from attar.storage import with_storage
+from attar.methods.labels import network_logits
+from attar.methods.parameterizations.priors import Priors
+from attar.models.networks.network import NetworkConfig
+from attar.models.networks.registry import build_network
+from attar.runs.distill import distill
+from attar.runs.experts import make_experts
+from attar.sets.distilled import DistilledSet
+from attar.sets.sizes import with_storage
 
 FEW: dict[str, Any] = {"count": 2, "epochs": 2}
 TINY: dict[str, Any] = {
@@ -216,7 +217,7 @@ def test_ctrl_c_after_any_step_and_the_same_call_end_in_the_same_file(name: str,
 def test_a_run_that_is_killed_ends_in_the_same_file(tmp_path: Path) -> None:
     out, steps = file(tmp_path, "x"), {"steps": 80}
     code = (
-        "import sys; sys.path[:0] = ['tests', '.']; from attar.process import prepare_process; prepare_process(); "
+        "import sys; sys.path[:0] = ['tests', '.']; from attar.base.process import prepare_process; prepare_process(); "
         "import torch; torch.set_num_threads(1); from pathlib import Path; import test_distributions; "
         f"test_distributions.run(Path(sys.argv[1]), {steps}, checkpoint_steps=1)"
     )
@@ -234,7 +235,7 @@ def test_a_run_that_is_killed_ends_in_the_same_file(tmp_path: Path) -> None:
 
 def test_a_diverged_step_leaves_the_statistics_it_began_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A loss that is not finite in step 4, once: the next call goes on as if it had never been."""
-    from attar.objectives.sums import Sum
+    from attar.methods.objectives.sums import Sum
 
     run(file(tmp_path, "whole"))
     kind: Any = Sum

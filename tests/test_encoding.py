@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from attar.codecs import encode_images, encoding, fit_codec
-from attar.codecs.pca import Pca, PcaConfig
-from attar.codecs.resample import ResampleConfig
+from attar.base.errors import InputError
+from attar.base.interrupts import stop_requested
 from attar.data.image_set import ImageSet
-from attar.errors import InputError
-from attar.run_state import stop_requested
+from attar.models.codecs import encode_images, encoding, fit_codec
+from attar.models.codecs.pca import Pca, PcaConfig
+from attar.models.codecs.resample import ResampleConfig
 
 
 class Interrupted(Exception):

@@ -16,17 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import attar
+from attar.base.engines import Engine, Local, engine_named
+from attar.base.engines.packing import LEAST_BYTES, pack, unpack
+from attar.base.engines.ray import RayEngine
+from attar.base.engines.tally import Tally, Telling
+from attar.base.errors import InputError
+from attar.base.progress import Progress, Silent
+from attar.base.randomness import generator
 from attar.cli import main
 from attar.cli.options import chosen_engine
-from attar.engines import Engine, Local, engine_named
-from attar.engines.packing import LEAST_BYTES, pack, unpack
-from attar.engines.ray import RayEngine
-from attar.engines.tally import Tally, Telling
-from attar.errors import InputError
 from attar.evaluation.baselines import Candidate
 from attar.evaluation.evaluate import _candidates
-from attar.progress import Progress, Silent
-from attar.randomness import generator
 from small_jobs import opens_a_task, power, refused
 from small_sets import build, digit_images
 

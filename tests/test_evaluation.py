@@ -13,26 +13,27 @@ import pytest
 import torch
 from torch import Tensor
 
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import codec_from_text, fit_codec
-from attar.data.handed import handed
+from attar.base.errors import InputError
+from attar.base.files import cache_directory
+from attar.base.progress import Silent
+from attar.base.randomness import generator
 from attar.data.image_set import ImageSet, Splits
+from attar.data.mirroring import handed
 from attar.data.sources import load_images
-from attar.distilled import DistilledSet
-from attar.errors import InputError
 from attar.evaluation import measuring
 from attar.evaluation.baselines import choose, images_at_file_bytes, images_at_paper_bytes
 from attar.evaluation.compare import Comparison, compare
 from attar.evaluation.evaluate import evaluate
 from attar.evaluation.protocol import Protocol, protocol, protocol_names
-from attar.evaluation.scorecard import Difference, Row, Scorecard
+from attar.evaluation.rows import Row
+from attar.evaluation.scorecard import Difference, Scorecard
 from attar.evaluation.statistics import T_975, mean_and_std, paired_interval
-from attar.files import cache_directory
-from attar.networks.network import NetworkConfig
-from attar.parameterizations.codes import Codes
-from attar.progress import Silent
-from attar.randomness import generator
-from attar.training.settings import Plan, TrainingConfig
+from attar.methods.parameterizations.codes import Codes
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import codec_from_text, fit_codec
+from attar.models.networks.network import NetworkConfig
+from attar.models.training.settings import Plan, TrainingConfig
+from attar.sets.distilled import DistilledSet
 
 NETWORK = "convnet:d1w8"
 TINY = Protocol(
@@ -86,7 +87,7 @@ def test_dc_bench_is_what_the_published_loop_does() -> None:
     training = protocol("dc-bench").training
     plan = Plan.of(training, num_items=100)
     assert plan.num_epochs == 1001
-    from attar.training.settings import learning_rate_at
+    from attar.models.training.settings import learning_rate_at
 
     rates = [learning_rate_at(training, plan, step) for step in range(plan.num_steps)]
     assert rates[: 501 + 1] == [0.01] * 502
@@ -360,7 +361,7 @@ def test_impossible_evaluations_are_refused(digits: Splits, small: DistilledSet)
 
 def test_a_network_named_twice_is_trained_once(digits: Splits, small: DistilledSet) -> None:
     """At 8 pixels a ConvNet has 1 block, whether it is said or not."""
-    from attar.networks.network import depth_for
+    from attar.models.networks.network import depth_for
 
     same = ("convnet:w4", f"convnet:d{depth_for(8)}w4")
     card = evaluate(small, digits, TINY, networks=same, seeds=1, baselines=False, cache=False)

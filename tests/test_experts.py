@@ -15,22 +15,22 @@ from typing import Any
 import pytest
 import torch
 
-from attar.claims import Claims
+from attar.base.errors import InputError, NonFiniteLossError
+from attar.base.locks import Claims
+from attar.base.progress import Silent
+from attar.base.randomness import generator
 from attar.cli import main
-from attar.codecs.augmenting import siamese_augmentation
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import codec_from_text, fit_codec
 from attar.data.augmentation import DsaConfig
-from attar.errors import InputError, NonFiniteLossError
-from attar.experts import ExpertBuffer, growing, train_experts, training
-from attar.experts.items import RealTrainingItems
-from attar.experts.teaching import expert_seed
-from attar.networks import NetworkConfig, build_network
-from attar.objectives.objective import Experts, RealItems
-from attar.objectives.trajectories import ExpertsConfig, TrajectoriesConfig
-from attar.progress import Silent
-from attar.randomness import generator
-from attar.training import FixedItems, TrainingConfig, train_networks
+from attar.methods.objectives.trajectories import TrajectoriesConfig
+from attar.models.codecs.augmenting import siamese_augmentation
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import codec_from_text, fit_codec
+from attar.models.experts import ExpertBuffer, growing, train_experts, training
+from attar.models.experts.config import Experts, ExpertsConfig
+from attar.models.experts.teaching import expert_seed
+from attar.models.networks import NetworkConfig, build_network
+from attar.models.real_items import RealItems, RealTrainingItems
+from attar.models.training import FixedItems, TrainingConfig, train_networks
 from small_sets import digit_images, first_items
 
 EPOCHS = 4
@@ -70,11 +70,11 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, "tests")
-from attar.process import prepare_process
+from attar.base.process import prepare_process
 prepare_process()
 import torch
 torch.set_num_threads(1)
-from attar.experts import growing
+from attar.models.experts import growing
 from test_experts import experts
 
 def die(*arguments):
@@ -203,7 +203,7 @@ def test_two_processes_share_the_work() -> None:
 CLAIM = """
 import sys, time
 from pathlib import Path
-from attar.claims import Claims
+from attar.base.locks import Claims
 claims = Claims(Path(sys.argv[1]))
 print(claims.take(0), claims.take(7), flush=True)
 time.sleep(60)

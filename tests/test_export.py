@@ -13,15 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import fit_codec
+from attar.base.errors import InputError
 from attar.data.image_set import ImageSet
-from attar.distilled import DistilledSet
-from attar.errors import InputError
-from attar.export import export
-from attar.exports.folders import folder_names
-from attar.foreign.importing import import_set
-from attar.parameterizations.codes import Codes
+from attar.methods.parameterizations.codes import Codes
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import fit_codec
+from attar.sets.distilled import DistilledSet
+from attar.sets.exports.export import export
+from attar.sets.exports.folders import folder_names
+from attar.sets.imports.importing import import_set
 from small_sets import CLASSES, RECIPE, build, digit_images
 
 HOSTILE = ("../x", "/etc/passwd", "a/b", "a\\b", "..", ".hidden", "CON", "name. ", "\u202ecat", "x" * 500)

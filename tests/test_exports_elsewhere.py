@@ -15,17 +15,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from attar.base.errors import InputError
 from attar.cli import main
-from attar.codecs.pixels import Pixels, PixelsConfig, fit_pixels
 from attar.data.image_set import ImageSet, Splits
-from attar.distilled import DistilledSet
-from attar.errors import InputError
-from attar.export import export
-from attar.exports.ddranking import BENCHMARKS
-from attar.foreign.importing import import_set
-from attar.foreign.preprocessing import normalisation, whitening
-from attar.parameterizations.codes import Codes
-from attar.relabelling import with_regions
+from attar.methods.parameterizations.codes import Codes
+from attar.models.codecs.pixels import Pixels, PixelsConfig, fit_pixels
+from attar.sets.distilled import DistilledSet
+from attar.sets.exports.ddranking import BENCHMARKS
+from attar.sets.exports.export import export
+from attar.sets.imports.importing import import_set
+from attar.sets.imports.preprocessing import normalisation, whitening
+from attar.sets.relabelling import with_regions
 from small_regions import mosaic, settings
 from small_sets import CLASSES, RECIPE, build, digit_images
 
@@ -102,7 +102,7 @@ def test_a_long_table_is_written_group_by_group(
 ) -> None:
     """No more pictures are held than a group has."""
     pq = pytest.importorskip("pyarrow.parquet")
-    from attar.exports import parquet
+    from attar.sets.exports import parquet
 
     monkeypatch.setattr(parquet, "ROW_GROUP", 7)
     held, counted = [], parquet.png_bytes

@@ -7,17 +7,19 @@ import torch
 from tests.reference.mean_features import literal_convnet_features, literal_loss
 from torch import Tensor
 
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import fit_codec
+from attar.base.randomness import generator
 from attar.data.augmentation import Dsa, DsaConfig
 from attar.data.sources import load_images
-from attar.labels import class_major_labels
-from attar.networks.network import NetworkConfig, build_network, initialise_parameters
-from attar.objectives import features
-from attar.objectives.features import Features, FeaturesConfig, class_means
-from attar.objectives.objective import Context, RealItems
-from attar.parameterizations.codes import Codes
-from attar.randomness import generator
+from attar.methods.labels import class_major_labels
+from attar.methods.objectives import features
+from attar.methods.objectives.features import Features, FeaturesConfig, class_means
+from attar.methods.objectives.objective import Context
+from attar.methods.parameterizations.codes import Codes
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import fit_codec
+from attar.models.networks.network import NetworkConfig, initialise_parameters
+from attar.models.networks.registry import build_network
+from attar.models.real_items import RealItems
 
 
 def _unequal_real(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:

@@ -16,17 +16,17 @@ import torch
 from PIL import Image
 
 import attar
+from attar.base.errors import InputError
 from attar.cli import main
-from attar.codecs.pixels import Pixels, PixelsConfig, PixelsSpec, fit_pixels
 from attar.data.image_set import ImageSet, Splits
-from attar.distilled import DistilledSet
-from attar.errors import InputError
 from attar.evaluation.protocol import protocol
-from attar.export import export
-from attar.foreign.importing import import_set
-from attar.foreign.preprocessing import PUBLISHED, look_at, whitening
-from attar.foreign.tensors import load_tensors
-from attar.manifest import UNKNOWN
+from attar.models.codecs.pixels import Pixels, PixelsConfig, PixelsSpec, fit_pixels
+from attar.sets.distilled import DistilledSet
+from attar.sets.exports.export import export
+from attar.sets.imports.importing import import_set
+from attar.sets.imports.preprocessing import PUBLISHED, look_at, whitening
+from attar.sets.imports.tensors import load_tensors
+from attar.sets.manifest import UNKNOWN
 from small_sets import CLASSES, build, digit_images, first_items
 
 MEAN, STD = torch.tensor([0.4914, 0.4822, 0.4465]), torch.tensor([0.2023, 0.1994, 0.2010])

@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
+from attar.base.errors import InputError
 from attar.data.image_set import ImageSet, Splits
 from attar.data.sources import load_images
-from attar.errors import InputError
-from attar.export import export
-from attar.foreign.importing import import_set
+from attar.sets.exports.export import export
+from attar.sets.imports.importing import import_set
 from small_sets import CLASSES, build, digit_images, first_items, logits_for
 
 pa = pytest.importorskip("pyarrow", reason="tables need pyarrow: attar[parquet]")

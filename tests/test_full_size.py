@@ -13,7 +13,7 @@ from PIL import Image
 
 import attar
 from attar.evaluation.protocol import protocol
-from attar.recipes import recipe
+from attar.methods.recipes import recipe
 
 diffusers = pytest.importorskip("diffusers")
 

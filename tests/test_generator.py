@@ -7,19 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import fit_codec
-from attar.config import override
-from attar.distill import distill
-from attar.distilled import DistilledSet
-from attar.errors import InputError
-from attar.generators.codec import GeneratorCodec
-from attar.generators.footprint import generating_bytes
-from attar.networks.synthesis import SynthesisConfig, build_synthesis, synthesis_shell
-from attar.objectives.features import Features
-from attar.parameterizations.generator import GeneratorConfig, GeneratorItems
-from attar.randomness import generator
-from attar.recipes import recipe
+from attar.base.config import override
+from attar.base.errors import InputError
+from attar.base.randomness import generator
+from attar.methods.objectives.features import Features
+from attar.methods.parameterizations.generator import GeneratorConfig, GeneratorItems, generating_bytes
+from attar.methods.recipes import recipe
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import fit_codec
+from attar.models.generators.codec import GeneratorCodec
+from attar.models.networks.synthesis import SynthesisConfig, build_synthesis, synthesis_shell
+from attar.runs.distill import distill
+from attar.sets.distilled import DistilledSet
 from reference.generator import mapping, synthesis, two_passes
 from small_generator import digit_generator_items, generator_codec, saved_synthesis, small_synthesis
 from small_sets import digit_images

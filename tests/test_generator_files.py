@@ -14,21 +14,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from attar.base.config import parse_config
+from attar.base.errors import InputError
+from attar.base.files import canonical_json
+from attar.base.randomness import generator
 from attar.cli import main
-from attar.codecs.generator import GeneratorCodecConfig
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import codec_from_text, fit_codec, restore_codec
-from attar.config import parse_config
 from attar.data.image_set import ImageSet
-from attar.distill import distill
-from attar.distilled import DistilledSet
-from attar.errors import InputError
-from attar.files import canonical_json
-from attar.generators.codec import GeneratorCodec
-from attar.generators.weights import read_generator, read_state, save_generator
-from attar.parameterizations.generator import GeneratorConfig, GeneratorItems
-from attar.parameterizations.registry import restore_parameterization
-from attar.randomness import generator
+from attar.methods.parameterizations.generator import GeneratorConfig, GeneratorItems
+from attar.methods.parameterizations.registry import restore_parameterization
+from attar.models.codecs.generator import GeneratorCodecConfig
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import codec_from_text, fit_codec, restore_codec
+from attar.models.generators.codec import GeneratorCodec
+from attar.models.generators.weights import read_generator, read_state, save_generator
+from attar.runs.distill import distill
+from attar.sets.distilled import DistilledSet
 from small_generator import (
     MODULE,
     Painter,

@@ -13,14 +13,12 @@ import torch.nn.functional as F
 from tests.reference.gradients import absolutes, literal_matching, mean_squares, row_distance
 from torch import Tensor
 
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import fit_codec
+from attar.base.errors import InputError
+from attar.base.randomness import generator
 from attar.data.augmentation import Dsa, DsaConfig
 from attar.data.image_set import ImageSet
-from attar.errors import InputError
-from attar.labels import class_major_labels
-from attar.networks.network import NetworkConfig, build_network
-from attar.objectives.gradients import (
+from attar.methods.labels import class_major_labels
+from attar.methods.objectives.gradients import (
     Gradients,
     GradientsConfig,
     _distance,
@@ -30,9 +28,13 @@ from attar.objectives.gradients import (
     cosine_distance,
     squared_distance,
 )
-from attar.objectives.objective import Context, RealItems
-from attar.parameterizations.codes import Codes
-from attar.randomness import generator
+from attar.methods.objectives.objective import Context
+from attar.methods.parameterizations.codes import Codes
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import fit_codec
+from attar.models.networks.network import NetworkConfig
+from attar.models.networks.registry import build_network
+from attar.models.real_items import RealItems
 
 TINY = NetworkConfig(depth=1, width=6)
 SHAPE = (3, 8, 8)

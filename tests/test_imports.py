@@ -26,13 +26,13 @@ OPTIONAL = (
     "beartype",
 )
 HOMES = {
-    "diffusers": {"codecs/autoencoder.py", "diffusion/pretrained.py"},
-    "pyarrow": {"data/tables.py", "exports/parquet.py"},
+    "diffusers": {"models/codecs/autoencoder.py", "models/diffusion/pretrained.py"},
+    "pyarrow": {"data/tables.py", "sets/exports/parquet.py"},
     "datasets": {"data/hub.py"},
-    "jaxtyping": {"shapes.py"},
-    "torchvision": {"observers/weights.py"},
-    "timm": {"observers/weights.py"},
-    "ray": {"engines/ray.py"},
+    "jaxtyping": {"base/shapes.py"},
+    "torchvision": {"models/observers/weights.py"},
+    "timm": {"models/observers/weights.py"},
+    "ray": {"base/engines/ray.py"},
 }
 LATE = (
     "sklearn",
@@ -132,9 +132,9 @@ def test_every_public_name_is_there() -> None:
 
 
 def test_functions_are_not_replaced_by_the_modules_of_the_same_name() -> None:
-    import attar.distill
-    import attar.doctor
-    import attar.export
+    import attar.runs.distill
+    import attar.runs.doctor
+    import attar.sets.exports.export
 
     for name in ("distill", "doctor", "export"):
         assert isinstance(getattr(attar, name), FunctionType)

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attar.errors import InputError
-from attar.initialization import initial_indices
-from attar.initialization.selection import SELECTIONS, herding, k_centre
-from attar.randomness import generator
+from attar.base.errors import InputError
+from attar.base.randomness import generator
+from attar.methods.initialization import initial_indices
+from attar.methods.initialization.selection import SELECTIONS, herding, k_centre
 
 
 def _classes(sizes: list[int]) -> tuple[torch.Tensor, ...]:

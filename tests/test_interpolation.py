@@ -13,21 +13,21 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import attar
+from attar.base.errors import InputError
+from attar.base.randomness import generator
 from attar.cli import main
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import codec_from_text, fit_codec
 from attar.data.image_set import ImageSet
 from attar.data.sources import load_images
-from attar.distilled import DistilledSet
-from attar.errors import InputError
-from attar.labels import class_major_labels
-from attar.parameterizations.codes import Codes
-from attar.parameterizations.decoders import DecoderConfig
-from attar.parameterizations.mosaic import Mosaic
-from attar.parameterizations.parameterization import Parameterization
-from attar.parameterizations.priors import Priors, PriorsConfig
-from attar.randomness import generator
+from attar.methods.labels import class_major_labels
+from attar.methods.parameterizations.codes import Codes
+from attar.methods.parameterizations.decoders import DecoderConfig
+from attar.methods.parameterizations.mosaic import Mosaic
+from attar.methods.parameterizations.parameterization import Parameterization
+from attar.methods.parameterizations.priors import Priors, PriorsConfig
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import codec_from_text, fit_codec
 from attar.report.interpolation import corners, images_between, interpolate, item_name
+from attar.sets.distilled import DistilledSet
 from reference.interpolation import between
 
 NAMES = ("cat", "dog", "dog:1", "frog, tailed", "frog", "tailed", "a", "b", "c", "d")

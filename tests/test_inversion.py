@@ -12,15 +12,16 @@ from tests.reference.inversion import literal_inversion, literal_view
 from tests.reference.observer import LiteralObserver
 from torch import Tensor
 
-from attar.config import override
-from attar.errors import InputError
-from attar.objectives.inversion import Inversion, InversionConfig, Moments, View, draw_view, groups_of
-from attar.objectives.objective import Context, RealItems
-from attar.objectives.registry import build_objective, has_observer, has_originals
-from attar.parameterizations.codes import Codes
-from attar.randomness import generator
-from attar.recipes import recipe
-from attar.updates import Updates
+from attar.base.config import override
+from attar.base.errors import InputError
+from attar.base.randomness import generator
+from attar.methods.objectives.inversion import Inversion, InversionConfig, Moments, View, draw_view, groups_of
+from attar.methods.objectives.objective import Context
+from attar.methods.objectives.registry import build_objective, has_observer, has_originals
+from attar.methods.parameterizations.codes import Codes
+from attar.methods.recipes import recipe
+from attar.models.real_items import RealItems
+from attar.runs.updates import Updates
 from small_observer import SmallObserver
 from small_sets import digit_images
 

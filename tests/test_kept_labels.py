@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from attar.distilled import DistilledSet
-from attar.labels import keeping, region_logits
-from attar.labels.keeping import KeptEpochs, forget_kept
-from attar.relabelling import with_regions
+from attar.methods.labels import checkpoints as keeping
+from attar.methods.labels import region_logits
+from attar.methods.labels.checkpoints import KeptEpochs, forget_kept
+from attar.sets.distilled import DistilledSet
+from attar.sets.relabelling import with_regions
 from small_regions import SMALL, SmallObserver, mosaic, settings, trained
 
 EPOCHS = 6

@@ -13,18 +13,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attar.base.errors import InputError
 from attar.cli import main
 from attar.data.image_set import Splits
-from attar.errors import InputError
 from attar.evaluation.evaluate import evaluate
-from attar.evaluation.names import DISTILLED, NAMES
 from attar.evaluation.protocol import Protocol, RateSearch
 from attar.evaluation.ranking import normalised
+from attar.evaluation.rows import DISTILLED, NAMES
 from attar.evaluation.scorecard import Scorecard
-from attar.leaderboard.commit import source_commit
-from attar.leaderboard.page import ORDERS, page, sections, write_page
-from attar.leaderboard.provenance import distilling_command
-from attar.leaderboard.record import (
+from attar.methods.recipes import recipe
+from attar.models.networks.network import NetworkConfig
+from attar.models.training.settings import TrainingConfig
+from attar.studies.leaderboard.commit import source_commit
+from attar.studies.leaderboard.page import ORDERS, page, sections, write_page
+from attar.studies.leaderboard.provenance import distilling_command
+from attar.studies.leaderboard.record import (
     MAX_BYTES,
     Record,
     read_record,
@@ -34,9 +37,6 @@ from attar.leaderboard.record import (
     without_paths,
     write_record,
 )
-from attar.networks.network import NetworkConfig
-from attar.recipes import recipe
-from attar.training.settings import TrainingConfig
 from small_sets import build, digit_images, first_items
 from test_scorecard import row as scored
 

@@ -16,11 +16,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from attar.base.errors import InputError, NonFiniteLossError
+from attar.base.progress import Silent
 from attar.cli import main
-from attar.distill import distill
-from attar.distilled import DistilledSet
-from attar.errors import InputError, NonFiniteLossError
-from attar.progress import Silent
+from attar.runs.distill import distill
+from attar.sets.distilled import DistilledSet
 
 NETWORK: dict[str, Any] = {"objective.network.width": 4, "objective.network.depth": 1}
 
@@ -124,7 +124,7 @@ def test_runs_killed_at_random_moments_end_in_the_same_files(tmp_path: Path) -> 
     """kill -9, again and again, in experts, steps or while a checkpoint is written; then the same call."""
     steps = 60
     code = (
-        "import sys; sys.path.insert(0, 'tests'); from attar.process import prepare_process; prepare_process(); "
+        "import sys; sys.path.insert(0, 'tests'); from attar.base.process import prepare_process; prepare_process(); "
         "import torch; torch.set_num_threads(1); from pathlib import Path; import test_matching_runs; "
         f"print(*test_matching_runs.be_killed(Path(sys.argv[1]), {steps}))"
     )
@@ -297,8 +297,8 @@ def test_a_diverged_step_leaves_the_state_it_began_from(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A loss that is not finite in step 6, once: the next call goes on as if it had never been."""
-    from attar.objectives.gradients import Gradients
-    from attar.objectives.trajectories import Trajectories
+    from attar.methods.objectives.gradients import Gradients
+    from attar.methods.objectives.trajectories import Trajectories
 
     run(name, file(tmp_path, "whole"))
     kind: Any = Gradients if name == "dc" else Trajectories

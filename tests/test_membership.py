@@ -11,20 +11,20 @@ from tests.reference.audit import literal_ratios
 from torch import Tensor
 
 import attar
-from attar.applications.audit import membership as room
-from attar.applications.audit.membership import attack, half, likelihood_ratios, recipe_of, shadow_membership
-from attar.applications.audit.record import AuditCard
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import fit_codec
+from attar.base.engines import Local
+from attar.base.errors import InputError
+from attar.base.randomness import generator
 from attar.data.image_set import Splits
-from attar.distilled import DistilledSet
-from attar.engines import Local
-from attar.errors import InputError
 from attar.evaluation.protocol import Protocol, protocol
-from attar.networks.network import network_from_text
-from attar.parameterizations.codes import Codes
-from attar.randomness import generator
-from attar.training.settings import TrainingConfig
+from attar.methods.parameterizations.codes import Codes
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import fit_codec
+from attar.models.networks.registry import network_from_text
+from attar.models.training.settings import TrainingConfig
+from attar.sets.distilled import DistilledSet
+from attar.studies.audit import membership as room
+from attar.studies.audit.membership import attack, half, likelihood_ratios, recipe_of, shadow_membership
+from attar.studies.audit.record import AuditCard
 from small_sets import build, digit_images
 
 

@@ -8,24 +8,25 @@ from typing import Any
 import pytest
 import torch
 
-from attar.budget import num_bytes
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import fit_codec
+from attar.base.errors import InputError
+from attar.base.footprint import free_bytes, is_out_of_memory, saved_bytes_per_item, size_text
 from attar.data.image_set import ImageSet
-from attar.diffusion.footprint import rendering_bytes
-from attar.distill import distill
-from attar.errors import InputError
-from attar.footprint import free_bytes, is_out_of_memory, saved_bytes_per_item, size_text
-from attar.labels import class_major_labels
-from attar.memory import plan_memory
-from attar.networks.network import NetworkConfig, build_network
-from attar.objectives.features import Features, FeaturesConfig
-from attar.objectives.objective import Context, RealItems
-from attar.objectives.trajectories import TrajectoriesConfig
-from attar.parameterizations.codes import Codes
-from attar.parameterizations.diffusion import Diffusion
-from attar.parameterizations.generator import GeneratorItems
-from attar.recipes import recipe
+from attar.methods.labels import class_major_labels
+from attar.methods.objectives.features import Features, FeaturesConfig
+from attar.methods.objectives.objective import Context
+from attar.methods.objectives.trajectories import TrajectoriesConfig
+from attar.methods.parameterizations.codes import Codes
+from attar.methods.parameterizations.diffusion import Diffusion, rendering_bytes
+from attar.methods.parameterizations.generator import GeneratorItems
+from attar.methods.recipes import recipe
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import fit_codec
+from attar.models.networks.network import NetworkConfig
+from attar.models.networks.registry import build_network
+from attar.models.real_items import RealItems
+from attar.runs.budget import num_bytes
+from attar.runs.distill import distill
+from attar.runs.memory import plan_memory
 from small_diffusion import digit_items, saved_prior
 from small_generator import digit_generator_items, saved_synthesis
 from small_sets import digit_images

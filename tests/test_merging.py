@@ -14,17 +14,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import attar
-from attar.class_columns import in_order_of
+from attar.base.errors import InputError
 from attar.cli import main
-from attar.codecs.pixels import Pixels, PixelsConfig
-from attar.codecs.registry import fit_codec
 from attar.data.sources import load_images
-from attar.distilled import DistilledSet
-from attar.errors import InputError
-from attar.labels.regions import RegionLabels
-from attar.manifest import DataProvenance, privacy_statement
-from attar.merging import mean_rate, merge
-from attar.relabelling import with_regions
+from attar.methods.labels.regions import RegionLabels
+from attar.models.codecs.pixels import Pixels, PixelsConfig
+from attar.models.codecs.registry import fit_codec
+from attar.sets.class_columns import in_order_of
+from attar.sets.composing import privacy_statement
+from attar.sets.distilled import DistilledSet
+from attar.sets.manifest import DataProvenance
+from attar.sets.merging import mean_rate, merge
+from attar.sets.relabelling import with_regions
 from reference.merging import lifted_probabilities, pooled_rate, union_moments
 from small_parts import images_of, part, priors_part
 from small_regions import SmallObserver, mosaic, observer
@@ -78,7 +79,7 @@ def test_normalisations_are_pooled_as_if_all_images_were_in_one_place() -> None:
 
 
 def fit_spec() -> Any:
-    from attar.manifest import describe_codec
+    from attar.sets.composing import describe_codec
 
     return describe_codec(fit_codec(PixelsConfig(), digit_images()))
 
@@ -196,7 +197,7 @@ def test_sets_of_other_images_are_refused() -> None:
     images = digit_images().with_classes(B)
     larger = attar.data.image_set.ImageSet(images.images.repeat_interleave(2, 3), images.labels, images.classes)
     codec = fit_codec(PixelsConfig(), larger)
-    from attar.parameterizations.codes import Codes
+    from attar.methods.parameterizations.codes import Codes
 
     codes = Codes(codec, codec.encode(larger.images[:4].float() / 255), larger.labels[:4], "int8")
     other = DistilledSet.build(codes, codec, classes=B, recipe={}, data=("x", larger), initial=("random", [0, 1, 2, 3]))
@@ -207,7 +208,7 @@ def test_a_zca_matrix_that_all_share_stays() -> None:
     zca = fit_codec(PixelsConfig(whitening="zca"), digit_images())
     sets = []
     for names in (A, B):
-        from attar.parameterizations.codes import Codes
+        from attar.methods.parameterizations.codes import Codes
 
         images = images_of(names)
         codes = Codes(zca, zca.encode(images.images[:5].float() / 255), images.labels[:5], "float16")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from attar.objectives.moments import channel_moments
-from attar.randomness import generator
+from attar.base.randomness import generator
+from attar.methods.objectives.moments import channel_moments
 
 
 @pytest.mark.parametrize("shape", [(5, 3, 4, 6), (2, 7, 1, 1), (1, 4, 3, 3)])

@@ -11,24 +11,24 @@ from hypothesis import strategies as st
 from tests.reference.tiling import literal_boxes, literal_expand, literal_squeeze
 from torch import Tensor
 
-from attar.codecs.codec import Codec
-from attar.codecs.dct import DctConfig
-from attar.codecs.pca import PcaConfig
-from attar.codecs.pixels import Pixels, PixelsConfig
-from attar.codecs.registry import fit_codec
-from attar.codecs.resample import ResampleConfig
-from attar.config import parse_config
+from attar.base.config import parse_config
+from attar.base.errors import InputError
+from attar.base.files import canonical_json
+from attar.base.randomness import generator
 from attar.data.image_set import ImageSet
 from attar.data.resizing import crop_and_resize
 from attar.data.sources import load_images
-from attar.errors import InputError
-from attar.files import canonical_json
-from attar.labels import class_major_labels
-from attar.parameterizations.codes import Codes, Storage
-from attar.parameterizations.mosaic import Mosaic, MosaicConfig
-from attar.parameterizations.registry import check_payload, payload_table, restore_parameterization
-from attar.parameterizations.tiling import Grid, expand, squeeze, tile_boxes
-from attar.randomness import generator
+from attar.data.tiling import Grid, expand, squeeze, tile_boxes
+from attar.methods.labels import class_major_labels
+from attar.methods.parameterizations.codes import Codes, Storage
+from attar.methods.parameterizations.mosaic import Mosaic, MosaicConfig
+from attar.methods.parameterizations.registry import check_payload, payload_table, restore_parameterization
+from attar.models.codecs.codec import Codec
+from attar.models.codecs.dct import DctConfig
+from attar.models.codecs.pca import PcaConfig
+from attar.models.codecs.pixels import Pixels, PixelsConfig
+from attar.models.codecs.registry import fit_codec
+from attar.models.codecs.resample import ResampleConfig
 
 UNEVEN = [(3, 28, 28), (5, 33, 47), (2, 7, 5), (4, 10, 6), (5, 8, 8), (2, 8, 8)]
 CODECS = {

@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
-from attar.errors import InputError
-from attar.networks import (
+from attar.base.errors import InputError
+from attar.base.randomness import generator
+from attar.models.networks import (
     NetworkConfig,
     build_network,
     depth_for,
@@ -17,7 +18,6 @@ from attar.networks import (
     network_shell,
     num_parameters,
 )
-from attar.randomness import generator
 
 
 def test_convnet_has_the_fields_number_of_parameters() -> None:

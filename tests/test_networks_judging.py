@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from attar.errors import InputError
-from attar.networks import (
+from attar.base.errors import InputError
+from attar.base.randomness import generator
+from attar.models.networks import (
     GROUPS,
     NetworkConfig,
     build_network,
@@ -16,11 +17,10 @@ from attar.networks import (
     networks_named,
     num_parameters,
 )
-from attar.networks.network import NORMS
-from attar.randomness import generator
-from attar.training.items import FixedItems
-from attar.training.loop import train_networks
-from attar.training.settings import TrainingConfig
+from attar.models.networks.network import NORMS
+from attar.models.training.items import FixedItems
+from attar.models.training.loop import train_networks
+from attar.models.training.settings import TrainingConfig
 
 NEW = ("resnet50", "shufflenet_v2", "convnext_tiny")
 

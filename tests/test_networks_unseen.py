@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from attar.errors import InputError
-from attar.networks import (
+from attar.base.errors import InputError
+from attar.base.randomness import generator
+from attar.models.networks import (
     NetworkConfig,
     build_network,
     initialise_parameters,
@@ -14,7 +15,6 @@ from attar.networks import (
     network_shell,
     num_parameters,
 )
-from attar.randomness import generator
 
 # Convolutions with their biases, of three-channel inputs, written out.
 VGG11 = (

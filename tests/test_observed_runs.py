@@ -11,16 +11,16 @@ import pytest
 import torch
 
 import attar
+from attar.base.config import override
+from attar.base.errors import InputError
+from attar.base.progress import Silent
 from attar.cli import main
-from attar.config import override
-from attar.distill import distill
-from attar.distilled import DistilledSet
-from attar.errors import InputError
 from attar.evaluation.protocol import protocol
-from attar.labels.regions import RegionLabels
-from attar.observers import cached_observer
-from attar.progress import Silent
-from attar.recipes import recipe
+from attar.methods.labels.regions import RegionLabels
+from attar.methods.recipes import recipe
+from attar.models.observers import cached_observer
+from attar.runs.distill import distill
+from attar.sets.distilled import DistilledSet
 
 # An observer that is trained in a second and knows the digits well enough, and labels of a few epochs.
 SMALL: dict[str, Any] = {

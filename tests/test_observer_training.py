@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from attar.errors import InputError, NonFiniteLossError
-from attar.networks import network_from_text
-from attar.observers import ObserverConfig, observer_for
-from attar.observers.cache import folder
-from attar.observers.normalisation import pixels_normalised
-from attar.randomness import generator
-from attar.training import FixedItems, TrainingConfig, train_networks
-from attar.training.snapshots import Snapshot
+from attar.base.errors import InputError, NonFiniteLossError
+from attar.base.randomness import generator
+from attar.models.networks import network_from_text
+from attar.models.observers import ObserverConfig, observer_for
+from attar.models.observers.cache import folder
+from attar.models.observers.normalisation import pixels_normalised
+from attar.models.training import FixedItems, TrainingConfig, train_networks
+from attar.models.training.snapshots import Snapshot
 from observer_settings import Watcher, contents, few_digits, short
 
 OPTIMIZERS = ("sgd", "adamw")
@@ -39,11 +39,11 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, by
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, "tests")
-from attar.process import prepare_process
+from attar.base.process import prepare_process
 prepare_process()
 import torch
 torch.set_num_threads(1)
-from attar.observers import training, unfinished
+from attar.models.observers import training, unfinished
 from observer_settings import few_digits, short
 
 def die(*arguments):
@@ -83,7 +83,7 @@ def test_an_end_just_before_the_end_costs_nothing(
         raise Died
 
     with monkeypatch.context() as patch, pytest.raises(Died):
-        patch.setattr(f"attar.observers.{place}", die)
+        patch.setattr(f"attar.models.observers.{place}", die)
         observer_for(short(), few_digits())
     assert any(name.endswith(".state") for name in contents())
     watcher = Watcher()
@@ -139,8 +139,8 @@ def test_what_another_process_trains_is_waited_for(
             (folder() / name).write_bytes(data)
         return free
 
-    monkeypatch.setattr("attar.observers.training.Claims.take", take)
-    monkeypatch.setattr("attar.claims.WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("attar.models.observers.training.Claims.take", take)
+    monkeypatch.setattr("attar.base.locks.WAIT_SECONDS", 0.001)
     watcher = Watcher()
     observer_for(short(), few_digits(), progress=watcher)
     assert watcher.steps == 0 and watcher.notes[0] == "another process trains this observer: waiting for it"

@@ -16,17 +16,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from attar.base.errors import InputError
+from attar.base.randomness import generator
 from attar.data.augmentation import DsaConfig
 from attar.data.image_set import ImageSet
-from attar.errors import InputError
-from attar.networks import NetworkConfig, build_network, network_from_text
-from attar.observers import Observer, ObserverConfig, cached_observer, check_observer, observer_for
-from attar.observers.cache import cached_path, folder
-from attar.observers.checking import balanced_sample, better_normalisation
-from attar.observers.command import make_observer, observer_config, summary
-from attar.observers.normalisation import Normalisation, pixels_normalised
-from attar.randomness import generator
-from attar.training import TrainingConfig
+from attar.models.networks import NetworkConfig, build_network, network_from_text
+from attar.models.observers import Observer, ObserverConfig, cached_observer, check_observer, observer_for
+from attar.models.observers.cache import cached_path, folder
+from attar.models.observers.checking import balanced_sample, better_normalisation
+from attar.models.observers.normalisation import Normalisation, pixels_normalised
+from attar.models.training import TrainingConfig
+from attar.runs.observer import make_observer, observer_config, summary
 from observer_settings import Watcher, contents, few_digits, short
 from small_sets import CLASSES, digit_images
 

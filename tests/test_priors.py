@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from attar.codecs.pixels import Pixels, PixelsSpec
-from attar.config import parse_config
-from attar.container import DTYPE_NAMES
-from attar.errors import InputError
-from attar.files import canonical_json
-from attar.networks.network import num_parameters
-from attar.parameterizations.decoders import Decoder, DecoderConfig, build_decoder, decoder_shell, decoder_table
-from attar.parameterizations.priors import Priors, PriorsConfig
-from attar.parameterizations.registry import check_payload, payload_table, restore_parameterization
-from attar.randomness import generator
+from attar.base.config import parse_config
+from attar.base.container import DTYPE_NAMES
+from attar.base.errors import InputError
+from attar.base.files import canonical_json
+from attar.base.randomness import generator
+from attar.methods.parameterizations.decoders import Decoder, DecoderConfig, build_decoder, decoder_shell, decoder_table
+from attar.methods.parameterizations.priors import Priors, PriorsConfig
+from attar.methods.parameterizations.registry import check_payload, payload_table, restore_parameterization
+from attar.models.codecs.pixels import Pixels, PixelsSpec
+from attar.models.networks.network import num_parameters
 
 SMALL = DecoderConfig(latent_dim=5, width=6, narrowest=2, scale=1.5)
 ITEMS = torch.tensor([4, 0, 3, 3])

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 import attar
+from attar.base.errors import InputError, NonFiniteLossError
+from attar.base.randomness import generator
 from attar.data.augmentation import Dsa, DsaConfig
 from attar.data.image_set import ImageSet, Splits
-from attar.errors import InputError, NonFiniteLossError
 from attar.evaluation import baselines, measuring
 from attar.evaluation.compare import compare
 from attar.evaluation.evaluate import evaluate
@@ -23,14 +24,13 @@ from attar.evaluation.measuring import Measurement
 from attar.evaluation.protocol import LabelsKind, Protocol, RateSearch, check_judges, protocol, protocol_names
 from attar.evaluation.protocol_table import protocol_table
 from attar.evaluation.rates import held_out
-from attar.labels.regions import RegionLabels
-from attar.networks import NetworkConfig, network_from_text, network_shell, num_parameters
-from attar.networks.network import NORMS
-from attar.randomness import generator
-from attar.training.items import FixedItems, TrainingItems
-from attar.training.loop import train_networks
-from attar.training.settings import Plan, TrainingConfig, learning_rate_at
-from attar.training.testing import test_network
+from attar.methods.labels.regions import RegionLabels
+from attar.models.networks import NetworkConfig, network_from_text, network_shell, num_parameters
+from attar.models.networks.network import NORMS
+from attar.models.training.items import FixedItems, TrainingItems
+from attar.models.training.loop import train_networks
+from attar.models.training.settings import Plan, TrainingConfig, learning_rate_at
+from attar.models.training.testing import test_network
 from small_regions import halves
 from small_sets import build
 

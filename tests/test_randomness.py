@@ -6,7 +6,7 @@ import hashlib
 
 import torch
 
-from attar.randomness import Counter
+from attar.base.randomness import Counter
 
 MASK = (1 << 64) - 1
 

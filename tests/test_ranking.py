@@ -15,19 +15,19 @@ from PIL import Image
 from torch import Tensor
 
 import attar
-from attar.applications.ranking import agreement
-from attar.applications.ranking.agreement import Draws, against_itself, interval, kendall, spearman
-from attar.applications.ranking.card import RankCard, Scores, agreements
-from attar.applications.ranking.ranking import changed, rank
+from attar.base.errors import InputError
+from attar.base.randomness import generator
 from attar.cli import main
 from attar.data.image_set import Splits
-from attar.distilled import DistilledSet
-from attar.errors import InputError
 from attar.evaluation import measuring
 from attar.evaluation.protocol import Protocol, RateSearch, protocol
 from attar.evaluation.scorecard import DISTILLED, FULL
-from attar.randomness import generator
-from attar.training.settings import TrainingConfig
+from attar.models.training.settings import TrainingConfig
+from attar.sets.distilled import DistilledSet
+from attar.studies.ranking import agreement
+from attar.studies.ranking.agreement import Draws, against_itself, interval, kendall, spearman
+from attar.studies.ranking.card import RankCard, Scores, agreements
+from attar.studies.ranking.ranking import changed, rank
 from small_sets import build, digit_images
 
 NETWORKS = ("convnet:d1w4", "convnet:d1w8")

@@ -15,14 +15,14 @@ import pytest
 import torch
 
 import attar
+from attar.base.engines import Local
+from attar.base.engines.ray import RayEngine
+from attar.base.errors import InputError, WorkerLostError
+from attar.base.progress import Silent
 from attar.cli import main
 from attar.data.augmentation import DsaConfig
-from attar.engines import Local
-from attar.engines.ray import RayEngine
-from attar.errors import InputError, WorkerLostError
 from attar.evaluation.scorecard import Scorecard
-from attar.experts import training
-from attar.progress import Silent
+from attar.models.experts import training
 from small_jobs import (
     always_dies,
     cache_folder,

@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from attar.citations import ENTRIES
-from attar.config import override
-from attar.errors import InputError
-from attar.labels import HardLabels, SoftLabels
-from attar.objectives.discrepancy import DiscrepancyConfig
-from attar.objectives.features import FeaturesConfig
-from attar.objectives.gradients import GradientsConfig
-from attar.objectives.none import NoObjectiveConfig
-from attar.objectives.sums import SumConfig
-from attar.objectives.trajectories import TrajectoriesConfig
-from attar.parameterizations.diffusion import DiffusionConfig
-from attar.parameterizations.priors import PriorsConfig
-from attar.recipes import REGISTRY, Recipe, recipe
+from attar.base.config import override
+from attar.base.errors import InputError
+from attar.methods.citations import ENTRIES
+from attar.methods.labels import HardLabels, SoftLabels
+from attar.methods.objectives.discrepancy import DiscrepancyConfig
+from attar.methods.objectives.features import FeaturesConfig
+from attar.methods.objectives.gradients import GradientsConfig
+from attar.methods.objectives.objective import NoObjectiveConfig
+from attar.methods.objectives.sums import SumConfig
+from attar.methods.objectives.trajectories import TrajectoriesConfig
+from attar.methods.parameterizations.diffusion import DiffusionConfig
+from attar.methods.parameterizations.priors import PriorsConfig
+from attar.methods.recipes import REGISTRY, Recipe, recipe
 
 # Recipes of our own, and published settings for which no figure of the authors was found.
 WITHOUT_FIGURES = {

@@ -8,12 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import fit_codec
-from attar.config import parse_config
+from attar.base.config import parse_config
+from attar.base.errors import InputError
 from attar.data.augmentation import DsaConfig
-from attar.errors import InputError
-from attar.labels.region_logits import (
+from attar.data.tiling import Grid, expand, tile_boxes
+from attar.methods.labels.region_logits import (
     check_region_tensors,
     epoch_bytes,
     fitted,
@@ -21,8 +20,9 @@ from attar.labels.region_logits import (
     region_table,
     store_logits,
 )
-from attar.labels.regions import RegionLabels, apply_regions, draw_regions
-from attar.parameterizations.tiling import Grid, expand, tile_boxes
+from attar.methods.labels.regions import RegionLabels, apply_regions, draw_regions
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import fit_codec
 from reference.regions import box, regions
 from small_regions import DSA, canvases_of, logits_of, settings
 from small_sets import digit_images

@@ -13,24 +13,24 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import codec_from_text, fit_codec
-from attar.config import override, parse_config
+from attar.base.config import override, parse_config
+from attar.base.errors import InputError
+from attar.base.randomness import Counter, generator
 from attar.data.augmentation import DsaConfig
-from attar.distilled import DistilledSet
-from attar.errors import InputError
 from attar.evaluation.protocol import protocol
-from attar.export import export
-from attar.labels.regions import ObserverFacts, Regions, apply_regions, draw_regions
-from attar.networks import NetworkConfig, network_from_text
-from attar.parameterizations.codes import Codes
-from attar.randomness import Counter, generator
-from attar.relabelling import with_regions
-from attar.storage import with_storage
-from attar.streaming import RegionItems
-from attar.training import TrainingConfig, test_network, train_networks
-from attar.training.items import Batch, item_losses, soft_targets, training_batches
-from attar.training.settings import Plan
+from attar.methods.labels.regions import ObserverFacts, Regions, apply_regions, draw_regions
+from attar.methods.parameterizations.codes import Codes
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import codec_from_text, fit_codec
+from attar.models.networks import NetworkConfig, network_from_text
+from attar.models.training import TrainingConfig, test_network, train_networks
+from attar.models.training.items import Batch, item_losses, soft_targets, training_batches
+from attar.models.training.settings import Plan
+from attar.sets.distilled import DistilledSet
+from attar.sets.exports.export import export
+from attar.sets.relabelling import with_regions
+from attar.sets.sizes import with_storage
+from attar.sets.streaming import RegionItems
 from small_regions import DSA, SMALL, STORAGES, SmallObserver, halves, logits_of, mosaic, observer, settings, trained
 from small_sets import CLASSES, RECIPE, build, digit_images
 
@@ -350,8 +350,8 @@ def test_files_of_older_schemas_stay_as_they_are() -> None:
 
 def test_regions_are_rendered_in_any_batches_and_without_keeping(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = labelled("augmented and mixed")
-    monkeypatch.setattr("attar.labels.regions.LARGEST_KEPT_VALUES", 0)
-    monkeypatch.setattr("attar.labels.regions.CHUNK_VALUES", 200)
+    monkeypatch.setattr("attar.methods.labels.regions.LARGEST_KEPT_VALUES", 0)
+    monkeypatch.setattr("attar.methods.labels.regions.CHUNK_VALUES", 200)
     fresh = labelled("augmented and mixed")
     assert (fresh.region_tensors()[0]["logits"] - kept.region_tensors()[0]["logits"]).abs().max() < 0.01
     inputs = fresh.training_items("cpu").epoch(0, torch.Generator())[0]

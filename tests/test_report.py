@@ -10,15 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import fit_codec
+from attar.base.errors import InputError
 from attar.data.image_set import ImageSet
 from attar.data.sources import load_images
-from attar.distilled import DistilledSet
-from attar.errors import InputError
-from attar.parameterizations.codes import Codes
+from attar.evaluation.plots import Point, bytes_text, plot_accuracy, plot_loss
+from attar.methods.parameterizations.codes import Codes
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import fit_codec
 from attar.report.contact_sheet import _font, show, wrap
-from attar.report.plots import Point, bytes_text, plot_accuracy, plot_loss
+from attar.sets.distilled import DistilledSet
 
 NAMES = (
     "zero",

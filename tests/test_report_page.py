@@ -19,12 +19,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from attar.base.errors import InputError
 from attar.cli import main
 from attar.data.image_set import ImageSet
 from attar.data.sources import load_images
-from attar.distilled import DistilledSet
-from attar.errors import InputError
 from attar.evaluation.compare import Comparison
+from attar.evaluation.plots import Point
 from attar.evaluation.scorecard import Scorecard
 from attar.report.page import charts, pictures, writing
 from attar.report.page.charts import Axis, accuracy_chart, loss_chart
@@ -32,7 +32,7 @@ from attar.report.page.markup import UNFIT, Html, element, number
 from attar.report.page.pictures import Room, contact_sheet, most_likely
 from attar.report.page.runs import LossCurve, loss_curves
 from attar.report.page.writing import write_page
-from attar.report.plots import Point
+from attar.sets.distilled import DistilledSet
 from report_pages import ATTACKS, card_file, file, make, make_hostile, write
 from small_sets import build, digit_images
 

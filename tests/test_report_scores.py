@@ -12,19 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attar.base.errors import InputError
 from attar.cli import main
 from attar.data.image_set import Splits
 from attar.data.sources import load_images
-from attar.distilled import DistilledSet
-from attar.errors import InputError
 from attar.evaluation.compare import compare
 from attar.evaluation.evaluate import evaluate
 from attar.evaluation.scorecard import Difference, Scorecard
-from attar.networks.network import NetworkConfig
+from attar.models.networks.network import NetworkConfig
 from attar.report.page import charts
 from attar.report.page.charts import AccuracyCurve, curve_chart
 from attar.report.page.scores import _against, class_accuracies, score_table, verdict
 from attar.report.page.writing import write_page
+from attar.sets.distilled import DistilledSet
 from report_pages import ATTACKS, TINY, card_file, file
 from small_sets import build, digit_images, first_items
 from test_report_page import Page, parsed

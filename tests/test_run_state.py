@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from attar.errors import InputError
-from attar.run_state import RunState
+from attar.base.errors import InputError
+from attar.runs.checkpoints import RunState
 
 HOLD = """
 import sys
 from pathlib import Path
-from attar.run_state import RunState
+from attar.runs.checkpoints import RunState
 state = RunState(Path(sys.argv[1]), {"a": 1})
 state.open()
 print("open", flush=True)

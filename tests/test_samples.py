@@ -11,20 +11,23 @@ from pydantic import ValidationError
 from tests.reference.trajectories import literal_convnet, literal_trajectory_loss
 from torch import Tensor, nn
 
-from attar.codecs.pixels import Pixels, PixelsSpec
-from attar.config import override
+from attar.base.config import override
+from attar.base.errors import InputError
+from attar.base.randomness import generator
 from attar.data.augmentation import Dsa, DsaConfig
-from attar.errors import InputError
-from attar.labels import SoftLabels, class_logits
-from attar.networks.network import NetworkConfig, build_network
-from attar.objectives.discrepancy import Discrepancy, DiscrepancyConfig
-from attar.objectives.objective import Context, RealItems
-from attar.objectives.student import draw_steps
-from attar.objectives.trajectories import ExpertsConfig, Trajectories, TrajectoriesConfig
-from attar.parameterizations.decoders import DecoderConfig
-from attar.parameterizations.priors import Priors, PriorsConfig
-from attar.randomness import generator
-from attar.recipes import recipe
+from attar.methods.labels import SoftLabels, class_logits
+from attar.methods.objectives.discrepancy import Discrepancy, DiscrepancyConfig
+from attar.methods.objectives.objective import Context
+from attar.methods.objectives.student import draw_steps
+from attar.methods.objectives.trajectories import Trajectories, TrajectoriesConfig
+from attar.methods.parameterizations.decoders import DecoderConfig
+from attar.methods.parameterizations.priors import Priors, PriorsConfig
+from attar.methods.recipes import recipe
+from attar.models.codecs.pixels import Pixels, PixelsSpec
+from attar.models.experts.config import ExpertsConfig
+from attar.models.networks.network import NetworkConfig
+from attar.models.networks.registry import build_network
+from attar.models.real_items import RealItems
 
 SHAPE = (3, 8, 8)
 CLASSES, PER_CLASS = 3, 2

@@ -13,28 +13,29 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from attar.class_columns import in_order_of
+from attar.base.errors import InputError
 from attar.cli.options import chosen_baselines
 from attar.data.augmentation import DsaConfig
 from attar.data.image_set import Splits
-from attar.errors import InputError
 from attar.evaluation import baselines, difficulty, jpeg, measuring
 from attar.evaluation.baselines import BASELINES, Occasion, baseline, baseline_kinds, choose
 from attar.evaluation.difficulty import extremes, mean_errors
 from attar.evaluation.evaluate import _candidates, evaluate
 from attar.evaluation.jpeg import ABBREVIATED, TABLES_ONLY, decoded, fitting_draws, jpeg_draws, jpeg_stream
-from attar.evaluation.names import DISTILLED, NAMES
 from attar.evaluation.protocol import Protocol, RateSearch
 from attar.evaluation.ranking import normalised, ranking_of
-from attar.evaluation.scorecard import Difference, Row, Scorecard
+from attar.evaluation.rows import DISTILLED, NAMES, Row
+from attar.evaluation.scorecard import Difference, Scorecard
 from attar.evaluation.statistics import mean_and_std
 from attar.evaluation.unseen import networks_of, unseen_means
-from attar.networks.network import NetworkConfig, network_from_text
-from attar.observers import Observer
-from attar.recipes import recipe
-from attar.relabelling import with_regions
-from attar.training.loop import FixedItems, train_networks
-from attar.training.settings import TrainingConfig
+from attar.methods.recipes import recipe
+from attar.models.networks.network import NetworkConfig
+from attar.models.networks.registry import network_from_text
+from attar.models.observers import Observer
+from attar.models.training.loop import FixedItems, train_networks
+from attar.models.training.settings import TrainingConfig
+from attar.sets.class_columns import in_order_of
+from attar.sets.relabelling import with_regions
 from reference import ranking as reference
 from small_regions import halves, mosaic, observer, settings, trained
 from small_sets import CLASSES, build, digit_images, first_items

@@ -9,15 +9,15 @@ import torch
 from tests.reference.selection import literal_crop, literal_key_samples, literal_loss
 from torch import Tensor
 
-from attar.config import Config, override, parse_config
+from attar.base.config import Config, override, parse_config
+from attar.base.errors import InputError
+from attar.base.progress import Progress
+from attar.base.randomness import generator
 from attar.data.image_set import ImageSet
 from attar.data.sources import load_images
-from attar.errors import InputError
-from attar.initialization import Choice, KeySamplesConfig, Sources, key_samples
-from attar.initialization.scoring import draw_pools, observer_losses
-from attar.initialization.sources import random_crops
-from attar.progress import Progress
-from attar.randomness import generator
+from attar.methods.initialization import Choice, KeySamplesConfig, Sources, key_samples
+from attar.methods.initialization.scoring import draw_pools, observer_losses
+from attar.methods.initialization.sources import random_crops
 
 
 class Linear:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from attar.base.randomness import generator
 from attar.data.augmentation import DsaConfig
-from attar.networks import NetworkConfig, build_network
-from attar.randomness import generator
-from attar.training import FixedItems, TrainingConfig, train_networks
-from attar.training.snapshots import Snapshot
+from attar.models.networks import NetworkConfig, build_network
+from attar.models.training import FixedItems, TrainingConfig, train_networks
+from attar.models.training.snapshots import Snapshot
 from reference.training import convnet_logits
 
 NETWORK = NetworkConfig(width=4, depth=1)

@@ -11,29 +11,30 @@ import pytest
 import torch
 from torch import Tensor
 
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import codec_from_text, fit_codec
+from attar.base.errors import InputError
+from attar.base.randomness import generator
 from attar.data.augmentation import draw_cutmix
 from attar.data.image_set import ImageSet, Splits
 from attar.data.sources import load_images
-from attar.distilled import DistilledSet
-from attar.errors import InputError
 from attar.evaluation import measuring
 from attar.evaluation.baselines import images_at_paper_bytes
 from attar.evaluation.compare import compare
 from attar.evaluation.evaluate import evaluate
 from attar.evaluation.protocol import Protocol, protocol
-from attar.export import export
-from attar.manifest import InitialProvenance
-from attar.networks.network import NetworkConfig, build_network
-from attar.objectives.objective import Synthetic
-from attar.parameterizations.codes import Codes, LabelStorage
-from attar.parameterizations.parameterization import Parameterization
-from attar.parameterizations.registry import restore_parameterization
-from attar.randomness import generator
-from attar.storage import with_storage
-from attar.training.items import Batch, FixedItems, check_items, item_losses
-from attar.training.loop import TrainingConfig, train_networks
+from attar.methods.objectives.objective import Synthetic
+from attar.methods.parameterizations.codes import Codes, LabelStorage
+from attar.methods.parameterizations.parameterization import Parameterization
+from attar.methods.parameterizations.registry import restore_parameterization
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import codec_from_text, fit_codec
+from attar.models.networks.network import NetworkConfig
+from attar.models.networks.registry import build_network
+from attar.models.training.items import Batch, FixedItems, check_items, item_losses
+from attar.models.training.loop import TrainingConfig, train_networks
+from attar.sets.distilled import DistilledSet
+from attar.sets.exports.export import export
+from attar.sets.manifest import InitialProvenance
+from attar.sets.sizes import with_storage
 from small_sets import CLASSES, RECIPE, build, digit_images, first_items, logits_for
 
 TINY = Protocol(

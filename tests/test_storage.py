@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
-from attar.codecs.codec import ExternalWeights
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import codec_from_text, fit_codec
+from attar.base.errors import InputError
 from attar.data.image_set import ImageSet
-from attar.distilled import DistilledSet
-from attar.errors import InputError
-from attar.manifest import TensorSpec
-from attar.parameterizations.codes import Codes
-from attar.parameterizations.codes import Storage as CodeStorage
-from attar.storage import storage_of, with_storage
+from attar.methods.parameterizations.codes import Codes
+from attar.methods.parameterizations.codes import Storage as CodeStorage
+from attar.models.codecs.codec import ExternalWeights
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import codec_from_text, fit_codec
+from attar.sets.distilled import DistilledSet
+from attar.sets.manifest import TensorSpec
+from attar.sets.sizes import storage_of, with_storage
 from small_sets import CLASSES, RECIPE, build, digit_images, first_items
 
 PCA_VALUES = 4 * 16 + 16 + 4  # basis, mean patch, scales
@@ -77,7 +75,7 @@ def test_soft_labels_count_and_hard_labels_do_not(digits: ImageSet) -> None:
         update={"tensors": {**shard.tensors, "soft_labels": TensorSpec(dtype="F16", shape=(30, 10))}}
     )
     manifest = built.manifest.model_copy(update={"shards": (soft,)})
-    sizes = storage_of(SimpleNamespace(manifest=manifest, file_bytes=built.file_bytes))  # type: ignore[arg-type]
+    sizes = storage_of(manifest, built.file_bytes)
     assert sizes.paper_bytes - built.storage.paper_bytes == 4 * 300
 
 
@@ -87,7 +85,7 @@ def test_public_weights_are_listed_and_not_counted(digits: ImageSet) -> None:
     weights = ExternalWeights(id="somebody/vae", sha256="ab" * 32, num_bytes=10 * built.file_bytes + 1, num_values=5)
     far = shard.model_copy(update={"codec": shard.codec.model_copy(update={"external": weights})})
     manifest = built.manifest.model_copy(update={"shards": (far, far)})
-    sizes = storage_of(SimpleNamespace(manifest=manifest, file_bytes=built.file_bytes))  # type: ignore[arg-type]
+    sizes = storage_of(manifest, built.file_bytes)
     assert sizes.external == (weights,) and sizes.external_bytes == weights.num_bytes
     assert sizes.sets_to_amortise() == 11
     told = "\n".join(sizes.lines())

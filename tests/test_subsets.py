@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from attar.base.errors import InputError
 from attar.data import load_images
 from attar.data.subsets import SUBSETS, match_classes, subset
-from attar.errors import InputError
 
 
 @pytest.mark.parametrize("name", SUBSETS)

@@ -19,19 +19,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import attar
-from attar import subtasks
+from attar.base.engines import Engine, Local
+from attar.base.engines.engine import Results
+from attar.base.errors import InputError
+from attar.base.progress import Progress, Silent
 from attar.cli import main
 from attar.data.image_set import ImageSet
 from attar.data.sources import load_images
-from attar.distill import distill
-from attar.distilled import DistilledSet
-from attar.engines import Engine, Local
-from attar.engines.engine import Results
-from attar.errors import InputError
 from attar.evaluation.evaluate import evaluate
-from attar.merging import merge
-from attar.progress import Progress, Silent
-from attar.splitting import class_means, similar_classes, split_classes
+from attar.runs import subtasks
+from attar.runs.distill import distill
+from attar.runs.splitting import class_means, similar_classes, split_classes
+from attar.sets.distilled import DistilledSet
+from attar.sets.merging import merge
 from small_sets import digit_images
 from test_distributions import LEARNING, TINY
 

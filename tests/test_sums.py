@@ -10,23 +10,19 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import fit_codec
-from attar.config import override, parse_config
+from attar.base.config import override, parse_config
+from attar.base.errors import InputError
+from attar.base.randomness import generator
 from attar.data.augmentation import Dsa, DsaConfig
 from attar.data.image_set import ImageSet
-from attar.errors import InputError
-from attar.labels import class_major_labels
-from attar.memory import plan_memory
-from attar.networks.network import NetworkConfig, build_network
-from attar.objectives.alignment import AlignmentConfig
-from attar.objectives.discrepancy import Discrepancy, DiscrepancyConfig
-from attar.objectives.features import FeaturesConfig
-from attar.objectives.gradients import GradientsConfig
-from attar.objectives.inversion import InversionConfig
-from attar.objectives.none import NoObjectiveConfig
-from attar.objectives.objective import Context, RealItems
-from attar.objectives.registry import (
+from attar.methods.labels import class_major_labels
+from attar.methods.objectives.alignment import AlignmentConfig
+from attar.methods.objectives.discrepancy import Discrepancy, DiscrepancyConfig
+from attar.methods.objectives.features import FeaturesConfig
+from attar.methods.objectives.gradients import GradientsConfig
+from attar.methods.objectives.inversion import InversionConfig
+from attar.methods.objectives.objective import Context, NoObjectiveConfig
+from attar.methods.objectives.registry import (
     build_objective,
     expert_part,
     has_experts,
@@ -34,11 +30,17 @@ from attar.objectives.registry import (
     has_originals,
     learned_names,
 )
-from attar.objectives.sums import Sum, SumConfig
-from attar.objectives.trajectories import ExpertsConfig, TrajectoriesConfig
-from attar.parameterizations.codes import Codes
-from attar.randomness import generator
-from attar.recipes import recipe
+from attar.methods.objectives.sums import Sum, SumConfig
+from attar.methods.objectives.trajectories import TrajectoriesConfig
+from attar.methods.parameterizations.codes import Codes
+from attar.methods.recipes import recipe
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import fit_codec
+from attar.models.experts.config import ExpertsConfig
+from attar.models.networks.network import NetworkConfig
+from attar.models.networks.registry import build_network
+from attar.models.real_items import RealItems
+from attar.runs.memory import plan_memory
 
 SHAPE = (3, 8, 8)
 CLASSES = 3

@@ -6,16 +6,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import fit_codec
+from attar.base.randomness import generator
 from attar.data.augmentation import DsaConfig
-from attar.networks.network import Network, build_network, network_from_text
-from attar.objectives.alignment import Alignment, AlignmentConfig, recurring_views
-from attar.objectives.objective import Context, RealItems
-from attar.observers import Observer
-from attar.observers.swift import SwiftObserver, memory_format, without_batch_norm
-from attar.parameterizations.codes import Codes
-from attar.randomness import generator
+from attar.methods.objectives.alignment import Alignment, AlignmentConfig, recurring_views
+from attar.methods.objectives.objective import Context
+from attar.methods.parameterizations.codes import Codes
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import fit_codec
+from attar.models.networks.network import Network
+from attar.models.networks.registry import build_network, network_from_text
+from attar.models.observers import Observer
+from attar.models.observers.fused import SwiftObserver, memory_format, without_batch_norm
+from attar.models.real_items import RealItems
 from small_observer import SmallObserver
 from small_sets import digit_images
 

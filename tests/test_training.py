@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from attar.base.errors import InputError, NonFiniteLossError
+from attar.base.progress import Silent
+from attar.base.randomness import generator
 from attar.data.augmentation import DsaConfig
 from attar.data.image_set import ImageSet
-from attar.errors import InputError, NonFiniteLossError
-from attar.networks import Network, NetworkConfig, build_network, network_from_text
-from attar.progress import Silent
-from attar.randomness import generator
-from attar.training import (
+from attar.models.networks import Network, NetworkConfig, build_network, network_from_text
+from attar.models.training import (
     Acceleration,
     FixedItems,
     TrainingConfig,
@@ -24,9 +24,9 @@ from attar.training import (
     test_networks,
     train_networks,
 )
-from attar.training.acceleration import BFLOAT16_FLOPS, COMPILE_FLOPS, forward_flops, has_bfloat16, has_compiler
-from attar.training.loop import _Trainer
-from attar.training.settings import Plan, learning_rate_at
+from attar.models.training.acceleration import BFLOAT16_FLOPS, COMPILE_FLOPS, forward_flops, has_bfloat16, has_compiler
+from attar.models.training.loop import _Trainer
+from attar.models.training.settings import Plan, learning_rate_at
 from reference.training import train
 
 SMALL = NetworkConfig(width=8, depth=2)
@@ -257,18 +257,18 @@ def test_batch_norm_over_one_value_is_refused_before_the_first_step(count: int, 
 
 
 def test_acceleration_is_a_rule_of_work_and_capability(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attar.training.acceleration.has_bfloat16", lambda kind: True)
-    monkeypatch.setattr("attar.training.acceleration.has_compiler", lambda kind: True)
+    monkeypatch.setattr("attar.models.training.acceleration.has_bfloat16", lambda kind: True)
+    monkeypatch.setattr("attar.models.training.acceleration.has_compiler", lambda kind: True)
     assert resolve_acceleration("auto", "cpu", BFLOAT16_FLOPS / 2) == Acceleration("float32", False, False)
     assert resolve_acceleration("auto", "cpu", BFLOAT16_FLOPS * 2) == Acceleration("bfloat16", False, False)
     assert resolve_acceleration("auto", "cpu", COMPILE_FLOPS["cpu"]) == Acceleration("bfloat16", True, True)
     assert resolve_acceleration("float32", "cpu", 1e18) == Acceleration("float32", True, True)
     assert resolve_acceleration("float32", "cuda", 1e18) == Acceleration("float32", True, True)
     assert resolve_acceleration("auto", "mps", 1e18).compile is False
-    monkeypatch.setattr("attar.training.acceleration.has_compiler", lambda kind: False)
+    monkeypatch.setattr("attar.models.training.acceleration.has_compiler", lambda kind: False)
     without = resolve_acceleration("auto", "cpu", 1e18)
     assert not without.compile and "C++ compiler" in without.remark
-    monkeypatch.setattr("attar.training.acceleration.has_bfloat16", lambda kind: False)
+    monkeypatch.setattr("attar.models.training.acceleration.has_bfloat16", lambda kind: False)
     assert resolve_acceleration("auto", "cpu", 1e18).precision == "float32"
 
 
@@ -338,7 +338,9 @@ def test_trying_both_modes_picks_one_and_says_so(monkeypatch: pytest.MonkeyPatch
     training = TrainingConfig(epochs=100, batch_size=11)
     trainer = _Trainer(network, toy_items(), training, torch.device("cpu"), recorder)
     times = iter([1.0, 2.0, 1.0, 4.0])
-    monkeypatch.setattr("attar.training.loop._seconds", lambda train, steps, device: (train(steps), next(times))[1])
+    monkeypatch.setattr(
+        "attar.models.training.loop._seconds", lambda train, steps, device: (train(steps), next(times))[1]
+    )
     assert trainer.faster_mode([0, 1, 2]) == "stacked" and trainer.faster_mode([0, 1, 2]) == "looped"
     assert "trained stacked" in recorder.notes[0] and "trained looped" in recorder.notes[1] and recorder.steps == 0
     assert trainer.faster_mode([0]) == "looped" and len(recorder.notes) == 2

@@ -13,20 +13,23 @@ from tests.reference.trajectories import literal_convnet, literal_trajectory_los
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from attar.base.errors import InputError, NonFiniteLossError
+from attar.base.randomness import generator
 from attar.data.augmentation import Dsa, DsaConfig
-from attar.errors import InputError, NonFiniteLossError
-from attar.labels import class_major_labels
-from attar.networks.network import NetworkConfig, build_network, num_parameters
-from attar.objectives.objective import Context, RealItems
-from attar.objectives.student import (
+from attar.methods.labels import class_major_labels
+from attar.methods.objectives.objective import Context
+from attar.methods.objectives.student import (
     EndGradients,
     Training,
     adjoint_gradients,
     draw_steps,
     unrolled_gradients,
 )
-from attar.objectives.trajectories import ExpertsConfig, Trajectories, TrajectoriesConfig, latest_start
-from attar.randomness import generator
+from attar.methods.objectives.trajectories import Trajectories, TrajectoriesConfig, latest_start
+from attar.models.experts.config import ExpertsConfig
+from attar.models.networks.network import NetworkConfig, num_parameters
+from attar.models.networks.registry import build_network
+from attar.models.real_items import RealItems
 
 SHAPE = (3, 8, 8)
 CLASSES = 3

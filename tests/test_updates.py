@@ -11,16 +11,17 @@ import torch
 from tests.reference.optimisers import literal_adam
 from torch import Tensor, nn
 
-from attar.codecs.pca import PcaConfig
-from attar.codecs.pixels import PixelsConfig
-from attar.codecs.registry import fit_codec
-from attar.config import override
-from attar.errors import InputError
-from attar.objectives.objective import Objective, RealItems, Synthetic
-from attar.parameterizations.codes import Codes
-from attar.randomness import generator
-from attar.recipes import OptimizerConfig, Recipe, recipe
-from attar.updates import Updates
+from attar.base.config import override
+from attar.base.errors import InputError
+from attar.base.randomness import generator
+from attar.methods.objectives.objective import Objective, Synthetic
+from attar.methods.parameterizations.codes import Codes
+from attar.methods.recipes import OptimizerConfig, Recipe, recipe
+from attar.models.codecs.pca import PcaConfig
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import fit_codec
+from attar.models.real_items import RealItems
+from attar.runs.updates import Updates
 from small_sets import digit_images, first_items, logits_for
 
 ITEMS_PER_CLASS = 2

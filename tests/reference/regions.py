@@ -1,4 +1,4 @@
-"""Regions one canvas and one pixel at a time, in Python's own numbers: the oracle of attar.labels.regions."""
+"""Regions one canvas and one pixel at a time, in Python's own numbers: the oracle of attar.methods.labels.regions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training a ConvNet step by step with everything written out, in float64: the oracle of attar.training.loop."""
+"""Training a ConvNet step by step with everything written out, in float64: the oracle of attar.models.training.loop."""
 
 from __future__ import annotations
 

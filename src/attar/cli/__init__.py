@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
+from attar.base.process import prepare_process
 from attar.cli import auditing, distilling, evaluating, importing, leaderboard, looking, ranking, reporting
 from attar.cli.app import app
-from attar.exit_status import exit_status
-from attar.process import prepare_process
+from attar.cli.exit_status import exit_status
 
 VERBS = (distilling, importing, evaluating, ranking, leaderboard, auditing, reporting, looking)
 """Modules whose verbs there are, in the order of the help."""

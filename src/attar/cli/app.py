@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from attar.cli.exit_status import ReaderGone, Stopped
 from attar.cli.options import loading_arguments
-from attar.exit_status import ReaderGone, Stopped
 
 if TYPE_CHECKING:
     from attar.data.image_set import Splits
-    from attar.distilled import DistilledSet
+    from attar.sets.distilled import DistilledSet
 
 app = typer.Typer(
     add_completion=False,
@@ -50,7 +50,7 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         import attar
 
-        typer.echo(f"attar {attar.__version__}")
+        typer.echo(f"attar {attar.base.version.__version__}")
         raise typer.Exit
 
 
@@ -65,7 +65,7 @@ def attar_options(
 
 def shown_progress(quiet: bool) -> Any:
     """The bar, or silence, as a context manager."""
-    from attar.progress import RichProgress, Silent
+    from attar.base.progress import RichProgress, Silent
 
     return contextlib.nullcontext(Silent()) if quiet else RichProgress()
 
@@ -84,7 +84,7 @@ def real_images(
 
 def refuse_output(path: Path | None, overwrite: bool) -> None:
     """Refuse what could not be written at the end, before any work."""
-    from attar.files import refuse_existing
+    from attar.base.files import refuse_existing
 
     if path is not None and path != Path("-"):
         refuse_existing(path, overwrite)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from attar.base.errors import InputError
 from attar.cli.app import real_images, refuse_output, shown_progress, verb
 from attar.cli.options import (
     Address,
@@ -26,7 +27,6 @@ from attar.cli.options import (
     chosen_engine,
 )
 from attar.cli.printing import say, show_table, write_and_say
-from attar.errors import InputError
 
 
 @verb("audit", stopped="stopped; the same command continues: shadows already made are kept in the cache")
@@ -72,7 +72,7 @@ def audit_verb(
         raise InputError(f"--out {out} ends in {out.suffix or 'nothing'}; write .json (everything) or .md (table)")
     place = chosen_engine(engine, address, workers, gpus, None if shadows else "--shadows")
     import attar
-    from attar.evaluation.evaluate import set_name
+    from attar.base.files import set_name
 
     distilled = attar.load(file)
     with place, shown_progress(quiet) as progress:

@@ -148,7 +148,7 @@ def experts_verb(
     settings = assignments(set_ or [])
     loading = loading_arguments(test, classes, image_size, resize, channels)
     place = chosen_engine(engine, address, workers, gpus)
-    from attar.experts.command import make_experts, summary
+    from attar.runs.experts import make_experts, summary
 
     with place, shown_progress(quiet) as progress:
         buffer = make_experts(
@@ -177,7 +177,7 @@ def observer_verb(
     """Train or load, and check, the network that LIC, RDED and SRe2L ask; distill finds it in the cache."""
     settings = assignments(set_ or [])
     loading = loading_arguments(test, classes, image_size, resize, channels)
-    from attar.observers.command import make_observer, summary
+    from attar.runs.observer import make_observer, summary
 
     with shown_progress(quiet) as progress:
         made = make_observer(
@@ -206,7 +206,7 @@ def train_prior_verb(
     """Train a small class-conditional diffusion model of the data, for distilling through it (LD3M)."""
     settings = assignments(set_ or [])
     loading = loading_arguments(test, classes, image_size, resize, channels)
-    from attar.diffusion.command import summary, train_prior
+    from attar.runs.prior import summary, train_prior
 
     with shown_progress(quiet) as progress:
         prior = train_prior(

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from attar.base.errors import InputError
 from attar.cli.app import real_images, refuse_output, shown_progress, verb
 from attar.cli.options import (
     Address,
@@ -43,7 +44,6 @@ from attar.cli.options import (
 )
 from attar.cli.printing import say, say_lines, show_table, write_and_say
 from attar.cli.recording import CommitOption, Recorder, RecordOption
-from attar.errors import InputError
 
 
 @verb("evaluate", stopped="stopped; the same command continues: networks already trained are kept in the cache")
@@ -85,7 +85,7 @@ def evaluate_verb(
     rows = chosen_baselines(baselines, no_baselines)
     place = chosen_engine(engine, address, workers, gpus)
     import attar
-    from attar.evaluation.evaluate import set_name
+    from attar.base.files import set_name
 
     distilled = attar.load(file)
     with place, shown_progress(quiet) as progress:
@@ -143,7 +143,7 @@ def compare_verb(
     rows = chosen_baselines(baselines, no_baselines)
     place = chosen_engine(engine, address, workers, gpus)
     import attar
-    from attar.evaluation.evaluate import set_name
+    from attar.base.files import set_name
 
     sets, names = [attar.load(file) for file in files], [set_name(file) for file in files]
     recorder.check(names)

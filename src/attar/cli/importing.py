@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from attar.base.errors import InputError
 from attar.cli.app import refuse_output, shown_progress, verb
 from attar.cli.options import Channels, ImageSize, Overwrite, Quiet, Resize, Test, listed, side
 from attar.cli.printing import say
-from attar.errors import InputError
 
 
 @verb("import")

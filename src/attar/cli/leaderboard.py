@@ -25,8 +25,8 @@ def leaderboard_verb(
 ) -> None:
     """Make a page of recorded runs: a table and a plot for each data set and protocol."""
     refuse_output(out, overwrite)
-    from attar.leaderboard.page import page, write_page
-    from attar.leaderboard.record import read_records
+    from attar.studies.leaderboard.page import page, write_page
+    from attar.studies.leaderboard.record import read_records
 
     records = read_records(folder)
     if out is None:

@@ -39,7 +39,7 @@ def show_verb(
     """Draw the images of a file, class by class, or samples of its distributions, or what lies between items."""
     refuse_output(out, overwrite)
     import attar
-    from attar.progress import Silent
+    from attar.base.progress import Silent
 
     distilled = attar.load(file)
     real = None if data is None else real_images(distilled, data, None, None, resize, Silent()).train
@@ -95,7 +95,7 @@ def recipes_verb(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """List the recipes, or show one in full."""
-    from attar.recipes import REGISTRY, recipe
+    from attar.methods.recipes import REGISTRY, recipe
 
     if name is not None:
         shown = recipe(name)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from attar.errors import InputError
+from attar.base.errors import InputError
 
 if TYPE_CHECKING:
-    from attar.engines import Engine
+    from attar.base.engines import Engine
 
 Data = Annotated[
     str, typer.Argument(help="A folder with one folder per class, .npz, .npy, .parquet, hf:NAME, or digits (built in).")
@@ -116,7 +116,7 @@ def chosen_engine(
         raise InputError(f"{', '.join(idle)} has no effect without --engine ray; give it, or leave {idle[0]} out")
     if engine != "local" and needs is not None:
         raise InputError(f"--engine {engine} has no effect without {needs}, for there is one job only; give {needs}")
-    from attar.engines import engine_named
+    from attar.base.engines import engine_named
 
     return engine_named(engine, address=address, workers=workers, gpus=gpus)
 
@@ -140,7 +140,7 @@ def chosen_baselines(text: str | None, none: bool) -> bool | list[str]:
 
 def memory_budget(budget: str | None, memory_bytes: str | None, out: Path | None) -> str:
     """The budget of a replay memory, of each class or of all; and `out` must be a picture. Raises InputError."""
-    from attar.budget import Budget, num_bytes
+    from attar.runs.budget import Budget, num_bytes
 
     if out is not None and out.suffix.lower() != ".png":
         raise InputError(f"--out {out} ends in {out.suffix or 'nothing'}; write a .png, and --json for everything")

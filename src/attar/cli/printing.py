@@ -10,7 +10,7 @@ from typing import Any
 
 def write_and_say(path: Path, text: str) -> None:
     """Write a file, and say its name."""
-    from attar.files import write_text
+    from attar.base.files import write_text
 
     write_text(path, text)
     say(str(path))

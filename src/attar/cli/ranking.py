@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from attar.base.errors import InputError
 from attar.cli.app import real_images, refuse_output, shown_progress, verb
 from attar.cli.options import (
     Address,
@@ -31,7 +32,6 @@ from attar.cli.options import (
     listed,
 )
 from attar.cli.printing import say, show_table, write_and_say
-from attar.errors import InputError
 
 
 @verb("rank", stopped="stopped; the same command continues: networks already trained are kept in the cache")
@@ -76,7 +76,7 @@ def rank_verb(
     changes = None if settings is None else training_settings(settings)
     place = chosen_engine(engine, address, workers, gpus)
     import attar
-    from attar.evaluation.evaluate import set_name
+    from attar.base.files import set_name
 
     distilled = attar.load(file)
     with place, shown_progress(quiet) as progress:

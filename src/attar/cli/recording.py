@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attar.errors import InputError
+from attar.base.errors import InputError
 
 if TYPE_CHECKING:
-    from attar.distilled import DistilledSet
     from attar.evaluation.scorecard import Scorecard
+    from attar.sets.distilled import DistilledSet
 
 RecordOption = Annotated[
     Path | None, typer.Option("--record", help="Keep the scores as a small file in this folder, for leaderboard.")
@@ -48,7 +48,7 @@ class Recorder:
             return cls(None, "", (), overwrite)
         if folder.exists() and not folder.is_dir():
             raise InputError(f"--record {folder} is a file; give a folder")
-        from attar.leaderboard.commit import source_commit
+        from attar.studies.leaderboard.commit import source_commit
 
         return cls(folder, source_commit(commit), ["attar", *(context.find_root().obj or [])], overwrite)
 
@@ -62,8 +62,8 @@ class Recorder:
         """Write each card's record, of the set of its name; what to say of them, nothing without a folder."""
         if self.folder is None:
             return []
-        from attar.leaderboard.provenance import distilling_command
-        from attar.leaderboard.record import record_of, write_record
+        from attar.studies.leaderboard.provenance import distilling_command
+        from attar.studies.leaderboard.record import record_of, write_record
 
         said = []
         for card, distilled in ((card, dict(sets)[card.name]) for card in cards):

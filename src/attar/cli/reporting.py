@@ -29,7 +29,7 @@ def report_verb(
     """Write one HTML page: images, scores beside baselines, sizes, losses, provenance, citations."""
     refuse_output(out, overwrite)
     import attar
-    from attar.progress import Silent
+    from attar.base.progress import Silent
     from attar.report.page.writing import write_page
 
     real = None

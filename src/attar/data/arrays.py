@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attar.base.errors import InputError
+from attar.base.shapes import Int64, UInt8
 from attar.data.image_set import ImageSet
 from attar.data.offers import Source, offer_of
-from attar.errors import InputError
-from attar.shapes import Int64, UInt8
 
 _IMAGE_KEYS = ("images", "image", "x", "data")
 _LABEL_KEYS = ("labels", "label", "y", "targets")

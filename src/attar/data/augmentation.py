@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from attar.config import Config
-from attar.errors import InputError, unknown
-from attar.randomness import Counter
-from attar.shapes import Float, Int64
+from attar.base.config import Config
+from attar.base.errors import InputError, unknown
+from attar.base.randomness import Counter
+from attar.base.shapes import Float, Int64
 
 OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
 _FIRST, _LAST = ("flip", "color"), ("cutout",)  # of mode "mixed"

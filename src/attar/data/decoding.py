@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from attar.base.errors import InputError, unknown
+from attar.base.files import content_key
+from attar.base.progress import Progress
 from attar.data.image_set import ImageSet
 from attar.data.memory import fits_in_memory, gather
 from attar.data.offers import Encoded, Part, Picture
-from attar.errors import InputError, unknown
-from attar.files import content_key
-from attar.progress import Progress
 
 Resize = Literal["refuse", "squash", "crop"]
 Channels = Literal["keep", "grey", "rgb"]

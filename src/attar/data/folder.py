@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from attar.base.errors import InputError
 from attar.data.offers import Encoded, Offer, Source
-from attar.errors import InputError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}) | {
     *(".jp2", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from attar.base.errors import InputError
 from attar.data.offers import Source
 from attar.data.tables import Held, Table, source_of
-from attar.errors import InputError
 
 HUB = "hf:"
 

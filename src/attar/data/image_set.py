@@ -10,8 +10,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from attar.errors import InputError, unknown
-from attar.shapes import Int64, UInt8
+from attar.base.errors import InputError, unknown
+from attar.base.shapes import Int64, UInt8
 
 
 @dataclass(frozen=True)

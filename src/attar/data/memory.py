@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attar.errors import InputError
-from attar.files import atomic_path, cache_directory
-from attar.progress import Progress
-from attar.shapes import UInt8
+from attar.base.errors import InputError
+from attar.base.files import atomic_path, cache_directory
+from attar.base.progress import Progress
+from attar.base.shapes import UInt8
 
 _UNKNOWN_MEMORY_BYTES = 4 * 2**30
 Fill = Callable[[np.ndarray], None]

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from attar.base.shapes import Int64
 from attar.data.image_set import ImageSet
-from attar.shapes import Int64
 
 Picture = Path | bytes | Image.Image
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attar.shapes import Float
+from attar.base.shapes import Float
 
 
 def resize_weights(

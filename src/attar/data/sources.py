@@ -7,11 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from attar.base.errors import InputError, unknown
+from attar.base.progress import Progress, Silent
+from attar.base.randomness import generator
+from attar.base.shapes import Int64
 from attar.data.arrays import open_array_file, open_arrays
-from attar.data.builtin import digits
 from attar.data.decoding import Channels, Resize, Rules, decode_parts
 from attar.data.folder import SUFFIXES, open_folder
 from attar.data.hub import HUB, open_hub
@@ -19,12 +23,7 @@ from attar.data.image_set import ImageSet, Splits
 from attar.data.offers import Part, Source, offer_of
 from attar.data.subsets import match_classes
 from attar.data.tables import holds_tables, open_tables
-from attar.errors import InputError, unknown
-from attar.progress import Progress, Silent
-from attar.randomness import generator
-from attar.shapes import Int64
 
-BUILTIN = {"digits": digits}
 AnySource = str | Path | ImageSet | Splits | tuple[Any, Any]
 
 
@@ -198,3 +197,20 @@ def stratified_places(
         test.append(order[:count])
         train.append(order[count:])
     return torch.cat(train).sort().values, torch.cat(test).sort().values
+
+
+def digits() -> ImageSet:
+    """1797 scans of handwritten digits: 8 x 8, grey, ten classes; the values 0..16 become 0..255 by rounding 255/16.
+
+    Source: Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits (its test part), as shipped with
+        scikit-learn.
+    """
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    pixels = np.floor(found.images * (255 / 16) + 0.5).astype(np.uint8)
+    labels = torch.from_numpy(found.target.astype(np.int64))
+    return ImageSet(torch.from_numpy(pixels)[:, None], labels, tuple(str(digit) for digit in range(10)))
+
+
+BUILTIN = {"digits": digits}

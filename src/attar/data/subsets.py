@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from attar.errors import InputError, unknown
+from attar.base.errors import InputError, unknown
 
 
 class Member(NamedTuple):

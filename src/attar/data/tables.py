@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from attar.base.errors import InputError
 from attar.data.arrays import class_names_from_labels, labels_from_array
 from attar.data.offers import Encoded, Offer, Pictures, Source, offer_of
-from attar.errors import InputError
 
 _IMAGE_COLUMNS = ("image", "img", "images", "picture", "pixel_values", "png", "jpg", "webp")
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "cls", "category")

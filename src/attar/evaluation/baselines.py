@@ -10,29 +10,29 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor
 
-from attar.codecs.codec import Codec
+from attar.base.errors import InputError, unknown
+from attar.base.files import content_key
+from attar.base.progress import Progress, Silent, Within
+from attar.base.randomness import generator
+from attar.base.shapes import Float, Int64
 from attar.data.image_set import ImageSet
-from attar.errors import InputError, unknown
 from attar.evaluation.difficulty import el2n_scores, extremes, scoring_networks
 from attar.evaluation.jpeg import decoded, encoder_version, fitting_draws
-from attar.evaluation.names import NAMES
 from attar.evaluation.relabelled import known_observer, labelled_alike, regions_of
-from attar.files import content_key
-from attar.initialization import Sources
-from attar.initialization.selection import SELECTIONS
-from attar.manifest import SOFT_LABELS, ShardSpec
-from attar.observers import Observer
-from attar.parameterizations.codes import Codes
-from attar.parameterizations.mosaic import Mosaic
-from attar.progress import Progress, Silent, Within
-from attar.randomness import generator
-from attar.shapes import Float, Int64
-from attar.starting import encoded
-from attar.storage import online_observers
-from attar.training.loop import FixedItems, TrainingItems
+from attar.evaluation.rows import NAMES
+from attar.methods.initialization import Sources
+from attar.methods.initialization.selection import SELECTIONS
+from attar.methods.initialization.sources import encoded
+from attar.methods.parameterizations.codes import Codes
+from attar.methods.parameterizations.mosaic import Mosaic
+from attar.models.codecs.codec import Codec
+from attar.models.observers import Observer
+from attar.models.training.loop import FixedItems, TrainingItems
+from attar.sets.manifest import SOFT_LABELS, ShardSpec
+from attar.sets.sizes import online_observers
 
 if TYPE_CHECKING:
-    from attar.distilled import DistilledSet
+    from attar.sets.distilled import DistilledSet
 
 BASELINES = tuple(NAMES)
 USUAL = ("random", "same-labels", "herding", "initial", "random-uint8")
@@ -210,8 +210,7 @@ def _every_item(train: ImageSet, preprocess: Codec, device: torch.device) -> Tra
     """All images as network inputs: made once, or batch by batch of what would fill the memory."""
     if train.images.numel() <= MOST_VALUES:
         return image_items(train.images, train.labels, preprocess, device)
-    from attar.experts.items import RealTrainingItems
-    from attar.objectives.objective import RealItems
+    from attar.models.real_items import RealItems, RealTrainingItems
 
     codec = preprocess.to(device)
     return RealTrainingItems(RealItems(train.labels, train.num_classes, images=train, codec=codec, device=device))

@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from attar.class_columns import in_order_of
-from attar.config import Config, parse_config
-from attar.distilled import DistilledSet
-from attar.engines.engine import Engine
-from attar.errors import InputError
-from attar.evaluation.evaluate import asked_observer, check_fit, evaluate, learned_rate, load_splits, set_name
+from attar.base.config import Config, parse_config
+from attar.base.engines.engine import Engine
+from attar.base.errors import InputError
+from attar.base.files import set_name
+from attar.base.progress import Progress, Silent
+from attar.evaluation.evaluate import asked_observer, check_fit, evaluate, learned_rate, load_splits
+from attar.evaluation.plots import Point, plot_accuracy
 from attar.evaluation.protocol import Protocol, check_judges
 from attar.evaluation.protocol import protocol as protocol_named
-from attar.evaluation.scorecard import COLUMNS, DISTILLED, Row, Scorecard, markdown_table, rich_table
-from attar.networks.network import NetworkConfig
-from attar.progress import Progress, Silent
-from attar.report.plots import Point, plot_accuracy
+from attar.evaluation.rows import Row
+from attar.evaluation.scorecard import COLUMNS, DISTILLED, Scorecard, markdown_table, rich_table
+from attar.models.networks.network import NetworkConfig
+from attar.sets.class_columns import in_order_of
+from attar.sets.distilled import DistilledSet
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from attar.data.image_set import ImageSet
-from attar.networks.network import NetworkConfig
-from attar.training.acceleration import Precision
-from attar.training.snapshots import Snapshot
-from attar.training.testing import test_networks
+from attar.models.networks.network import NetworkConfig
+from attar.models.training.acceleration import Precision
+from attar.models.training.snapshots import Snapshot
+from attar.models.training.testing import test_networks
 
 MOST_POINTS = 12
 

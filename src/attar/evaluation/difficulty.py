@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import torch
 
+from attar.base.progress import Progress, Silent
+from attar.base.shapes import Float, Int64
 from attar.data.augmentation import DsaConfig
 from attar.data.image_set import ImageSet
-from attar.initialization.scoring import Scorer
-from attar.networks.network import NetworkConfig
-from attar.observers import ObserverConfig, observer_for
-from attar.progress import Progress, Silent
-from attar.shapes import Float, Int64
-from attar.training.settings import TrainingConfig
+from attar.methods.initialization.scoring import Scorer
+from attar.models.networks.network import NetworkConfig
+from attar.models.observers import ObserverConfig, observer_for
+from attar.models.training.settings import TrainingConfig
 
 NUM_NETWORKS = 3
 BATCH = 256

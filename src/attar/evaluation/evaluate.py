@@ -9,33 +9,32 @@ from typing import Any
 
 import torch
 
-from attar import __version__
+from attar.base.device import resolve_device
+from attar.base.engines.engine import Engine, Local
+from attar.base.errors import InputError
+from attar.base.files import content_key, set_name
+from attar.base.progress import Progress, Silent
+from attar.base.version import __version__
 from attar.data.image_set import ImageSet, Splits
-from attar.device import resolve_device
-from attar.distilled import DistilledSet
-from attar.engines.engine import Engine, Local
-from attar.errors import InputError
 from attar.evaluation.baselines import Candidate, Occasion, baseline, baseline_kinds
-from attar.evaluation.measuring import Measurement
+from attar.evaluation.measuring import Measurement, remembering
 from attar.evaluation.protocol import Protocol, check_judges, resolve_flip
 from attar.evaluation.protocol import protocol as protocol_named
 from attar.evaluation.rates import SEED, rows_at_best_rates, search_note
 from attar.evaluation.relabelled import known_observer
-from attar.evaluation.remembering import remembering
-from attar.evaluation.scorecard import DISTILLED, Difference, Row, Scorecard
+from attar.evaluation.rows import Row
+from attar.evaluation.scorecard import DISTILLED, Difference, Scorecard
 from attar.evaluation.unseen import networks_of
 from attar.evaluation.variants import VARIANTS, variant
-from attar.files import content_key
-from attar.manifest import UNKNOWN
-from attar.networks.groups import networks_named
-from attar.networks.network import NetworkConfig, depth_for
-from attar.observers import Observer
-from attar.progress import Progress, Silent
-from attar.storage import online_observers
-from attar.training.loop import TrainingConfig, TrainingItems
+from attar.models.networks.network import NetworkConfig, depth_for
+from attar.models.networks.registry import networks_named
+from attar.models.observers import Observer
+from attar.models.training.loop import TrainingConfig, TrainingItems
+from attar.sets.distilled import DistilledSet
+from attar.sets.manifest import RATE, UNKNOWN
+from attar.sets.sizes import online_observers
 
 FEW_SEEDS = 3
-RATE = "student_rate"
 
 
 def evaluate(
@@ -131,16 +130,6 @@ def evaluate(
     left_out = [config.name for config in named if config not in configs]
     notes += [f"{each} of the group is left out: it cannot see such images" for each in left_out]
     return _card(called, small, splits, job, rows, notes)
-
-
-def set_name(path: Path | str) -> str:
-    """A file's name without its endings.
-
-    Example:
-        >>> set_name("runs/photos.attar.safetensors")
-        'photos'
-    """
-    return Path(path).name.removesuffix(".safetensors").removesuffix(".attar")
 
 
 def load_splits(data: Any, progress: Progress) -> Splits:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attar.base.randomness import generator
+from attar.base.shapes import Int64, UInt8
 from attar.data.image_set import ImageSet
-from attar.randomness import generator
-from attar.shapes import Int64, UInt8
 
 QUALITIES = (75, 50, 25)
 """Pillow's qualities, tried in this order."""

@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,24 @@ import torch
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
-from attar import __version__
-from attar.codecs.codec import Codec
-from attar.config import Config
+from attar.base.config import Config
+from attar.base.engines.engine import Engine
+from attar.base.files import cache_directory, content_key, write_text
+from attar.base.progress import Progress, Within
+from attar.base.version import __version__
 from attar.data.image_set import ImageSet
-from attar.engines.engine import Engine
 from attar.evaluation.baselines import Candidate, MakeItems
 from attar.evaluation.curves import CurveWatch, curve_epochs
 from attar.evaluation.protocol import Protocol
-from attar.evaluation.scorecard import DISTILLED, Row, exposure
+from attar.evaluation.rows import Row
+from attar.evaluation.scorecard import DISTILLED, exposure
 from attar.evaluation.statistics import mean_and_std
-from attar.files import cache_directory, content_key, write_text
-from attar.networks.network import NetworkConfig
-from attar.progress import Progress, Within
-from attar.training.items import TrainingItems
-from attar.training.loop import train_networks
-from attar.training.settings import Plan, TrainingConfig
-from attar.training.testing import test_networks
+from attar.models.codecs.codec import Codec
+from attar.models.networks.network import NetworkConfig
+from attar.models.training.items import TrainingItems
+from attar.models.training.loop import train_networks
+from attar.models.training.settings import Plan, TrainingConfig
+from attar.models.training.testing import test_networks
 
 FORMAT = 1
 
@@ -327,3 +328,43 @@ def _with_scores(row: Row, scores: Sequence[Score], seeds: tuple[int, ...], cach
     if len(training) == len(scores):
         detail["training_minutes"] = sum(training) / 60 / len(scores)
     return Row.model_validate({**dict(row), **update, **detail})
+
+
+def remembering(candidate: Candidate) -> Candidate:
+    """The candidate with items and content made once where they are the same for every seed."""
+    if candidate.drawn:
+        return candidate
+    makers: list[MakeItems] = []
+    contents: list[str] = []
+
+    def maker_once(seed: int) -> MakeItems:
+        if not makers:
+            makers.append(_Remembered(candidate.maker(seed)))
+        return makers[0]
+
+    def content_once(seed: int) -> str:
+        if not contents:
+            contents.append(candidate.content(seed))
+        return contents[0]
+
+    return replace(candidate, maker=maker_once, content=content_once)
+
+
+class _Remembered:
+    """Makes items once for each device; sent elsewhere, it makes them there.
+
+    Args:
+        make: the items.
+    """
+
+    def __init__(self, make: MakeItems) -> None:
+        self._make = make
+        self._items: dict[torch.device, TrainingItems] = {}
+
+    def __call__(self, device: torch.device) -> TrainingItems:
+        if device not in self._items:
+            self._items[device] = self._make(device)
+        return self._items[device]
+
+    def __reduce__(self) -> tuple[type[_Remembered], tuple[MakeItems]]:
+        return _Remembered, (self._make,)

@@ -7,11 +7,11 @@ from typing import Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from attar.config import Config, parse_config
-from attar.data.handed import handed
-from attar.errors import InputError, unknown
-from attar.networks.network import NetworkConfig
-from attar.training.loop import TrainingConfig
+from attar.base.config import Config, parse_config
+from attar.base.errors import InputError, unknown
+from attar.data.mirroring import handed
+from attar.models.networks.network import NetworkConfig
+from attar.models.training.loop import TrainingConfig
 
 FOLDER = Path(__file__).parent / "protocols"
 

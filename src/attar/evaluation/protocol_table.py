@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from attar.evaluation.protocol import LABEL_WORDS, Protocol, protocol, protocol_names
-from attar.training.settings import TrainingConfig
+from attar.models.training.settings import TrainingConfig
 
 COLUMNS = ("protocol", "networks, runs", "training", "augmentation", "learning rate", "refuses", "comparable")
 

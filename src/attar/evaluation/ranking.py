@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from attar.evaluation.names import DISTILLED, NAMES
+from attar.evaluation.rows import DISTILLED, NAMES
 from attar.evaluation.statistics import paired_interval
 
 if TYPE_CHECKING:
-    from attar.evaluation.scorecard import Row
+    from attar.evaluation.rows import Row
 
 WEIGHT = 0.5
 GAMMA = 0.5

@@ -7,15 +7,15 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from attar.codecs.codec import Codec
+from attar.base.errors import InputError, NonFiniteLossError
+from attar.base.shapes import Int64
 from attar.data.image_set import ImageSet, Splits
-from attar.errors import InputError, NonFiniteLossError
 from attar.evaluation.baselines import Candidate
 from attar.evaluation.measuring import Measurement
-from attar.evaluation.names import NAMES
 from attar.evaluation.protocol import RateSearch
-from attar.evaluation.scorecard import DISTILLED, Row
-from attar.shapes import Int64
+from attar.evaluation.rows import NAMES, Row
+from attar.evaluation.scorecard import DISTILLED
+from attar.models.codecs.codec import Codec
 
 SEED = 0
 """Of the images held out, and of the networks that rates are compared with, whichever seeds are scored."""

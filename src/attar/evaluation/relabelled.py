@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from attar.class_columns import columns_among
-from attar.codecs.codec import Codec
-from attar.manifest import RegionSpec
-from attar.observers import Observer, cached_observer
-from attar.parameterizations.parameterization import Parameterization
-from attar.shapes import Float, Int64
-from attar.streaming import RegionItems, labelled_regions
+from attar.base.shapes import Float, Int64
+from attar.methods.parameterizations.parameterization import Parameterization
+from attar.models.codecs.codec import Codec
+from attar.models.observers import Observer, cached_observer
+from attar.sets.class_columns import columns_among
+from attar.sets.manifest import RegionSpec
+from attar.sets.streaming import RegionItems, labelled_regions
 
 if TYPE_CHECKING:
-    from attar.distilled import DistilledSet
+    from attar.sets.distilled import DistilledSet
 
 
 def regions_of(distilled: DistilledSet) -> RegionSpec | None:

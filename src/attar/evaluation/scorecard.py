@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from attar.config import Config, parse_config
-from attar.evaluation.names import DISTILLED, FULL
+from attar.base.config import Config, parse_config
 from attar.evaluation.protocol import Protocol
 from attar.evaluation.ranking import Ranking, ranking_of, ranking_remarks
-from attar.evaluation.statistics import mean_and_std, paired_interval
+from attar.evaluation.rows import DISTILLED, FULL, Row
+from attar.evaluation.statistics import paired_interval
 from attar.evaluation.unseen import UnseenMean, unseen_means
-from attar.networks.network import NetworkConfig
-from attar.storage import Storage
-from attar.training.settings import Plan, TrainingConfig, images_seen
+from attar.models.networks.network import NetworkConfig
+from attar.models.training.settings import Plan, TrainingConfig, images_seen
+from attar.sets.sizes import Storage
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -47,75 +46,6 @@ DIFFERENCES = (
     "differences are percentage points paired by seed, with a 95 % confidence interval (Student's t) "
     "that is not corrected for the number of rows"
 )
-
-
-class Row(Config):
-    """One kind of training items on one network, over all seeds.
-
-    Args:
-        name: "distilled", or which baseline.
-        network: with its depth resolved.
-        num_items: training items of all classes together; 0 where the row is absent.
-        paper_bytes: 4 bytes for every stored value, the papers' convention.
-        num_bytes: of the file, or of the same images as plain uint8.
-        seeds: one a trained network.
-        accuracies: percent of the test images classified rightly, one a seed.
-        mean: percent.
-        std: percent, over n - 1; None for a single seed.
-        per_class: percent for each class, over all seeds; None where a class has no test image.
-        confusion: counts over all seeds, [true class][predicted class]; kept for the distilled row only.
-        curve_epochs: after how many epochs the networks were tested, ascending; the last is the one that counts. None
-            where no curves were asked for.
-        curves: percent after each of these epochs, of each seed's network; what comes last is its accuracy.
-        minutes: of training and testing, all seeds together, when they were computed.
-        training_minutes: of training alone, of one network; None where a score of an earlier version is among them.
-        images_seen: images that one network is trained on until it is tested, each as often as it is seen; None in
-            cards of earlier versions.
-        num_epochs: passes over the items in this, the last perhaps in part; None as before.
-        cached: how many of the seeds were read from the cache.
-        note: what should be known about these items.
-        absent: why nothing was measured, or None.
-    """
-
-    name: str
-    network: NetworkConfig
-    num_items: int = Field(default=0, ge=0)
-    paper_bytes: int | None = None
-    num_bytes: int | None = None
-    seeds: tuple[int, ...] = ()
-    accuracies: tuple[float, ...] = ()
-    mean: float | None = None
-    std: float | None = None
-    per_class: tuple[float | None, ...] = ()
-    confusion: tuple[tuple[int, ...], ...] = ()
-    curve_epochs: tuple[int, ...] = ()
-    curves: tuple[tuple[float, ...], ...] = ()
-    minutes: float = Field(default=0.0, ge=0)
-    training_minutes: float | None = Field(default=None, ge=0)
-    images_seen: int | None = Field(default=None, ge=0)
-    num_epochs: int | None = Field(default=None, ge=0)
-    cached: int = Field(default=0, ge=0)
-    note: str = ""
-    absent: str | None = None
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Row:
-        if len(self.seeds) != len(self.accuracies):
-            raise ValueError(f"{len(self.accuracies)} accuracies for {len(self.seeds)} seeds")
-        if (self.mean is None) != (self.absent is not None) or bool(self.seeds) != (self.absent is None):
-            raise ValueError("a row has either scores or a reason why it is absent")
-        if self.accuracies and (self.mean, self.std) != mean_and_std(self.accuracies):
-            raise ValueError("mean and std are not those of the accuracies")
-        if self.curve_epochs or self.curves:
-            _check_curves(self)
-        return self
-
-    @property
-    def accuracy_text(self) -> str:
-        """E.g. "63.2 +- 0.8", "63.2 (n = 1: no spread)", "absent"."""
-        if self.mean is None:
-            return "absent"
-        return f"{self.mean:.1f} (n = 1: no spread)" if self.std is None else f"{self.mean:.1f} ± {self.std:.1f}"
 
 
 class Difference(Config):
@@ -328,17 +258,6 @@ class Scorecard(Config):
     def as_markdown(self) -> str:
         """The rows as a markdown table, title above and remarks below."""
         return markdown_table(self.title, COLUMNS, self.lines(), self.remarks())
-
-
-def _check_curves(row: Row) -> None:
-    """Raise ValueError for curves that do not end in the row's accuracies, epoch by epoch."""
-    epochs = row.curve_epochs
-    if not epochs or epochs[0] < 1 or any(late <= early for early, late in pairwise(epochs)):
-        raise ValueError("the epochs of curves are not ascending counts")
-    if [len(curve) for curve in row.curves] != [len(epochs)] * len(row.seeds):
-        raise ValueError(f"{len(row.curves)} curves are not one of {len(epochs)} points for each of the seeds")
-    if tuple(curve[-1] for curve in row.curves) != row.accuracies:
-        raise ValueError("curves do not end in the accuracies")
 
 
 def exposure(training: TrainingConfig, num_items: int) -> dict[str, int]:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from attar.evaluation.statistics import mean_and_std
-from attar.networks.network import NetworkConfig
+from attar.models.networks.network import NetworkConfig
 
 if TYPE_CHECKING:
-    from attar.evaluation.scorecard import Row
+    from attar.evaluation.rows import Row
 
 SOURCES = ("objective", "observer")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from attar.base.files import content_key
 from attar.evaluation.baselines import (
     Candidate,
     MakeItems,
@@ -19,14 +20,13 @@ from attar.evaluation.baselines import (
     image_items,
     stored_label_bytes,
 )
-from attar.evaluation.names import NAMES
-from attar.files import content_key
-from attar.training.items import Inputs, TrainingItems, at_precision
+from attar.evaluation.rows import NAMES
+from attar.models.training.items import Inputs, TrainingItems, at_precision
 
 if TYPE_CHECKING:
     from attar.data.image_set import ImageSet
-    from attar.distilled import DistilledSet
-    from attar.training.settings import TrainingConfig
+    from attar.models.training.settings import TrainingConfig
+    from attar.sets.distilled import DistilledSet
 
 VARIANTS = ("hard-labels", "plain", "random-plain")
 

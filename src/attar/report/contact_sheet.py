@@ -12,14 +12,14 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from attar.base.errors import InputError
+from attar.base.files import atomic_path, refuse_existing
+from attar.base.shapes import Float, UInt8
 from attar.data.image_set import ImageSet
-from attar.errors import InputError
-from attar.files import atomic_path, refuse_existing
 from attar.report.interpolation import Interpolation, images_between, item_name
-from attar.shapes import Float, UInt8
 
 if TYPE_CHECKING:
-    from attar.distilled import DistilledSet
+    from attar.sets.distilled import DistilledSet
 
 PAPER, INK, FAINT = (255, 255, 255), (34, 34, 34), (110, 110, 110)
 SMALL_SIDE, LARGE_SIDE = 72, 160  # smaller images are magnified to about the first, larger ones reduced to the second

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from attar.container import one_line
-from attar.distilled import DistilledSet
-from attar.manifest import UNKNOWN, DataProvenance
+from attar.base.container import one_line
+from attar.sets.distilled import DistilledSet
+from attar.sets.manifest import UNKNOWN, DataProvenance
 
 LABELS = {
     "hard": "hard",

@@ -10,9 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from attar.files import atomic_path, refuse_existing
-from attar.parameterizations.diffusion import Diffusion
-from attar.randomness import generator
+from attar.base.files import atomic_path, refuse_existing
+from attar.base.randomness import generator
+from attar.methods.parameterizations.diffusion import Diffusion
 
 Residual = Literal["linear", "none", "cosine"]
 
@@ -89,7 +89,7 @@ def plot_gradient_flow(flows: Sequence[GradientFlow], out: Path | str, *, overwr
     """Write a PNG of norm and signal-to-noise ratio against T, a line for each residual."""
     from matplotlib.figure import Figure
 
-    from attar.report.plots import COLOURS, MARKERS
+    from attar.evaluation.plots import COLOURS, MARKERS
 
     path = Path(out)
     refuse_existing(path, overwrite)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from attar.codecs.pixels import Pixels
-from attar.errors import InputError, unknown
-from attar.parameterizations.parameterization import Parameterization
-from attar.shapes import Float
+from attar.base.errors import InputError, unknown
+from attar.base.shapes import Float
+from attar.methods.parameterizations.parameterization import Parameterization
+from attar.models.codecs.pixels import Pixels
 
 if TYPE_CHECKING:
-    from attar.distilled import DistilledSet
+    from attar.sets.distilled import DistilledSet
 
 Interpolation = Literal["linear", "spherical"]
 INTERPOLATIONS = ("linear", "spherical")

@@ -6,17 +6,17 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from attar.citations import ENTRIES
 from attar.data.image_set import ImageSet
-from attar.distilled import DistilledSet
-from attar.labels.regions import RegionLabels
-from attar.manifest import SOFT_LABELS
-from attar.parameterizations.priors import DECODER
+from attar.evaluation.plots import bytes_text
+from attar.methods.citations import ENTRIES
+from attar.methods.labels.regions import RegionLabels
+from attar.methods.parameterizations.priors import DECODER
 from attar.report.facts import LABELS, facts
 from attar.report.page.charts import stacked_bar
 from attar.report.page.markup import Html, element, joined, table
-from attar.report.plots import bytes_text
-from attar.storage import online_observers
+from attar.sets.distilled import DistilledSet
+from attar.sets.manifest import SOFT_LABELS
+from attar.sets.sizes import online_observers
 
 MOST_SETTINGS = 400
 LONGEST_VALUE = 400

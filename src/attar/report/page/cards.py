@@ -6,14 +6,15 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from attar.class_columns import in_order_of
-from attar.distilled import DistilledSet
-from attar.errors import InputError
+from attar.base.errors import InputError
+from attar.base.files import set_name
 from attar.evaluation.compare import Comparison
-from attar.evaluation.evaluate import set_name
-from attar.evaluation.scorecard import DISTILLED, Row, Scorecard
-from attar.networks.network import NetworkConfig
-from attar.report.plots import Point
+from attar.evaluation.plots import Point
+from attar.evaluation.rows import Row
+from attar.evaluation.scorecard import DISTILLED, Scorecard
+from attar.models.networks.network import NetworkConfig
+from attar.sets.class_columns import in_order_of
+from attar.sets.distilled import DistilledSet
 
 LARGEST_FILE = 64_000_000
 LARGEST_COUNT = 2**60

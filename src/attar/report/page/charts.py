@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from attar.evaluation.plots import LOG_RATIO, SMOOTHED_SHARE, Point, bytes_text, running_mean
 from attar.report.page.markup import Html, element, joined, number
 from attar.report.page.runs import LossCurve
-from attar.report.plots import LOG_RATIO, SMOOTHED_SHARE, Point, bytes_text, running_mean
 
 WIDTH, HEIGHT = 440, 300
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 22, 40

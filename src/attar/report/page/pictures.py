@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from attar.base.errors import InputError
+from attar.base.shapes import Float, UInt8
 from attar.data.image_set import ImageSet
-from attar.distilled import DistilledSet
-from attar.errors import InputError
 from attar.report.interpolation import images_between, item_name
 from attar.report.page.markup import Html, element, name
-from attar.shapes import Float, UInt8
+from attar.sets.distilled import DistilledSet
 
 SMALL_SIDE = 96  # images up to it are PNG, pixel by pixel; larger ones JPEG
 LARGEST_SIDE, SMALLEST_SIDE = 256, 64  # of a JPEG

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attar.distilled import DistilledSet
-from attar.errors import InputError
-from attar.manifest import without_folders
-from attar.report.plots import read_metrics
-from attar.run_state import run_folder
+from attar.base.errors import InputError
+from attar.evaluation.plots import read_metrics
+from attar.runs.checkpoints import run_folder
+from attar.sets.composing import without_folders
+from attar.sets.distilled import DistilledSet
 
 LARGEST_FILE = 64_000_000
 LARGEST_LOSS = 1e100

@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 
 from attar.evaluation.curves import MOST_POINTS
-from attar.evaluation.names import NAMES
-from attar.evaluation.scorecard import COLUMNS, DISTILLED, Difference, Row, Scorecard
+from attar.evaluation.rows import NAMES, Row
+from attar.evaluation.scorecard import COLUMNS, DISTILLED, Difference, Scorecard
 from attar.evaluation.statistics import mean_and_std
-from attar.networks.network import NetworkConfig
+from attar.models.networks.network import NetworkConfig
 from attar.report.page.cards import accuracy_points, alike, networks_of, rows_of
 from attar.report.page.charts import AccuracyCurve, accuracy_chart, bar, curve_chart, seed_strip
 from attar.report.page.markup import Html, element, joined, name, scrolling, table

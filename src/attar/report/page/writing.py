@@ -8,20 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from attar import __version__
+from attar.base.errors import InputError, unknown
+from attar.base.files import refuse_existing, set_name, write_text
+from attar.base.version import __version__
 from attar.data.image_set import ImageSet
-from attar.distilled import DistilledSet
-from attar.errors import InputError, unknown
-from attar.evaluation.evaluate import set_name
-from attar.evaluation.names import NAMES
+from attar.evaluation.rows import NAMES
 from attar.evaluation.scorecard import DISTILLED, Scorecard
-from attar.files import refuse_existing, write_text
 from attar.report.page import about, pictures, scores
 from attar.report.page.cards import card_owners, how_it_fits, networks_of, read_cards
 from attar.report.page.charts import loss_chart
 from attar.report.page.markup import Child, Html, element, joined, name, table
 from attar.report.page.pictures import Room
 from attar.report.page.runs import loss_curves
+from attar.sets.distilled import DistilledSet
 
 HERE = Path(__file__).parent
 MOST_FILES = 20

@@ -1,0 +1,1 @@
+"""What knows no image: configuration, errors, files, progress, randomness, engines."""

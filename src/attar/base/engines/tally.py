@@ -1,0 +1,117 @@
+"""One progress for jobs that run at the same time in other processes."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal
+
+from attar.base.progress import Progress
+
+
+@dataclass
+class Told:
+    """One message of a job's progress.
+
+    Args:
+        kind: which method was called.
+        text: description or note.
+        count: total of a task, or steps done.
+        figures: beside the steps.
+    """
+
+    kind: Literal["start", "advance", "note"]
+    text: str = ""
+    count: int = 0
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+class Telling:
+    """A job's progress: keeps what it is told until it is taken. Steps told one after another become one message."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._told: list[Told] = []
+
+    def start(self, description: str, total: int) -> None:
+        self._add(Told("start", description, total))
+
+    def advance(self, count: int = 1, **figures: float) -> None:
+        self._add(Told("advance", "", count, figures))
+
+    def finish(self) -> None: ...
+
+    def note(self, text: str) -> None:
+        self._add(Told("note", text))
+
+    def take(self) -> list[Told]:
+        """What was told since the last time."""
+        with self._lock:
+            told, self._told = self._told, []
+        return told
+
+    def _add(self, message: Told) -> None:
+        with self._lock:
+            last = self._told[-1] if self._told else None
+            if last is not None and last.kind == message.kind == "advance":
+                last.count += message.count
+                last.figures.update(message.figures)
+            else:
+                self._told.append(message)
+
+
+class Tally:
+    """Sums the steps of all jobs into one bar, and puts a job's name before its notes.
+
+    Steps of jobs that open no task of their own count in the task that is open already. Where jobs open tasks, the bar
+    is the task that was opened last for the first time, with its total for every job. A job that begins anew counts
+    again only where it passes what it had told before.
+
+    Args:
+        progress: of the whole.
+        num_jobs: that open the same tasks.
+    """
+
+    def __init__(self, progress: Progress, num_jobs: int) -> None:
+        self._progress, self._num_jobs = progress, num_jobs
+        self._opened: list[str] = []
+        self._task: dict[int, str] = {}
+        self._now: Counter[tuple[int, str]] = Counter()
+        self._counted: Counter[tuple[int, str]] = Counter()
+
+    def take(self, place: int, name: str, messages: list[Told]) -> None:
+        """What job `place` has told."""
+        for message in messages:
+            if message.kind == "note":
+                self._progress.note(f"{name}: {message.text}")
+            elif message.kind == "start":
+                self._start(place, message)
+            else:
+                self._advance(place, message)
+
+    def begin_anew(self, place: int) -> None:
+        """Job `place` begins again."""
+        self._task.pop(place, None)
+        for key in [key for key in self._now if key[0] == place]:
+            del self._now[key]
+
+    def finish(self) -> None:
+        """All jobs have ended: the task that they opened is done."""
+        if self._opened:
+            self._progress.finish()
+
+    def _start(self, place: int, message: Told) -> None:
+        self._task[place] = message.text
+        if message.text not in self._opened:
+            self._opened.append(message.text)
+            self._progress.start(message.text, message.count * self._num_jobs)
+
+    def _advance(self, place: int, message: Told) -> None:
+        task = self._task.get(place, "")
+        key = place, task
+        self._now[key] += message.count
+        new = max(0, self._now[key] - self._counted[key])
+        self._counted[key] += new
+        if new and task == (self._opened[-1] if self._opened else ""):
+            self._progress.advance(new, **message.figures)

@@ -1,0 +1,372 @@
+"""Plots: the loss of a run, accuracy against bytes, against classes seen, and of candidates on few and all images."""
+
+from __future__ import annotations
+
+import json
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attar.base.errors import InputError
+from attar.base.files import atomic_path, refuse_existing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette without its yellow: told apart by readers of every colour vision; markers differ as well.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+QUIET = ("#7f7f7f", "#a8927c", "#7c93a8", "#93a87c", "#a07c9c")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+SMOOTHED_SHARE = 0.05
+LOG_RATIO = 30.0
+LOG_MINUTES = 5.0
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measured accuracy.
+
+    Args:
+        series: points of one series share a colour, a marker and an entry of the legend.
+        num_bytes: above 0.
+        mean, std: percent; std None for a single seed.
+        minutes: of training; None leaves the point out of that panel.
+        baseline: drawn small, hollow and pale.
+    """
+
+    series: str
+    num_bytes: int
+    mean: float
+    std: float | None
+    minutes: float | None = None
+    baseline: bool = False
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Measured accuracies over a growing number of classes.
+
+    Args:
+        series: its entry of the legend.
+        num_classes: ascending.
+        means, stds: percent, one for each; std None for a single seed.
+    """
+
+    series: str
+    num_classes: tuple[int, ...]
+    means: tuple[float, ...]
+    stds: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Candidates measured in two ways, e.g. trained on all images and on few.
+
+    Args:
+        series: its entry of the legend.
+        x, x_std: percent, one for each candidate; std None for a single seed.
+        y, y_std: the same, of the other way.
+    """
+
+    series: str
+    x: tuple[float, ...]
+    x_std: tuple[float | None, ...]
+    y: tuple[float, ...]
+    y_std: tuple[float | None, ...]
+
+
+def plot_accuracy(
+    points: Sequence[Point],
+    out: Path | str,
+    *,
+    title: str,
+    size_label: str,
+    minutes_label: str = "minutes of training",
+    chance: float | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a PNG of accuracy against bytes, and against minutes, with bars of one standard deviation over seeds.
+
+    Args:
+        points: at least one; without any minutes there is one panel.
+        title: above the plot.
+        size_label, minutes_label: what the horizontal axes count.
+        chance: percent, drawn as a dashed line where that does not flatten the rest, else only told.
+
+    Raises:
+        InputError: nothing to draw, or an existing `out`.
+
+    Source: D3 section 2.1 and Figure 1.
+    """
+    path = _png(out, overwrite)
+    if not points:
+        raise InputError("there is no score to plot; every row is absent")
+    timed = [point for point in points if point.minutes]
+    figure, panels = _figure(2 if timed else 1)
+    styles = _styles(points)
+    for point in points:
+        _draw_point(panels[0], point, point.num_bytes, styles[point.series])
+    _bytes_axis(panels[0], [point.num_bytes for point in points], size_label)
+    for point in timed:
+        _draw_point(panels[1], point, point.minutes or 0.0, styles[point.series])
+    if timed:
+        _minutes_axis(panels[1], [point.minutes or 0.0 for point in timed], minutes_label)
+        panels[1].sharey(panels[0])
+    for panel in panels:
+        _accuracy_axis(panel, points, chance)
+    for panel in panels[1:]:
+        panel.set_ylabel("")
+    figure.suptitle("\n".join(textwrap.wrap(title, 75 * len(panels))), x=0.01, ha="left", fontsize=10)
+    handles, labels = _legend(panels[0])
+    columns = min(2 + len(panels), _columns(figure.get_figwidth(), labels))
+    figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside lower center", ncols=columns)
+    return _save(figure, path)
+
+
+def plot_classes(curves: Sequence[Curve], out: Path | str, *, title: str, overwrite: bool = False) -> Path:
+    """Write a PNG of accuracy against classes seen, with bars of one standard deviation over seeds, and chance.
+
+    Args:
+        curves: at least one.
+        title: above the plot.
+
+    Raises:
+        InputError: nothing to draw, or an existing `out`.
+    """
+    path = _png(out, overwrite)
+    if not curves:
+        raise InputError("there is no score to plot; every row is absent")
+    figure, [axes] = _figure()
+    for number, curve in enumerate(curves):
+        axes.errorbar(
+            curve.num_classes,
+            curve.means,
+            yerr=[math.nan if std is None else std for std in curve.stds],
+            color=COLOURS[number % len(COLOURS)],
+            marker=MARKERS[number % len(MARKERS)],
+            markersize=6,
+            capsize=3,
+            linewidth=1.4,
+            linestyle=":" if number else "-",
+            label=curve.series,
+        )
+    seen = sorted({count for curve in curves for count in curve.num_classes})
+    axes.plot(seen, [100 / count for count in seen], color="#888888", linestyle="--", linewidth=1, label="chance")
+    axes.set_xticks(seen)
+    axes.set_xlabel("classes seen, all of them tested")
+    axes.set_ylabel("accuracy (%), mean ± std over seeds")
+    axes.set_title(title, loc="left", fontsize=10, wrap=True)
+    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=4)
+    return _save(figure, path)
+
+
+def plot_agreement(clouds: Sequence[Cloud], out: Path | str, *, title: str, overwrite: bool = False) -> Path:
+    """Write a PNG of candidates' accuracies on few items against those on all real images, with one std over seeds.
+
+    Args:
+        clouds: at least one; where the points of one rise without a fall, it ranks as all real images do.
+        title: above the plot.
+
+    Raises:
+        InputError: nothing to draw, or an existing `out`.
+    """
+    path = _png(out, overwrite)
+    if not clouds:
+        raise InputError("there is no score to plot; every row is absent")
+    figure, [axes] = _figure()
+    for number, cloud in enumerate(clouds):
+        colour = COLOURS[number % len(COLOURS)]
+        axes.errorbar(
+            cloud.x,
+            cloud.y,
+            xerr=[math.nan if std is None else std for std in cloud.x_std],
+            yerr=[math.nan if std is None else std for std in cloud.y_std],
+            color=colour,
+            marker=MARKERS[number % len(MARKERS)],
+            markersize=8 if number == 0 else 5.5,
+            markerfacecolor=colour if number == 0 else "white",
+            elinewidth=0.8,
+            linestyle="none",
+            label=cloud.series,
+        )
+    axes.set_xlabel("accuracy of candidates trained on all real images (%), mean ± std over seeds")
+    axes.set_ylabel("trained on the items (%), mean ± std")
+    axes.set_title("\n".join(textwrap.wrap(title, 95)), loc="left", fontsize=9)
+    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=1)
+    return _save(figure, path)
+
+
+def plot_loss(metrics: Path | str, out: Path | str, *, title: str = "", overwrite: bool = False) -> Path:
+    """Write a PNG of the loss in a run's metrics.jsonl: every step faint, a running mean over 5 % of the steps strong.
+
+    Args:
+        metrics: one JSON object a line, with "step" and "loss".
+
+    Raises:
+        InputError: a file that is absent, empty or has another content, or an existing `out`.
+    """
+    path = _png(out, overwrite)
+    steps, losses = read_metrics(Path(metrics))
+    figure, [axes] = _figure()
+    window = max(1, round(len(losses) * SMOOTHED_SHARE))
+    if window > 1:
+        axes.plot(steps, losses, color=COLOURS[5], linewidth=0.8, alpha=0.6, label="each step")
+    label = f"running mean over {window} steps" if window > 1 else "each step"
+    smooth = running_mean(losses, window)
+    first = window // 2  # each mean stands in the middle of its window
+    axes.plot(steps[first : first + len(smooth)], smooth, color=COLOURS[0], linewidth=1.8, label=label)
+    if min(losses) > 0 and max(losses) / min(losses) > LOG_RATIO:
+        axes.set_yscale("log")
+    axes.set_xlabel("step")
+    axes.set_ylabel("matching loss (no unit)")
+    axes.set_title(title or "loss of the run", loc="left", fontsize=10)
+    axes.legend(frameon=False, fontsize=8)
+    return _save(figure, path)
+
+
+def _png(out: Path | str, overwrite: bool) -> Path:
+    path = Path(out)
+    refuse_existing(path, overwrite)
+    if path.suffix.lower() != ".png":
+        raise InputError(f"plots are PNG files and {path.name!r} is not; name it e.g. {path.stem}.png")
+    return path
+
+
+def _figure(num_panels: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure of its own: neither pyplot nor any global state is touched, and no display is needed."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.6 if num_panels == 1 else 11.6, 4.4), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = [figure.add_subplot(1, num_panels, place + 1) for place in range(num_panels)]
+    for axes in panels:
+        axes.grid(True, color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+    return path
+
+
+def _styles(points: Sequence[Point]) -> dict[str, dict[str, Any]]:
+    """How each series is drawn: sets in full colours, baselines hollow and in greys."""
+    styles: dict[str, dict[str, Any]] = {}
+    for baseline in (False, True):
+        for number, series in enumerate(dict.fromkeys(point.series for point in points if point.baseline == baseline)):
+            lap, place = divmod(number, len(COLOURS))
+            colour = QUIET[number % len(QUIET)] if baseline else COLOURS[place]
+            styles[series] = {
+                "color": colour,
+                "marker": MARKERS[(place + lap) % len(MARKERS)],
+                "markersize": 5.5 if baseline else 8,
+                "markerfacecolor": "white" if baseline else colour,
+                "linewidth": 0.8 if baseline else 1.2,
+                "zorder": 3 if baseline else 4,
+            }
+    return styles
+
+
+def _draw_point(axes: Axes, point: Point, where: float, style: dict[str, Any]) -> None:
+    spread = math.nan if point.std is None else point.std
+    axes.errorbar([where], [point.mean], yerr=[spread], capsize=3, linestyle="none", label=point.series, **style)
+
+
+def _columns(inches: float, labels: Sequence[str]) -> int:
+    """How many columns of the longest label fit, at about 15 letters of a small type an inch and 6 for the marker."""
+    return max(1, int(15 * inches / (6 + max(map(len, labels)))))
+
+
+def _legend(axes: Axes) -> tuple[list[Any], list[str]]:
+    """Each series once, in the order in which they were drawn."""
+    handles, labels = axes.get_legend_handles_labels()
+    entries: dict[str, Any] = {}
+    for handle, label in zip(handles, labels, strict=True):
+        entries.setdefault(label, handle)
+    return list(entries.values()), list(entries)
+
+
+def _accuracy_axis(axes: Axes, points: Sequence[Point], chance: float | None) -> None:
+    low = min(point.mean - (point.std or 0.0) for point in points)
+    high = max(point.mean + (point.std or 0.0) for point in points)
+    told = ""
+    if chance is not None and low - chance <= max(high - low, 5.0):
+        axes.axhline(chance, color="#888888", linestyle="--", linewidth=1, label="chance", zorder=1)
+    elif chance is not None:
+        told = f"\nchance {chance:.3g} %"
+    axes.set_ylabel(f"accuracy (%), mean ± std over seeds{told}", fontsize=9)
+
+
+def _bytes_axis(axes: Axes, sizes: Sequence[int], label: str) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    low, high = min(sizes), max(sizes)
+    margin = max(1.25, (high / low) ** 0.08)
+    axes.set_xlim(low / margin, high * margin)
+    narrow = high * margin * margin / low < 300
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: bytes_text(value)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(label)
+
+
+def _minutes_axis(axes: Axes, minutes: Sequence[float], label: str) -> None:
+    """From zero, or logarithmic where the longest is many times the shortest."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = min(minutes), max(minutes)
+    axes.set_xlabel(label)
+    if high < LOG_MINUTES * low:
+        axes.set_xlim(0, 1.08 * high)
+        return
+    axes.set_xscale("log")
+    axes.set_xlim(low / 1.25, high * 1.25)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def bytes_text(count: float) -> str:
+    """Bytes for people, in powers of 1000.
+
+    Example:
+        >>> bytes_text(512), bytes_text(12_300), bytes_text(5_000_000)
+        ('512 B', '12.3 kB', '5 MB')
+    """
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.3g} B"
+
+
+def read_metrics(path: Path) -> tuple[list[int], list[float]]:
+    """Steps and their finite losses. Raises InputError for a file that has none."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        records = [json.loads(line) for line in lines if line.strip()]
+        pairs = [(record["step"], float(record["loss"])) for record in records]
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); give a run's metrics.jsonl") from None
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        raise InputError(f'{path} is not a run\'s metrics: each line must be JSON with "step" and "loss"') from None
+    pairs = [(step, loss) for step, loss in pairs if math.isfinite(loss)]
+    if not pairs:
+        raise InputError(f"{path} has no finite loss to plot yet; let the run take a few steps")
+    return [step for step, _ in pairs], [loss for _, loss in pairs]
+
+
+def running_mean(values: Sequence[float], window: int) -> list[float]:
+    """The means of all `window` successive values."""
+    sums: list[float] = [0.0]
+    for value in values:
+        sums.append(sums[-1] + value)
+    return [(sums[end] - sums[end - window]) / window for end in range(window, len(sums))]

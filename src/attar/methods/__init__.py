@@ -1,0 +1,1 @@
+"""The science: initialization, parameterizations, objectives, labels, recipes."""

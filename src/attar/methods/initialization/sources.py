@@ -1,0 +1,118 @@
+"""The real image behind each item: a whole training image, or a crop of one, read when it is asked for."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from attar.base.shapes import Float, Int64
+from attar.data.image_set import ImageSet
+from attar.data.resizing import crop_and_resize
+from attar.data.tiling import Grid, squeeze
+from attar.methods.initialization.selection import initial_indices
+from attar.models.codecs.codec import Codec
+
+CROP_AREA = (0.08, 1.0)
+
+
+class Sources:
+    """T training images or crops of them, at full size; only those asked for are ever read.
+
+    Args:
+        train: where they lie, in memory or memory-mapped.
+        indices: int64 [T] into it.
+        boxes: float [T, 4], rows (top, left, height, width) as fractions of the sides; None takes whole images.
+        device: where images are made.
+    """
+
+    def __init__(
+        self,
+        train: ImageSet,
+        indices: Int64[Tensor, " sources"],
+        boxes: Float[Tensor, "sources 4"] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.indices = indices
+        self.boxes = boxes
+        self.device = torch.device(device)
+        self._train = train
+
+    @classmethod
+    def of_indices(
+        cls, train: ImageSet, indices: Int64[Tensor, " sources"], device: torch.device | str = "cpu"
+    ) -> Sources:
+        """Whole images: what `initial_indices` chose."""
+        return cls(train, indices, device=device)
+
+    @classmethod
+    def random(
+        cls, train: ImageSet, count: int, generator: torch.Generator, device: torch.device | str = "cpu"
+    ) -> Sources:
+        """`count` different images of each class, class-major. Raises InputError for a class that has fewer."""
+        chosen = initial_indices(
+            "random", lambda _: torch.empty(0), train.class_indices, count, generator, train.classes
+        )
+        return cls.of_indices(train, chosen, device)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def labels(self) -> Int64[Tensor, " sources"]:
+        """Class of each."""
+        return self._train.labels[self.indices]
+
+    def select(self, items: Int64[Tensor, " chosen"]) -> Sources:
+        """Those at `items`, in that order."""
+        boxes = None if self.boxes is None else self.boxes[items]
+        return Sources(self._train, self.indices[items], boxes, self.device)
+
+    def images(self, items: Int64[Tensor, " batch"]) -> Float[Tensor, "batch C H W"]:
+        """In [0, 1], on the device: cropped and resized to full size (bilinear) where there are boxes.
+
+        An image of which several crops are asked for is read once.
+
+        Args:
+            items: indices into the T sources, on any device.
+        """
+        items = items.cpu()
+        needed, which = self.indices[items].unique(return_inverse=True)
+        pixels = self._train.images[needed].to(self.device)
+        images = pixels[which.to(self.device)].float() / 255
+        if self.boxes is None:
+            return images
+        _, height, width = self._train.image_shape
+        return crop_and_resize(images, self.boxes[items], (height, width))
+
+
+def random_crops(count: int, image_shape: tuple[int, int, int], generator: torch.Generator) -> Float[Tensor, "crops 4"]:
+    """Boxes of whole pixels, as fractions, float64.
+
+        area ~ U(0.08, 1) of the image's, sides sqrt(area) of its sides, place uniform
+
+    Args:
+        count: how many.
+        image_shape: (C, H, W).
+        generator: on the CPU.
+
+    Source: Sun et al. 2024 (RDED), whose code takes torchvision's RandomResizedCrop with ratio 1.
+    Deviation: the box has the image's aspect ratio, not that of a square: what is cropped becomes a full image.
+    """
+    area, row, column = torch.rand(3, count, generator=generator, dtype=torch.float64)
+    sides = torch.tensor(image_shape[1:], dtype=torch.float64)
+    smallest, largest = CROP_AREA
+    share = (smallest + (largest - smallest) * area).sqrt().unsqueeze(1)
+    lengths = (share * sides).round().clamp_min(1)
+    starts = (torch.stack([row, column], 1) * (sides - lengths + 1)).floor()
+    return torch.cat([starts / sides, lengths / sides], 1)
+
+
+BLOCK = 256
+
+
+@torch.no_grad()
+def encoded(codec: Codec, sources: Sources, grid: Grid) -> Tensor:
+    """Codes float32 [M, c, h, w] of the sources squeezed into canvases, on the CPU; M of them from M N sources."""
+    frozen = codec.to(sources.device)
+    blocks = torch.arange(len(sources)).split(max(1, BLOCK // grid.num_tiles) * grid.num_tiles)
+    return torch.cat([frozen.encode(squeeze(sources.images(items), grid)).cpu() for items in blocks])

@@ -1,0 +1,276 @@
+"""Diffusion: learned codes and conditioning, rendered through a frozen latent diffusion model (LD3M)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from attar.base.config import Config, parse_config
+from attar.base.errors import InputError
+from attar.base.files import canonical_json
+from attar.base.footprint import saved_bytes_per_item
+from attar.base.shapes import Float, Int64
+from attar.methods.parameterizations.codes import Storage, read_codes, store_codes, to_float16
+from attar.methods.parameterizations.rendered import Rendered, RenderingPrecision, given_preprocess
+from attar.models.codecs.codec import Codec
+from attar.models.diffusion.checkpointing import recomputed
+from attar.models.diffusion.codec import DiffusionCodec
+from attar.models.diffusion.model import DiffusionModel
+from attar.models.diffusion.sampling import item_noise, sampled
+from attar.models.diffusion.schedule import SamplingConfig
+
+Learned = Literal["both", "codes", "conditioning"]
+LARGEST_CONDITIONING = 2**16
+NO_MODEL = "items of a diffusion model need codec 'diffusion'; write --codec diffusion:MODEL"
+CONDITIONING, CLASSES = "conditioning", "model_classes"
+"""Names in a payload, which has one of them."""
+
+
+class _Stored(Config):
+    kind: Literal["diffusion"] = "diffusion"
+    sampling: SamplingConfig = SamplingConfig()
+    storage: Storage = "float16"
+    learned: Learned = "both"
+
+
+class DiffusionConfig(_Stored):
+    """One code and one conditioning vector per item, rendered through the model of codec "diffusion".
+
+    Args:
+        sampling: steps, guidance, residual.
+        storage: of codes; conditioning is float32 with float32, else float16.
+        learned: what is optimised. Of conditioning that is not learned, its class in the model alone is stored.
+        chunk_items: the most items that go through the model and the decoder at once.
+        checkpointed: keep no step's activations: a third more time in constant memory.
+        precision: of model and decoder while items are learned; the images of the file are rendered in float32.
+
+    Raises:
+        ValueError: conditioning is learned, and guidance 0 leaves it without effect.
+
+    Source: LD3M section 3.1 and Table 7.
+    """
+
+    added_later = frozenset({"precision"})
+
+    chunk_items: int = Field(default=16, ge=1)
+    checkpointed: bool = True
+    precision: RenderingPrecision = "float32"
+
+    @model_validator(mode="after")
+    def _conditioning_has_an_effect(self) -> DiffusionConfig:
+        if self.sampling.guidance == 0 and self.learned != "codes":
+            raise ValueError("guidance 0 asks for no class, so that conditioning has no effect; set learned=codes")
+        return self
+
+    def spec(self, codec: Codec) -> dict[str, Any]:
+        """What a file will say of such items, of a seed as long as any."""
+        size = codec.model.conditioning_size if isinstance(codec, DiffusionCodec) else 1
+        return _spec(self, 2**63 - 1, size)
+
+
+class DiffusionSpec(_Stored):
+    """What a file says of its items.
+
+    Args:
+        seed: of their noise.
+        conditioning_size: d.
+    """
+
+    seed: int = Field(ge=0, lt=2**63)
+    conditioning_size: int = Field(ge=1, le=LARGEST_CONDITIONING)
+
+
+class Diffusion(Rendered):
+    """M learned codes Z and conditioning vectors c, which a frozen model turns into images.
+
+        z_T = sqrt(alpha_bar_T) Z_i + sqrt(1 - alpha_bar_T) eps_i0
+        z_{t-1} = (1 - t/T) mu(c_i, z_t) + (t/T) z_T + sigma_t eps_it
+        images(i) = decode(z_0),   forward(i) = preprocess(images(i))
+
+    An item's noise depends on the set's seed, the item and the step alone: an image is the same in every pass, batch
+    and reading of the file.
+
+    Memory: of every step z_t is kept, and its activations are made again in the backward pass, one step of one chunk at
+    a time; the same of the decoder.
+
+    Args:
+        codec: with the model.
+        codes: float32 [M, c, h, w], the starting point of Z.
+        classes: int64 [M], the model's class of each item, whose embedding c starts with, or stays.
+        conditioning: float32 [M, d], of c, in place of `classes`.
+        labels: int64 [M], class-major.
+        config: what is learned and how it is rendered and stored.
+        seed: of the noise.
+        preprocess: images to network inputs.
+
+    Raises:
+        InputError: a codec without a model, conditioning of another size, or classes that the model has not.
+
+    Source: LD3M Eq. 9-12 and Algorithm 1.
+    Deviation: the paper and its official code draw noise anew in every pass, so that what is differentiated, and what
+        is tested later, are other images than those whose loss was measured. See `sampled` for the others.
+    """
+
+    kind = "diffusion"
+    classes: Tensor | None
+
+    def __init__(
+        self,
+        codec: Codec,
+        codes: Float[Tensor, "items c h w"],
+        labels: Int64[Tensor, " items"],
+        config: DiffusionConfig,
+        seed: int,
+        *,
+        preprocess: Codec,
+        classes: Int64[Tensor, " items"] | None = None,
+        conditioning: Float[Tensor, "items d"] | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(codec, DiffusionCodec):
+            raise InputError(NO_MODEL)
+        if (classes is None) == (conditioning is None) or (classes is None and config.learned == "codes"):
+            raise ValueError("give the items' classes, or their conditioning where it is learned")
+        if conditioning is None:
+            assert classes is not None
+            conditioning = codec.conditioning(classes)
+        if conditioning.shape != (len(labels), codec.model.conditioning_size):
+            told, size = tuple(conditioning.shape), codec.model.conditioning_size
+            raise InputError(f"conditioning is {told}; the model's is of {size}")
+        self.codec, self.config, self.seed, self.preprocess = codec, config, seed, preprocess
+        self.chunk_items, self.precision = config.chunk_items, config.precision
+        self.codes = nn.Parameter(codes.detach().clone().float(), config.learned != "conditioning")
+        self.conditioning = nn.Parameter(conditioning.detach().clone().float(), config.learned != "codes")
+        self.register_buffer("classes", classes if config.learned == "codes" else None)
+        self.register_buffer("labels", labels.clone())
+        self._begun: Tensor | None = None
+
+    def halve_memory(self) -> bool:
+        """Without checkpoints all activations exist at once, in chunks of any size."""
+        return self.config.checkpointed and super().halve_memory()
+
+    def payload(self) -> dict[str, Tensor]:
+        tensors = store_codes(self.codes.detach().cpu(), self.config.storage)
+        tensors["labels"] = self.labels.cpu().to(torch.int32)
+        if self.classes is not None:
+            tensors[CLASSES] = self.classes.cpu().to(torch.int32)
+        else:
+            values = self.conditioning.detach().cpu()
+            tensors[CONDITIONING] = values.float() if self.config.storage == "float32" else to_float16(values)
+        return tensors
+
+    def spec(self) -> dict[str, Any]:
+        return _spec(self.config, self.seed, self.conditioning.shape[1])
+
+    @classmethod
+    def restore(
+        cls, codec: Codec, payload: dict[str, Tensor], spec: dict[str, Any], preprocess: Codec | None = None
+    ) -> Diffusion:
+        """Rebuild from what `payload` and `spec` gave.
+
+        Raises:
+            ValueError: no `preprocess`.
+            InputError: a codec that is not the items'.
+        """
+        told = parse_config(DiffusionSpec, canonical_json(spec), "parameterization 'diffusion'")
+        config = DiffusionConfig(sampling=told.sampling, storage=told.storage, learned=told.learned)
+        classes, conditioning = payload.get(CLASSES), payload.get(CONDITIONING)
+        return cls(
+            codec,
+            read_codes(payload),
+            payload["labels"].long(),
+            config,
+            told.seed,
+            preprocess=given_preprocess(preprocess, cls.kind),
+            classes=None if classes is None else classes.long(),
+            conditioning=None if conditioning is None else conditioning.float(),
+        )
+
+    def _chunk(self, items: Tensor) -> Tensor:
+        codec = self.codec
+        assert isinstance(codec, DiffusionCodec)
+        kept = self.config.checkpointed and torch.is_grad_enabled()
+        codes = sampled(
+            codec.model,
+            self.config.sampling,
+            self.codes[items],
+            self.conditioning[items],
+            lambda step: self._noise(items, step),
+            self.config.checkpointed,
+        )
+        if kept:
+            decoded: Tensor = recomputed(codec.decode, codes)
+            return decoded
+        return codec.decode(codes)
+
+    def _noise(self, items: Tensor, step: int) -> Tensor:
+        """That of z_T is needed in every pass and kept; that of a step is drawn when it is asked for."""
+        if step:
+            return self._drawn(items.tolist(), step).to(self.codes)
+        if self._begun is None or self._begun.device != self.codes.device or self._begun.dtype != self.codes.dtype:
+            self._begun = self._drawn(list(range(len(self))), 0).to(self.codes)
+        return self._begun[items]
+
+    def _drawn(self, numbers: list[int], step: int) -> Tensor:
+        channels, height, width = self.codec.code_shape
+        return item_noise(self.seed, numbers, step, (channels, height, width))
+
+
+def _spec(config: _Stored, seed: int, conditioning_size: int) -> dict[str, Any]:
+    told = {name: getattr(config, name) for name in ("sampling", "storage", "learned")}
+    spec = DiffusionSpec(**told, seed=seed, conditioning_size=conditioning_size)
+    return spec.model_dump(mode="json")
+
+
+VALUE_BYTES = 4
+
+
+KEPT_CODES = 4
+"""Z, its gradient, the noise of z_T and z_T itself."""
+
+
+def rendering_bytes(items: Diffusion) -> int:
+    """Bytes at the peak of a step's rendering, with its gradient, and of the frozen weights.
+
+    The activations of one step or of the decoder, whichever is larger, exist for one chunk at a time; of every item
+    the code of each step (two with "dpm"), and the image. Without checkpoints all
+    activations of all steps and items exist at once.
+    """
+    codec, sampling = items.codec, items.config.sampling
+    assert isinstance(codec, DiffusionCodec)
+    passes = 1 if sampling.guidance == 1 else 2
+    of_step = passes * saved_bytes_per_item(_Predicting(codec.model), codec.code_shape)
+    of_decoder = saved_bytes_per_item(_Decoding(codec), codec.code_shape)
+    if items.config.checkpointed:
+        activations = min(items.chunk_items, len(items)) * max(of_step, of_decoder)
+    else:
+        activations = len(items) * (sampling.num_steps * of_step + of_decoder)
+    codes = (2 if sampling.solver == "dpm" else 1) * sampling.num_steps + KEPT_CODES
+    kept = len(items) * VALUE_BYTES * (codes * codec.num_code_values + 3 * codec.num_image_values)
+    weights = sum(value.numel() * value.element_size() for value in codec.parameters())
+    return int(activations + kept + weights)
+
+
+class _Predicting(nn.Module):
+    """A model as a function of codes alone."""
+
+    def __init__(self, model: DiffusionModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return self.model.predict(codes, 0, self.model.null.expand(len(codes), -1))
+
+
+class _Decoding(nn.Module):
+    """A codec's decoder as a module."""
+
+    def __init__(self, codec: DiffusionCodec) -> None:
+        super().__init__()
+        self.codec = codec
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return self.codec.decode(codes)

@@ -1,0 +1,62 @@
+"""What items have in common whose images a frozen model makes, chunk by chunk."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from attar.base.shapes import Float, Int64
+from attar.methods.parameterizations.parameterization import Parameterization
+from attar.models.codecs.codec import Codec
+
+RenderingPrecision: TypeAlias = Literal["float32", "bfloat16"]
+"""bfloat16 is autocast: convolutions and matrix products alone."""
+
+
+class Rendered(Parameterization):
+    """Items that objectives see as network inputs of their images; their labels are hard.
+
+        forward(i) = preprocess(images(i))
+
+    Attributes:
+        preprocess: images to network inputs.
+        chunk_items: the most items that go through the model at once.
+        precision: of the model in `forward`; `images` is always rendered in the precision of the items.
+    """
+
+    soft_labels: None
+    chunk_items: int
+    precision: RenderingPrecision
+    preprocess: Codec
+
+    def forward(
+        self, items: Int64[Tensor, " batch"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "batch C H W"]:
+        lowered = self.precision == "bfloat16"
+        with torch.autocast(items.device.type, torch.bfloat16, enabled=lowered):
+            images = self.rendered(items)
+        return self.preprocess.encode(images.float() if lowered else images)
+
+    @torch.no_grad()
+    def images(
+        self, items: Int64[Tensor, " batch"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "batch C H W"]:
+        return self.rendered(items)
+
+    def rendered(self, items: Int64[Tensor, " batch"]) -> Float[Tensor, "batch C H W"]:
+        """Images in chunks, each a graph of its own, so that the backward pass goes through one after the other."""
+        return torch.cat([self._chunk(chunk) for chunk in items.split(self.chunk_items)])
+
+    @abstractmethod
+    def _chunk(self, items: Tensor) -> Tensor:
+        """Images of at most `chunk_items` items."""
+
+
+def given_preprocess(preprocess: Codec | None, kind: str) -> Codec:
+    """What makes network inputs of images, of which payloads say nothing. Raises ValueError where it is absent."""
+    if preprocess is None:
+        raise ValueError(f"items of kind {kind!r} are restored with the codec of network inputs; give it")
+    return preprocess

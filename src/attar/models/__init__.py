@@ -1,0 +1,1 @@
+"""What computes: networks and their training, codecs, experts, observers, diffusion models, generators."""

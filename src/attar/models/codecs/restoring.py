@@ -1,0 +1,79 @@
+"""Reading a codec back from a file that may be damaged or hostile: every value is checked before it is used."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from attar.base.config import Config, ConfigType, parse_config
+from attar.base.errors import InputError
+from attar.base.files import canonical_json
+from attar.models.codecs.codec import ExternalWeights
+from attar.models.codecs.weights import ID_PATTERN
+
+Side = Annotated[int, Field(ge=1, le=4096)]
+ImageShape = tuple[Annotated[int, Field(ge=1, le=3)], Side, Side]
+
+
+class CodecSpec(Config):
+    """What every codec's spec has."""
+
+    image_shape: ImageShape
+
+
+class PublicFile(Config):
+    """A file of weights beside the distilled one: its name, content and size."""
+
+    id: str = Field(pattern=ID_PATTERN)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    num_bytes: int = Field(gt=0)
+    num_values: int = Field(gt=0)
+
+
+def nameable(weights: ExternalWeights) -> ExternalWeights:
+    """`weights` of a file whose name a `PublicFile` can hold. Raises InputError where it cannot."""
+    if re.fullmatch(ID_PATTERN, weights.id) is None:
+        raise InputError(
+            f"a distilled file cannot refer to weights of the name {weights.id[:80]!r}; rename their file: at most 100 "
+            "characters, no full stop at the beginning, no colon or slash"
+        )
+    return weights
+
+
+def parse_spec(model: type[ConfigType], spec: dict[str, Any]) -> ConfigType:
+    """`spec` as a strict model. Raises InputError: one line that names the first value at fault."""
+    try:
+        text = canonical_json(spec)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"the codec's description is not plain JSON ({error}); the file is damaged") from None
+    return parse_config(model, text, "the codec's description")
+
+
+def take_tensors(tensors: Mapping[str, Tensor], shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Exactly the float32 tensors named in `shapes`, each of its shape and finite.
+
+    Raises:
+        InputError: a tensor is absent, superfluous, of another shape or type, or holds a value that is not finite.
+    """
+    if set(tensors) != set(shapes):
+        raise InputError(f"the codec's tensors are {sorted(tensors)}; {sorted(shapes)} are needed; the file is damaged")
+    for name, shape in shapes.items():
+        tensor = tensors[name]
+        if tensor.dtype != torch.float32 or tuple(tensor.shape) != shape:
+            received = f"{tensor.dtype} of shape {tuple(tensor.shape)}"
+            raise InputError(f"the codec's tensor {name!r} is {received}; float32 of shape {shape} is needed")
+        if not bool(tensor.isfinite().all()):
+            raise InputError(f"the codec's tensor {name!r} holds values that are not finite; the file is damaged")
+    return dict(tensors)
+
+
+def require_positive(name: str, tensor: Tensor) -> Tensor:
+    """`tensor`, every value of it above zero. Raises InputError."""
+    if not bool((tensor > 0).all()):
+        raise InputError(f"the codec's tensor {name!r} must be positive and is not; the file is damaged")
+    return tensor

@@ -1,0 +1,208 @@
+"""Finding an autoencoder's public weights on this machine, and naming them by content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from attar.base.errors import InputError
+from attar.base.files import content_key, sha256_of
+from attar.models.codecs.codec import ExternalWeights
+
+VARIABLE = "ATTAR_WEIGHTS"
+ID_PATTERN = r"^[^/\\:\x00-\x1f.][^/\\:\x00-\x1f]{0,99}(/[^/\\:\x00-\x1f.][^/\\:\x00-\x1f]{0,99})?$"
+WEIGHT_NAMES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
+SUBFOLDERS = ("vae", "vqvae")
+PICKLES = (".bin", ".pth", ".pt", ".ckpt")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """An autoencoder's files.
+
+    Args:
+        id: a hub id, or a folder's name without its path.
+        files: the weight files, by name; `sha256` is that of their bytes one after the other.
+        config: the architecture, as diffusers writes it to config.json.
+        reference_layout: True for TAESD's own pair of files, False for diffusers' layout.
+    """
+
+    id: str
+    files: tuple[Path, ...]
+    config: dict[str, Any]
+    reference_layout: bool
+
+    @cached_property
+    def sha256(self) -> str:
+        digest = hashlib.sha256()
+        for path in self.files:
+            with path.open("rb") as file:
+                while block := file.read(1 << 22):
+                    digest.update(block)
+        return digest.hexdigest()
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.files)
+
+    @property
+    def config_sha256(self) -> str:
+        """Of the architecture alone: versions and paths that tools leave in config.json do not count."""
+        kept = {key: value for key, value in self.config.items() if key == "_class_name" or not key.startswith("_")}
+        return content_key(kept)
+
+
+def find_weights(path_or_id: str) -> Weights:
+    """The weights a user names: a folder, a name under $ATTAR_WEIGHTS, or a hub id (cached, else downloaded).
+
+    Raises:
+        InputError: nothing is there, it is not an autoencoder in a known layout, or its weights are pickled.
+    """
+    folder = Path(path_or_id).expanduser()
+    if folder.is_dir():
+        name = folder.resolve().name
+        return read_folder(folder, name if re.fullmatch(ID_PATTERN, name) else "autoencoder")
+    if not re.fullmatch(ID_PATTERN, path_or_id):
+        raise InputError(
+            f"there is no folder {path_or_id}; give an autoencoder's folder or a hub id such as owner/name"
+        )
+    for place in _weight_folders(path_or_id):
+        if place.name == _last(path_or_id):
+            return read_folder(place, path_or_id)
+    cached = _hub_cache(path_or_id)
+    if cached:
+        try:
+            return read_folder(cached[0], path_or_id)
+        except InputError:  # a part of the repository is cached, without the autoencoder
+            pass
+    return read_folder(_download(path_or_id), path_or_id)
+
+
+def require_weights(weights_id: str, sha256: str, num_bytes: int) -> Weights:
+    """The weights a file refers to, equal in content; nothing is downloaded.
+
+    Raises:
+        InputError: they are absent, or what has their name differs: says what is needed and how to provide it.
+    """
+    differing = ""
+    for place in places(weights_id):
+        try:
+            found = read_folder(place, weights_id)
+        except InputError:
+            continue
+        if found.num_bytes == num_bytes and found.sha256 == sha256:
+            return found
+        if place.name == _last(weights_id):
+            differing = f" (a folder {place.name} was found, but its weights differ)"
+    raise InputError(
+        f"this needs the autoencoder {weights_id!r} ({num_bytes} bytes, sha256 {sha256}), which is absent{differing}; "
+        f"set {VARIABLE} to its folder or to the folder that contains it, or download it into the hub cache"
+    )
+
+
+def named_file(weights: ExternalWeights, among: Iterable[Path] = ()) -> Path | None:
+    """The file of this content and name that $ATTAR_WEIGHTS lists or holds, or one of `among`; None where none is."""
+    listed = [Path(part).expanduser() for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
+    for path in [*(path / weights.id if path.is_dir() else path for path in listed), *among]:
+        if path.is_file() and path.stat().st_size == weights.num_bytes and sha256_of(path) == weights.sha256:
+            return path
+    return None
+
+
+def read_folder(folder: Path, weights_id: str) -> Weights:
+    """The autoencoder in `folder`: diffusers' layout (also in a vae subfolder), or TAESD's pair of files.
+
+    Raises:
+        InputError: neither is there, the weights are pickled, or a file is damaged.
+    """
+    for place in (folder, *(folder / name for name in SUBFOLDERS)):
+        found = [place / name for name in WEIGHT_NAMES if (place / name).is_file()]
+        if found and (place / "config.json").is_file():
+            return Weights(weights_id, (found[0],), read_config(place / "config.json"), False)
+    encoders = sorted(folder.glob("tae*_encoder.safetensors"))
+    pairs = [(path.with_name(path.name.replace("_encoder", "_decoder")), path) for path in encoders]
+    pairs = [pair for pair in pairs if pair[0].is_file()]
+    if len(pairs) == 1:
+        return Weights(weights_id, pairs[0], _reference_config(pairs[0][0]), True)
+    if any(path.suffix in PICKLES for name in (".", *SUBFOLDERS) for path in (folder / name).glob("*")):
+        raise InputError(
+            f"{folder} holds pickled weights, which could run code and are not read; load the model where it is "
+            "trusted and save it again with save_pretrained(FOLDER, safe_serialization=True)"
+        )
+    raise InputError(
+        f"{folder} holds no autoencoder; a config.json with {WEIGHT_NAMES[0]} (there or in a vae subfolder) is needed, "
+        "or one pair taesd_encoder.safetensors and taesd_decoder.safetensors"
+    )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises InputError."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); restore it from the model's source") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{path} is not a JSON object; restore it from the model's source")
+    return config
+
+
+def _reference_config(decoder: Path) -> dict[str, Any]:
+    """AutoencoderTiny with as many latent channels as the decoder's first convolution takes."""
+    try:
+        with safe_open(decoder, framework="pt") as file:
+            latent_channels = file.get_slice("1.weight").get_shape()[1]
+    except (OSError, SafetensorError, IndexError) as error:
+        raise InputError(f"{decoder} cannot be read ({error}); restore it from the model's source") from None
+    return {"_class_name": "AutoencoderTiny", "latent_channels": latent_channels}
+
+
+def _weight_folders(weights_id: str) -> list[Path]:
+    """Folders of $ATTAR_WEIGHTS that may hold the weights: those with their name, and those listed."""
+    listed = [Path(part).expanduser() for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
+    places = [place for folder in listed for place in (folder / weights_id, folder / _last(weights_id), folder)]
+    return [place for place in dict.fromkeys(places) if place.is_dir()]
+
+
+def _hub_cache(weights_id: str) -> list[Path]:
+    """The hub's folder of this id on this machine, if there is one."""
+    try:
+        from huggingface_hub import snapshot_download
+
+        return [Path(snapshot_download(weights_id, local_files_only=True))]
+    except (ImportError, OSError, ValueError):
+        return []
+
+
+def places(weights_id: str) -> list[Path]:
+    """Folders on this machine that may hold the weights of this id, nearest first; nothing is downloaded."""
+    return [*_weight_folders(weights_id), *_hub_cache(weights_id)]
+
+
+def _last(weights_id: str) -> str:
+    return weights_id.split("/")[-1]
+
+
+def _download(hub_id: str) -> Path:
+    absent = f"no autoencoder {hub_id!r}: not a folder, not under {VARIABLE}, not in the hub cache"
+    if "/" not in hub_id:
+        raise InputError(f"{absent}; give its folder, or a hub id such as owner/name")
+    wanted = ["config.json", WEIGHT_NAMES[0], "tae*coder.safetensors"]
+    wanted += [f"{folder}/{name}" for folder in SUBFOLDERS for name in wanted[:2]]
+    try:
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(hub_id, allow_patterns=wanted))
+    except ImportError:
+        raise InputError(f"{absent}; to download it: pip install 'attar[diffusion]'") from None
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{absent}, and it cannot be downloaded ({reason}); give its folder") from None

@@ -1,0 +1,299 @@
+"""Training the experts that a buffer lacks."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+from attar.base.engines.engine import Engine, Local
+from attar.base.errors import InputError
+from attar.base.footprint import free_bytes, saved_bytes_per_item
+from attar.base.interrupts import stop_requested
+from attar.base.locks import Claims
+from attar.base.progress import Progress, Silent
+from attar.data.augmentation import Augmentation
+from attar.data.image_set import ImageSet
+from attar.models.codecs.codec import Codec
+from attar.models.experts.buffer import ExpertBuffer, ExpertsIdentity, new_manifest
+from attar.models.experts.config import ReadsExperts
+from attar.models.experts.growing import GrowingGroup, begun_group_size, remove_old_states
+from attar.models.experts.teaching import Lesson, Teaching, expert_seed, teach
+from attar.models.networks.network import Network, num_parameters
+from attar.models.networks.registry import build_network
+from attar.models.real_items import RealItems, RealTrainingItems
+from attar.models.training.loop import faster_mode, training_acceleration
+from attar.models.training.settings import Plan, TrainingConfig
+from attar.models.training.snapshots import Snapshot
+from attar.models.training.stacked import is_stackable
+
+LARGEST_GROUP = 16
+"""Networks stacked at most: field-notes.md has 8 to 16."""
+
+MEMORY_SHARE = 0.5
+"""Of the free memory, what a group may be planned with."""
+
+WAIT_SECONDS = 1.0
+"""Between two looks at experts that other processes train."""
+
+
+def train_experts(
+    config: ReadsExperts,
+    augmentation: Augmentation | None,
+    real: RealItems,
+    train: ImageSet,
+    codec: Codec,
+    *,
+    count: int | None = None,
+    progress: Progress | None = None,
+    engine: Engine | None = None,
+) -> ExpertBuffer:
+    """Networks trained on the real items, with their parameters before the first and after every epoch.
+
+    Only what the cache lacks is trained. After a stop or a kill the same call goes on from the last whole epoch. Other
+    processes may do the same work at the same time: each trains other experts, and all return when all are there.
+
+    Args:
+        config: architecture, experts' settings, augmentation.
+        augmentation: what `config.augmentation` means for these items (see `siamese_augmentation`).
+        real: the items, on the device to train on.
+        train: the images behind them.
+        codec: the codec behind them.
+        count: how many experts there must be; None is the configuration's.
+        progress: told every step, and how good each expert became.
+        engine: trains the groups elsewhere, to the same bytes; this process writes the files, a whole expert at a time,
+            and only this process needs the cache. None and `Local` train here, and keep every epoch.
+
+    Returns:
+        The buffer, with at least `count` experts.
+
+    Raises:
+        InputError: fewer than one expert, a network with batch norm, or damaged files in the cache.
+        NonFiniteLossError: an expert's loss stopped being finite; what was trained before is kept.
+        KeyboardInterrupt: on Ctrl-C, once the epoch in hand is kept.
+
+    Source: Cazenavette et al. 2022 (MTT), section 3.1 and buffer.py of its code.
+    Deviation: see docs/experts.md.
+    """
+    count = config.experts.count if count is None else count
+    if count < 1:
+        raise InputError(f"{count} experts were asked for; at least 1 is needed")
+    if (augmentation is None) != (config.augmentation is None):
+        raise ValueError("the augmentation given is not the configuration's")
+    if engine is not None:
+        engine.check_device(real.device)
+    work = _Work.of(config, augmentation, real, (train.fingerprint, codec.identity()), progress or Silent())
+    buffer = work.buffer
+    remove_old_states(buffer)
+    if all(buffer.has(expert) for expert in range(count)):
+        return buffer
+    with Claims(buffer.folder / "claims.lock") as claims, stop_requested() as stop:
+        work.fill(count, claims, stop, None if isinstance(engine, Local) else engine)
+    return buffer
+
+
+def training_of(config: ReadsExperts) -> TrainingConfig:
+    """How the training loop is to train an expert; precision is still "auto"."""
+    experts = config.experts
+    return TrainingConfig(
+        epochs=experts.epochs,
+        batch_size=experts.batch_size,
+        learning_rate=experts.learning_rate,
+        momentum=experts.momentum,
+        weight_decay=experts.weight_decay,
+        schedule="constant",
+        augmentation=config.augmentation,
+        flat_radius=experts.flat_radius,
+    )
+
+
+@dataclass
+class _Work:
+    """What all experts of a buffer have in common."""
+
+    teaching: Teaching
+    progress: Progress
+    buffer: ExpertBuffer
+
+    @classmethod
+    def of(
+        cls,
+        config: ReadsExperts,
+        augmentation: Augmentation | None,
+        real: RealItems,
+        source: tuple[str, str],
+        progress: Progress,
+    ) -> _Work:
+        """`source` is the fingerprint of the images and the identity of the codec."""
+        network = build_network(config.network, real.shape, real.num_classes)
+        if not is_stackable(network):
+            raise InputError(
+                "networks with batch norm have running statistics that trajectories lack; "
+                "take objective.network.norm=instance"
+            )
+        training = training_of(config)
+        acceleration = training_acceleration(network, len(real.labels), training, real.device)
+        training = training.model_copy(update={"precision": acceleration.precision})
+        identity = ExpertsIdentity(
+            data=source[0],
+            codec=source[1],
+            item_shape=real.shape,
+            num_classes=real.num_classes,
+            network=config.network,
+            training=training,
+            compiled=acceleration.compile,
+            device=real.device.type,
+            storage=config.experts.storage,
+            seed=config.experts.seed,
+        )
+        folder = ExpertBuffer.place(identity)
+        known = folder.exists()
+        size = 1 if known else _group_size(config, training, network, real, augmentation, progress)
+        buffer = ExpertBuffer.make(new_manifest(identity, num_parameters(network), size))
+        return cls(Teaching(config, training, real, augmentation), progress, buffer)
+
+    def fill(self, count: int, claims: Claims, stop: threading.Event, engine: Engine | None) -> None:
+        """Train, or wait for, every expert below `count`."""
+        missing = self._missing(count)
+        steps = self._steps_per_expert
+        self.progress.start(f"training {len(missing)} experts", len(missing) * steps)
+        waiting = False
+        try:
+            while missing:
+                groups = self._claimed_groups(missing, claims, 1 if engine is None else len(missing))
+                if groups:
+                    try:
+                        self._train_all(groups, stop, engine)
+                    finally:
+                        for expert in itertools.chain(*groups):
+                            claims.release(expert)
+                elif not waiting:
+                    waiting = True
+                    self.progress.note(f"another process trains expert {missing[0]}: waiting for it")
+                if not groups and stop.wait(WAIT_SECONDS):
+                    raise KeyboardInterrupt
+                before, missing = missing, self._missing(count)
+                others = set(before) - set(missing) - set(itertools.chain(*groups))
+                if others:
+                    self.progress.advance(len(others) * steps)
+        finally:
+            self.progress.finish()
+
+    @property
+    def _steps_per_expert(self) -> int:
+        return Plan.of(self.teaching.training, len(self.teaching.real.labels)).num_steps
+
+    def _missing(self, count: int) -> list[int]:
+        return [expert for expert in range(count) if not self.buffer.has(expert)]
+
+    def _claimed_group(self, missing: Sequence[int], claims: Claims) -> range | None:
+        """The next experts that no other process trains, claimed; None where there are none.
+
+        A group that was begun is finished as it was: with other companions its roundings could differ.
+        """
+        for first in missing:
+            if not claims.take(first):
+                continue
+            begun = begun_group_size(self.buffer, first)
+            wanted = range(first + 1, first + (begun or self.buffer.manifest.group_size))
+            end = first + 1
+            for expert in wanted:
+                if not (begun or expert in missing) or not claims.take(expert):
+                    break
+                end = expert + 1
+            group = range(first, end)
+            if not self.buffer.has(first) and (begun is None or len(group) == begun):
+                return group
+            for expert in group:
+                claims.release(expert)
+        return None
+
+    def _claimed_groups(self, missing: Sequence[int], claims: Claims, most: int) -> list[range]:
+        groups: list[range] = []
+        while len(groups) < most:
+            taken = set(itertools.chain(*groups))
+            group = self._claimed_group([expert for expert in missing if expert not in taken], claims)
+            if group is None:
+                break
+            groups.append(group)
+        return groups
+
+    def _train_all(self, groups: Sequence[range], stop: threading.Event, engine: Engine | None) -> None:
+        if engine is not None:
+            self._train_elsewhere(groups, engine)
+            return
+        for group in groups:
+            self._train(group, stop)
+
+    def _train(self, experts: range, stop: threading.Event) -> None:
+        group = GrowingGroup(self.buffer, experts)
+        start = group.resume(self.teaching.seeds(experts))
+        begin, done = time.perf_counter(), start.epoch if start else 0
+
+        def watch(snapshot: Snapshot) -> None:
+            group.add(snapshot)
+            if snapshot.epoch > done:
+                self.buffer.pace = (time.perf_counter() - begin) / (snapshot.epoch - done) / len(experts)
+            if stop.is_set():
+                raise KeyboardInterrupt
+
+        accuracies = self.teaching.train(experts, start, watch, self.progress)
+        group.finish(accuracies)
+        self._tell(experts, group.last_losses, accuracies)
+
+    def _train_elsewhere(self, groups: Sequence[range], engine: Engine) -> None:
+        """Each group is a job; what comes back is written here at once."""
+        begun = [GrowingGroup(self.buffer, experts) for experts in groups]
+        storage = self.teaching.config.experts.storage
+        lessons = [Lesson(each.experts, each.resume(self.teaching.seeds(each.experts)), storage) for each in begun]
+        names = [
+            f"expert {experts[0]}" if len(experts) == 1 else f"experts {experts[0]} to {experts[-1]}"
+            for experts in groups
+        ]
+        with closing(engine.results(teach, lessons, self.teaching, self.progress, names)) as results:
+            for place, taught in results:
+                group = begun[place]
+                group.complete(taught.rows, taught.losses)
+                group.finish(taught.accuracies)
+                self._tell(group.experts, group.last_losses, taught.accuracies)
+
+    def _tell(self, experts: range, losses: Sequence[float], accuracies: Sequence[float]) -> None:
+        for expert, loss, accuracy in zip(experts, losses, accuracies, strict=True):
+            chance = "; no better than chance" if accuracy < 1.5 / self.teaching.real.num_classes else ""
+            self.progress.note(
+                f"expert {expert}: loss {loss:.4g}, {100 * accuracy:.1f} % of "
+                f"{self.teaching.num_tested} training items right{chance}"
+            )
+
+
+def _group_size(
+    config: ReadsExperts,
+    training: TrainingConfig,
+    network: Network,
+    real: RealItems,
+    augmentation: Augmentation | None,
+    progress: Progress,
+) -> int:
+    """How many experts to train stacked: 1 on CPUs, where stacking is slower; elsewhere by memory and a trial."""
+    if real.device.type != "cuda":
+        return 1
+    batch = min(training.batch_size, len(real.labels))
+    each = batch * saved_bytes_per_item(network, real.shape) + 16 * num_parameters(network)
+    size = min(LARGEST_GROUP, int(MEMORY_SHARE * free_bytes(real.device)) // each)
+    if size < 2:
+        return 1
+    items, seeds = RealTrainingItems(real), [expert_seed(config.experts.seed, expert) for expert in range(size)]
+    mode = faster_mode(
+        config.network,
+        items,
+        real.num_classes,
+        training,
+        seeds,
+        device=real.device,
+        augmentation=augmentation,
+        progress=progress,
+    )
+    return size if mode == "stacked" else 1

@@ -1,0 +1,135 @@
+"""What a generator must offer, and code of others that does: imported only where a user names it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from attar.base.container import one_line
+from attar.base.errors import InputError
+from attar.base.shapes import Float, Int64
+from attar.models.networks.synthesis import LARGEST_VALUES
+
+VARIABLE = "ATTAR_GENERATORS"
+"""Names the code of others that may run to render files: package.module:Name, several with commas between them."""
+
+NUMBERS = ("noise_size", "num_classes", "num_layers")
+METHODS = ("mapping", "features")
+
+_Made = TypeVar("_Made")
+
+
+class Generator(Protocol):
+    """A torch module that makes images of w, and of w with a map from inside itself; deterministic.
+
+    Attributes:
+        image_shape: (C, H, W).
+        latent_shape: of w, (d,), or (m, d) where layers have a w each.
+        noise_size: of z.
+        num_classes: K; 0 where it knows no classes, and is given 0 for every item.
+        num_layers: N, the deepest n of a map f_n that may take the place of the layers before it; at least 0.
+    """
+
+    image_shape: tuple[int, int, int]
+    latent_shape: tuple[int, ...]
+    noise_size: int
+    num_classes: int
+    num_layers: int
+
+    def mapping(self, noise: Float[Tensor, "batch z"], classes: Int64[Tensor, " batch"]) -> Tensor:
+        """w [B, ...] of noise from N(0, I) and a class."""
+
+    def features(self, latents: Tensor, depth: int) -> Float[Tensor, "batch c h w"]:
+        """f_n of w, n = depth, 1 to N."""
+
+    def __call__(self, latents: Tensor, features: Tensor | None = None, depth: int = 0) -> Float[Tensor, "batch C H W"]:
+        """Images, nominally in [0, 1]: G(w), or G(w, f_n)."""
+
+
+def require_named(module: str) -> None:
+    """Refuse code that no user has named: what a file says is never a reason to run it.
+
+    Raises:
+        InputError: `module` is not in $ATTAR_GENERATORS.
+    """
+    if module not in os.environ.get(VARIABLE, "").replace(" ", "").split(","):
+        raise InputError(
+            f"its images are made by the code {module!r}, which is not run because a file names it; if you have it and "
+            f"trust it, set {VARIABLE}={module}"
+        )
+
+
+def imported(module: str, arguments: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module:
+    """The generator that `module` makes of `arguments`, with the values of `state`, on the CPU, frozen.
+
+    Args:
+        module: "package.module:Name". It is imported and called: name only what you trust.
+        arguments: keywords.
+        state: names to tensors, exactly those of the module's own state dict; float ones are read as float32.
+
+    Raises:
+        InputError: it cannot be imported or made, is not as `Generator` says, or has another state; one line.
+    """
+    made = _named(module)
+    kept = {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
+    with torch.random.fork_rng(devices=[]):  # modules draw values also where others then take their place
+        with torch.device("meta"):
+            shell = _attempt(module, lambda: made(**kept))
+        _check_state(module, shell, state)
+        network = _attempt(module, lambda: made(**kept))
+    for name in ("image_shape", "latent_shape"):
+        _check_shape(module, network, name)
+    for name in NUMBERS:
+        if type(getattr(network, name, None)) is not int or getattr(network, name) < 0:
+            raise InputError(f"the generator {module!r} has no number {name!r}, which docs/diffusion.md describes")
+    for name in METHODS:
+        if not callable(getattr(network, name, None)):
+            raise InputError(f"the generator {module!r} has no method {name!r}, which docs/diffusion.md describes")
+    values = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    _attempt(module, lambda: network.load_state_dict(values))
+    return network.float().requires_grad_(False).eval()
+
+
+def _named(module: str) -> Callable[..., Any]:
+    package, _, name = module.partition(":")
+    found = getattr(_attempt(module, lambda: importlib.import_module(package)), name, None)
+    if not callable(found):
+        raise InputError(f"{package!r} has no {name!r} to make a generator with; give package.module:Name")
+    made: Callable[..., Any] = found
+    return made
+
+
+def _attempt(module: str, work: Callable[[], _Made]) -> _Made:
+    """The code of others raises anything."""
+    try:
+        return work()
+    except Exception as error:
+        raise InputError(f"the generator {module!r} cannot be made ({one_line(error)})") from error
+
+
+def _check_state(module: str, shell: Any, state: Mapping[str, Tensor]) -> None:
+    """Before anything is allocated."""
+    if not isinstance(shell, nn.Module):
+        raise InputError(f"{module!r} makes a {type(shell).__name__}; a torch module is needed")
+    wanted = shell.state_dict()
+    if sum(value.numel() for value in wanted.values()) > LARGEST_VALUES:
+        raise InputError(f"the generator {module!r} has more than {LARGEST_VALUES} values")
+    for name in sorted(wanted.keys() | state.keys()):
+        told = [None if name not in each else tuple(each[name].shape) for each in (wanted, state)]
+        if told[0] != told[1]:
+            raise InputError(
+                f"the weights' {name[:80]!r} has shape {told[1]} and the generator {module!r} needs {told[0]}; give "
+                "the arguments and the state dict of one and the same module"
+            )
+
+
+def _check_shape(module: str, network: nn.Module, name: str) -> None:
+    shape, allowed = getattr(network, name, None), {"image_shape": (3,), "latent_shape": (1, 2, 3)}[name]
+    numbers = isinstance(shape, tuple) and all(type(side) is int and side > 0 for side in shape)
+    if not isinstance(shape, tuple) or not numbers or len(shape) not in allowed:
+        raise InputError(f"the generator {module!r} has {name} {shape!r}; a tuple of whole numbers is needed")

@@ -1,6 +1,0 @@
-"""Every published setting as a function that returns a full Recipe."""
-
-from attar.recipes.recipe import Expected, OptimizerConfig, Recipe
-from attar.recipes.registry import REGISTRY, recipe
-
-__all__ = ["REGISTRY", "Expected", "OptimizerConfig", "Recipe", "recipe"]

@@ -1,0 +1,1 @@
+"""The one outer loop and all around it."""

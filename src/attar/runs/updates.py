@@ -1,0 +1,177 @@
+"""Updates of everything that an outer step learns: items, soft labels, the objective's own numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attar.base.errors import InputError
+from attar.methods.labels import SoftLabels
+from attar.methods.objectives.objective import Objective
+from attar.methods.parameterizations.codes import Codes
+from attar.methods.parameterizations.parameterization import Parameterization
+from attar.methods.recipes import OptimizerConfig, Recipe
+
+LABELS = "soft_labels"
+
+
+NAMES_OF_STATE = {
+    "momentum": "momentum_buffer",
+    "mean": "exp_avg",
+    "square": "exp_avg_sq",
+    "count": "step",
+}
+"""Names in a checkpoint -> the optimisers' own."""
+
+
+class Updates:
+    """Descent with a rate for each kind of parameter, and the items' running average.
+
+    Items are updated value by value as the recipe's optimizer says: what becomes of one does not depend on the others.
+    A decoder that is learned with them is updated as `decoder_optimizer` says, and features of a generator as
+    `feature_optimizer` does. Soft labels and the objective's own parameters are updated by stochastic gradient descent.
+
+    Args:
+        recipe: with an optimizer, one for a decoder where there is one, and labels.
+        synthetic: whose trainable tensors are learned; those of an autoencoder are frozen.
+        objective: its own parameters bring their own rates.
+        items_per_class: for rates per item.
+
+    Raises:
+        InputError: items that are to stay in a range and have none.
+    """
+
+    def __init__(self, recipe: Recipe, synthetic: Parameterization, objective: Objective, items_per_class: int) -> None:
+        assert recipe.optimizer is not None
+        self._objective, self._synthetic = objective, synthetic
+        self._items_per_class = items_per_class
+        self._bounded = _bounded(synthetic) if recipe.optimizer.valid_range else None
+        trainable = {name: value for name, value in synthetic.named_parameters() if value.requires_grad}
+        labels = trainable.pop(LABELS, None)
+        self._statistics = synthetic.statistics()
+        groups: list[dict[str, Any]] = []
+        self._named: dict[str, nn.Parameter] = dict(trainable)
+        if labels is not None and isinstance(recipe.labels, SoftLabels) and recipe.labels.learning_rate:
+            groups.append({"params": [labels], "lr": recipe.labels.learning_rate, "momentum": recipe.labels.momentum})
+            self._named[LABELS] = labels
+        elif labels is not None:
+            labels.requires_grad_(False)
+        own = objective.parameter_groups()
+        for index, value in enumerate(value for group in own for value in group["params"]):
+            self._named[f"objective.{index}"] = value
+        groups += own
+        self._scheduled: list[tuple[OptimizerConfig, torch.optim.Optimizer]] = []
+        self._owners: dict[str, torch.optim.Optimizer] = {}
+        self._averages: dict[str, tuple[Tensor, float]] = {}
+        for config, names in _by_optimizer(recipe, trainable):
+            optimizer = _optimizer(config, [trainable[name] for name in names])
+            self._scheduled.append((config, optimizer))
+            self._owners |= dict.fromkeys(names, optimizer)
+            if config.average:
+                self._averages |= {name: (trainable[name].detach().clone(), config.average) for name in names}
+        self._optimizers = [optimizer for _, optimizer in self._scheduled]
+        if groups:
+            self._optimizers.append(torch.optim.SGD(groups))
+
+    def clear(self) -> None:
+        """Forget the gradients."""
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def take(self, progress: float) -> None:
+        """One step along the gradients, when `progress` of the steps (0 to 1) are done.
+
+        average <- d average + (1 - d) items
+        """
+        for config, optimizer in self._scheduled:
+            optimizer.param_groups[0]["lr"] = config.rate(self._items_per_class, progress)
+        for optimizer in self._optimizers:
+            optimizer.step()
+        if self._bounded is not None:
+            self._bounded.cut_to_valid_range()
+        for name, (average, decay) in self._averages.items():
+            average.lerp_(self._named[name], 1 - decay)
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """The items become their average, where the recipe says so."""
+        for name, (average, _) in self._averages.items():
+            self._named[name].copy_(average)
+
+    def statistics(self) -> dict[str, Tensor]:
+        """Copies of what a forward pass of the items changes; for `put_back` where a step is not taken after all."""
+        return {name: value.clone() for name, value in self._statistics.items()}
+
+    @torch.no_grad()
+    def put_back(self, statistics: Mapping[str, Tensor]) -> None:
+        """The items' statistics become these again."""
+        for name, value in self._statistics.items():
+            value.copy_(statistics[name])
+
+    def halve_memory(self) -> bool:
+        """Render and match in chunks of half the size from now on; False where neither can become smaller."""
+        return any([self._objective.halve_memory(), self._synthetic.halve_memory()])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that a resumed run needs."""
+        tensors = {f"item.{name}": value.detach() for name, value in self._named.items()}
+        for name, value in self._named.items():
+            state = self._optimizer_of(name).state.get(value, {})
+            for ours, theirs in NAMES_OF_STATE.items():
+                if state.get(theirs) is not None:
+                    tensors[f"{ours}.{name}"] = state[theirs]
+        tensors |= {f"average.{name}": value for name, (value, _) in self._averages.items()}
+        tensors |= {f"statistics.{name}": value for name, value in self._statistics.items()}
+        tensors |= {f"rendering.{name}": value for name, value in self._synthetic.resume_state().items()}
+        return tensors | {f"state.{name}": value for name, value in self._objective.resume_state().items()}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what `tensors` gave, which stays as it is; from the beginning where there are none."""
+        if not tensors:
+            return
+        for name, value in self._named.items():
+            value.data.copy_(tensors[f"item.{name}"])
+            for ours, theirs in NAMES_OF_STATE.items():
+                if f"{ours}.{name}" in tensors:
+                    # Adam counts its steps on the CPU.
+                    device = torch.device("cpu") if ours == "count" else value.device
+                    kept = tensors[f"{ours}.{name}"].detach().to(device, copy=True)
+                    self._optimizer_of(name).state[value][theirs] = kept
+        for name, (average, _) in self._averages.items():
+            average.copy_(tensors[f"average.{name}"])
+        self.put_back({name: tensors[f"statistics.{name}"] for name in self._statistics})
+        for part, prefix in ((self._synthetic, "rendering."), (self._objective, "state.")):
+            part.resume({name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)})
+
+    def _optimizer_of(self, name: str) -> torch.optim.Optimizer:
+        return self._owners.get(name, self._optimizers[-1])
+
+
+def _by_optimizer(recipe: Recipe, trainable: Iterable[str]) -> list[tuple[OptimizerConfig, list[str]]]:
+    """Names of the items' tensors, those that one optimizer updates together."""
+    groups: dict[int, tuple[OptimizerConfig, list[str]]] = {}
+    for name in trainable:
+        config = recipe.optimizer_of(name)
+        assert config is not None
+        groups.setdefault(id(config), (config, []))[1].append(name)
+    return list(groups.values())
+
+
+def _optimizer(config: OptimizerConfig, items: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """The rate is set at every step."""
+    if config.betas is None:
+        return torch.optim.SGD(items, lr=0.0, momentum=config.momentum, weight_decay=config.weight_decay)
+    kind = torch.optim.AdamW if config.kind == "adamw" else torch.optim.Adam
+    return kind(items, lr=0.0, betas=config.betas, weight_decay=config.weight_decay)
+
+
+def _bounded(synthetic: Parameterization) -> Codes:
+    """Asks for the range once, so that a codec without one is refused before the first step."""
+    if not isinstance(synthetic, Codes):
+        raise InputError("valid_range is for items that are codes; set optimizer.valid_range=false")
+    synthetic.valid_range()
+    return synthetic

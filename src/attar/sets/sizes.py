@@ -1,0 +1,211 @@
+"""What a distilled set costs: four sizes, none of them flattering, and the change from one storage to another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from attar.base.config import Config
+from attar.base.container import packed_bytes
+from attar.methods.labels.region_logits import fitted, region_table
+from attar.methods.labels.regions import ObserverFacts, RegionLabels
+from attar.methods.parameterizations.codes import Codes, LabelStorage
+from attar.methods.parameterizations.codes import Storage as CodeStorage
+from attar.methods.parameterizations.diffusion import DiffusionConfig
+from attar.methods.parameterizations.generator import GeneratorConfig
+from attar.methods.parameterizations.priors import DECODER, PriorsConfig
+from attar.methods.parameterizations.registry import payload_table
+from attar.models.codecs.codec import Codec, ExternalWeights
+from attar.sets.composing import compose_manifest, describe_codec, describe_shard, table_specs
+from attar.sets.manifest import (
+    REAL_INITIALIZATIONS,
+    SOFT_LABELS,
+    DataProvenance,
+    InitialProvenance,
+    Manifest,
+    RegionSpec,
+)
+
+if TYPE_CHECKING:
+    pass
+
+NumBytes = Annotated[int, Field(ge=0)]
+CODE_STORAGES = ("float32", "float16", "int8")
+LABELS = ("labels", SOFT_LABELS)
+
+
+class Storage(Config):
+    """The sizes of one set.
+
+        paper_bytes = 4 (values of codes or priors, scales, soft or region labels and decoder)
+        bits_per_class = 8 file_bytes / K
+
+    Args:
+        paper_bytes: the papers' convention: every value needed to render the items and to label them counted as
+            float32, an observer that training must ask included; hard labels, and public weights outside the file,
+            count nothing.
+        file_bytes: the file as it is, manifest and labels included.
+        codes_bytes: the items alone as they are stored, without labels and decoder: codes and their scales, or priors.
+        soft_label_bytes: soft labels as they are stored.
+        label_bytes: all that labels cost beside the class of each item: soft and region labels as they are stored, and
+            the observer, inside the file or not, that gives them while training.
+        bits_per_class: of the file.
+        external: weights that rendering, or labelling while training, needs beside the file.
+
+    Source: D3 section B.1 (paper_bytes); LatentDD section 3.2 for leaving a public decoder out.
+    """
+
+    paper_bytes: NumBytes
+    file_bytes: NumBytes
+    codes_bytes: NumBytes
+    soft_label_bytes: NumBytes = 0
+    label_bytes: NumBytes = 0
+    bits_per_class: Annotated[float, Field(ge=0)]
+    external: tuple[ExternalWeights, ...] = ()
+
+    @property
+    def external_bytes(self) -> int:
+        """All weights beside the file together."""
+        return sum(weights.num_bytes for weights in self.external)
+
+    def sets_to_amortise(self) -> int:
+        """How many such files must share the weights beside them until these cost each no more than itself."""
+        return math.ceil(self.external_bytes / self.file_bytes)
+
+    def lines(self) -> list[str]:
+        """The sizes in words, one line each."""
+        soft, regions = bool(self.soft_label_bytes), self.label_bytes > self.soft_label_bytes
+        counted = "codes, scales, soft labels and decoder" if soft else "codes, scales and decoder"
+        if regions:
+            counted = "codes, scales, region labels or observer, and decoder"
+        told = [
+            f"file: {self.file_bytes:,} bytes, {self.bits_per_class:,.0f} bits per class",
+            f"items alone: {self.codes_bytes:,} bytes as stored",
+            *[f"soft labels: {self.soft_label_bytes:,} bytes as stored"] * soft,
+            *[f"region labels: {self.label_bytes - self.soft_label_bytes:,} bytes"] * regions,
+            f"papers' count: {self.paper_bytes:,} bytes (every value as float32; {counted})",
+        ]
+        for weights in self.external:
+            told.append(
+                f"not inside: {weights.id}, {weights.num_bytes:,} bytes, sha256 {weights.sha256[:12]}...: "
+                f"as large as {math.ceil(weights.num_bytes / self.file_bytes):,} such files"
+            )
+        return told
+
+
+def storage_of(manifest: Manifest, num_bytes: int) -> Storage:
+    """The sizes of a set with this manifest, in a file of so many bytes."""
+    tensors = [named for shard in manifest.shards for named in shard.tensors.items()]
+    items = [(name, spec) for name, spec in tensors if name not in LABELS]
+    soft = [spec for name, spec in tensors if name == SOFT_LABELS]
+    decoders = {shard.codec.identity: shard.codec for shard in manifest.shards}
+    regions = [spec for shard in manifest.shards if shard.regions for spec in shard.regions.tensors.values()]
+    observers = online_observers(manifest)
+    stored = soft + regions + [spec for _, spec in items]
+    stored += [spec for codec in decoders.values() for spec in codec.tensors.values()]
+    external = {codec.external.sha256: codec.external for codec in decoders.values() if codec.external}
+    external |= {facts.identity: _as_weights(facts) for facts in observers}
+    labels = sum(spec.num_bytes for spec in soft + regions) + sum(facts.num_bytes for facts in observers)
+    return Storage(
+        paper_bytes=4 * sum(math.prod(spec.shape) for spec in stored) + sum(facts.num_bytes for facts in observers),
+        file_bytes=num_bytes,
+        codes_bytes=sum(spec.num_bytes for name, spec in items if not name.startswith(DECODER)),
+        soft_label_bytes=sum(spec.num_bytes for spec in soft),
+        label_bytes=labels,
+        bits_per_class=8 * num_bytes / len(manifest.classes),
+        external=tuple(external.values()),
+    )
+
+
+def online_observers(manifest: Manifest) -> list[ObserverFacts]:
+    """The observers that training on a set must ask, each once."""
+    regions = [shard.regions for shard in manifest.shards if shard.regions and shard.regions.online]
+    facts = {each.observer.identity: each.observer for each in regions if each.observer}
+    return list(facts.values())
+
+
+def _as_weights(facts: ObserverFacts) -> ExternalWeights:
+    num_values = max(1, facts.num_bytes // 4)
+    name = f"observer {facts.network}".strip()
+    return ExternalWeights(id=name, sha256=facts.identity, num_bytes=facts.num_bytes, num_values=num_values)
+
+
+# A number with as many characters as any that was learned can have.
+WIDEST_NUMBER = -1.2345678901234567e-300
+
+
+def estimate_bytes(
+    codec: Codec,
+    preprocess: Codec,
+    *,
+    storage: CodeStorage,
+    num_per_class: int,
+    classes: Sequence[str],
+    label_storage: LabelStorage | None = None,
+    grid: int | None = None,
+    priors: PriorsConfig | None = None,
+    rendered: DiffusionConfig | GeneratorConfig | None = None,
+    regions: RegionLabels | None = None,
+    observer: ObserverFacts | None = None,
+    learned: Sequence[str] = (),
+    parts: Sequence[int] = (),
+    **facts: Any,
+) -> int:
+    """Bytes of the file of `num_per_class` codes for each class, without making them.
+
+    Exact but for the digits of the initial indices, for which the largest index stands, and of learned numbers.
+
+    Args:
+        codec: of the codes.
+        preprocess: as in `build`.
+        storage: of the codes.
+        num_per_class: codes of each class, at least 1; those of a mosaic are its canvases.
+        classes: names.
+        label_storage: of soft labels; None for hard ones.
+        grid: tiles along each side of a mosaic's canvas; None for codes that are items themselves.
+        priors: settings of the items where they are priors, in place of `storage`; the decoder is counted too.
+        rendered: settings of the items where a frozen model renders them, in place of `storage`.
+        regions: region labels; None for none.
+        observer: of the region labels.
+        learned: names of the numbers that will be learned.
+        parts: how many classes each shard of a merged set has, without region labels; none for one shard of all.
+        **facts: what `build` takes; of `initial` only the kind matters.
+
+    Raises:
+        InputError: region labels that cannot be stored, or not within their bytes.
+    """
+    num_canvases = num_per_class * len(classes)
+    spec: dict[str, Any] = priors.spec() if priors else {"kind": Codes.kind, "storage": storage}
+    spec = rendered.spec(codec) if rendered else spec
+    spec |= {"label_storage": label_storage} if label_storage else {}
+    spec |= {"kind": "mosaic", "grid": grid} if grid else {}
+    num_tiles = (grid or 1) ** 2
+    described = describe_codec(codec)
+    about = described if preprocess is codec else describe_codec(preprocess)
+    initial, data = facts.pop("initial"), facts.pop("data")
+    if not isinstance(initial, InitialProvenance):
+        num_real = data.num_items if isinstance(data, DataProvenance) else len(data[1])
+        indexed = initial[0] in REAL_INITIALIZATIONS and not parts  # a merged set says nothing of its images' places
+        initial = (initial[0], [max(num_real - 1, 0)] * num_canvases * num_tiles * indexed)
+    numbers = dict.fromkeys(learned, WIDEST_NUMBER)
+    facts = {"seed": 0, "device": "cpu", "network": None, "scores": (), "learned": numbers, **facts}
+    labels = None
+    if regions is not None:
+        config = fitted(regions, num_canvases, len(classes))
+        table = table_specs(region_table(config, num_canvases, len(classes)))
+        labels = RegionSpec(labels=config, seed=facts["seed"], observer=observer, tensors=table)
+    shards = [
+        describe_shard(spec, described, table_specs(payload_table(spec, count, codec.code_shape, len(classes))), labels)
+        for count in (num_tiles * num_per_class * num_own for num_own in parts or [len(classes)])
+    ]
+    manifest = compose_manifest(about, shards, classes, data=data, initial=initial, **facts)
+    return file_bytes(manifest.model_copy(update={"content_sha256": "0" * 64}))
+
+
+def file_bytes(manifest: Manifest) -> int:
+    """Size of the file with this manifest and the tensors that it lists."""
+    table = {name: (spec.dtype, spec.shape) for name, spec in manifest.tensor_table().items()}
+    return packed_bytes(manifest.text(), table)

@@ -1,0 +1,140 @@
+"""A replay memory as networks are trained on it: items of several groups of classes, labelled among all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attar.models.codecs.codec import Codec
+from attar.models.training.items import Inputs, TrainingItems, gives_logits
+from attar.sets.streaming import DecodedItems, RegionItems, SampledItems
+
+ABSENT_LOGIT = -1e9
+"""Of a class that a label says nothing of: no mass at any temperature, exactly, and finite."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """The items of one group of classes.
+
+    Args:
+        items: labelled among the group's classes.
+        preprocess: of their network inputs, on the training device.
+        first_class: column of the group's first class among all; its others follow.
+    """
+
+    items: TrainingItems
+    preprocess: Codec
+    first_class: int
+
+
+class ReplayItems:
+    """All groups' items together.
+
+    Hard labels are shifted to the group's columns. Probabilities and logits of a group's classes are put into its
+    columns; the others get probability 0, or a logit of -1e9, so that
+
+        softmax(lifted / T)_k = softmax(group's logits / T)_(k - first class) in the group's columns, else 0.
+
+    Network inputs are made by one preprocess for all groups: what a group's own has made is decoded and made anew.
+
+    Args:
+        shares: at least one; of one kind of labels.
+        preprocess: of the network, on the training device.
+        num_classes: K, of all groups.
+
+    Source: concatenated replay, as GDumb (Prabhu et al. 2020) trains on it from scratch.
+    Deviation: an observer of one group says nothing of another's classes; that a network also learns to tell groups
+        apart follows from the lifted labels' zeros.
+    """
+
+    def __init__(self, shares: Sequence[Share], preprocess: Codec, num_classes: int) -> None:
+        self._shares = [Share(_translated(each, preprocess), preprocess, each.first_class) for each in shares]
+        self._preprocess, self._num_classes = preprocess, num_classes
+        self.augmented = self._alike([bool(getattr(share.items, "augmented", False)) for share in shares])
+        self.gives_logits = self._alike([gives_logits(share.items) for share in shares])
+        self.num_items = sum(share.items.num_items for share in shares)
+
+    def epoch(self, epoch: int, generator: torch.Generator) -> tuple[Inputs, Tensor]:
+        """Every group's items of that epoch, group after group."""
+        inputs: list[Inputs] = []
+        labels = []
+        for share in self._shares:
+            own, own_labels = self._read(share.items, epoch, generator)
+            inputs.append(own)
+            labels.append(lifted(own_labels, share.first_class, self._num_classes, self.gives_logits))
+        tensors = [each for each in inputs if isinstance(each, Tensor)]
+        return torch.cat(tensors) if len(tensors) == len(inputs) else JoinedInputs(inputs), torch.cat(labels)
+
+    def _read(self, items: TrainingItems, epoch: int, generator: torch.Generator) -> tuple[Inputs, Tensor]:
+        if isinstance(items, RegionItems):
+            return items.regions(epoch, self._preprocess), items.logits(epoch)
+        return items.epoch(epoch, generator)
+
+    @staticmethod
+    def _alike(kinds: Sequence[bool]) -> bool:
+        if len(set(kinds)) != 1:
+            raise ValueError("the groups' labels are of several kinds")
+        return kinds[0]
+
+
+class JoinedInputs:
+    """Inputs one after another, read batch by batch.
+
+    Args:
+        parts: of one shape and dtype.
+    """
+
+    def __init__(self, parts: Sequence[Inputs]) -> None:
+        self._parts = list(parts)
+        self.shape = torch.Size([sum(map(len, self._parts)), *self._parts[0].shape[1:]])
+        self.dtype = self._parts[0].dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        first, found = 0, torch.empty(len(indices), *self.shape[1:], device=indices.device, dtype=self.dtype)
+        for part in self._parts:
+            here = ((indices >= first) & (indices < first + len(part))).nonzero()[:, 0]
+            if len(here):
+                found[here] = part[indices[here] - first].to(found)
+            first += len(part)
+        return found
+
+
+def lifted(labels: Tensor, first_class: int, num_classes: int, logits: bool = False) -> Tensor:
+    """A group's labels among all classes.
+
+    Args:
+        labels: int64 [M], or float [M, classes of the group]: probabilities, or logits.
+        first_class: the group's first column.
+        num_classes: K, of all groups.
+        logits: whether soft labels are logits.
+    """
+    if not labels.is_floating_point():
+        return labels + first_class
+    wide = labels.new_full((len(labels), num_classes), ABSENT_LOGIT if logits else 0.0)
+    wide[:, first_class : first_class + labels.shape[1]] = labels
+    return wide
+
+
+def _translated(share: Share, preprocess: Codec) -> TrainingItems:
+    """The share's items as inputs of `preprocess`; regions, which are made when asked for, are left as they are."""
+    own, items = share.preprocess, share.items
+    if isinstance(items, RegionItems) or own.identity() == preprocess.identity():
+        return items
+    if isinstance(items, SampledItems):
+        drawn = items
+        return SampledItems(lambda draw: _again(drawn.epoch(0, draw)[0], own, preprocess), items.labels)
+    if not isinstance(items, DecodedItems):
+        raise ValueError(f"items of type {type(items).__name__} cannot be translated")
+    return DecodedItems(_again(items.inputs, own, preprocess), items.labels)
+
+
+@torch.no_grad()
+def _again(inputs: Tensor, own: Codec, preprocess: Codec) -> Tensor:
+    return torch.cat([preprocess.encode(own.decode(part)) for part in inputs.split(512)])
