@@ -116,7 +116,7 @@ def describe_tensors(tensors: Mapping[str, Tensor]) -> dict[str, TensorSpec]:
 
 def table_specs(table: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, TensorSpec]:
     """Dtypes and shapes, by name, as a manifest has them."""
-    return {name: TensorSpec(dtype=dtype, shape=shape) for name, (dtype, shape) in table.items()}
+    return {name: TensorSpec(dtype=dtype, shape=shape) for name, (dtype, shape) in table.items()}  # type: ignore[arg-type]
 
 
 def without_folders(value: Any) -> Any:
