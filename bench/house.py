@@ -24,7 +24,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 VAGUE = frozenset(
-    "found told own each made kept wanted known seen asked called taken shown begun named thing things stuff".split()
+    {
+        *("found", "told", "own", "each", "made", "kept", "wanted", "known", "seen"),
+        *("asked", "called", "taken", "shown", "begun", "named", "thing", "things", "stuff"),
+    }
 )
 """Participles and pronouns that were used for anything: `found` may be a path, a tensor or a list of faults."""
 
@@ -64,7 +67,7 @@ class House:
 
     def room(self, module: str) -> str:
         """The name at the top of the package that a module lies in."""
-        return (module.split(".") + ["__init__"])[1]
+        return [*module.split("."), "__init__"][1]
 
     @property
     def rooms(self) -> list[str]:
