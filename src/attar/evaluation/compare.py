@@ -4,27 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from attar.base.config import Config, parse_config
 from attar.base.engines.engine import Engine
 from attar.base.errors import InputError
 from attar.base.files import set_name
 from attar.base.progress import Progress, Silent
+from attar.evaluation.card import Card
 from attar.evaluation.evaluate import asked_observer, check_fit, evaluate, learned_rate, load_splits
 from attar.evaluation.plots import Point, plot_accuracy
 from attar.evaluation.protocol import Protocol, check_judges
 from attar.evaluation.protocol import protocol as protocol_named
 from attar.evaluation.rows import Row
-from attar.evaluation.scorecard import COLUMNS, DISTILLED, Scorecard, markdown_table, rich_table
+from attar.evaluation.scorecard import COLUMNS, DISTILLED, Scorecard
 from attar.models.networks.network import NetworkConfig
 from attar.sets.class_columns import in_order_of
 from attar.sets.distilled import DistilledSet
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 SIZE_LABELS = {
     "file": "bytes: the set's file, or the images as plain uint8",
@@ -33,14 +30,15 @@ SIZE_LABELS = {
 SAME_SIZE = 0.01
 
 
-class Comparison(Config):
+class Comparison(Card):
     """Scorecards that may be read side by side.
 
     Args:
         cards: at least one, the smallest file first; same data, protocol, seeds and device.
     """
 
-    schema_version: Literal[1] = 1
+    noun = "comparison"
+
     cards: tuple[Scorecard, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -59,8 +57,13 @@ class Comparison(Config):
         """Data, protocol, seeds and device in one line."""
         return self.cards[0].title.replace(self.cards[0].name, f"{len(self.cards)} sets", 1)
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The set's name, then COLUMNS."""
+        return ("set", *COLUMNS)
+
     def lines(self) -> list[list[str]]:
-        """The cells of the table: the set's name, then COLUMNS."""
+        """Each card's lines, its name before them."""
         return [[card.name, *cells] for card in self.cards for cells in card.lines()]
 
     def remarks(self) -> list[str]:
@@ -77,23 +80,6 @@ class Comparison(Config):
             for remark in remarks
         ]
         return list(dict.fromkeys(warning + named))
-
-    def as_table(self) -> Table:
-        """All rows as a table for rich."""
-        return rich_table(self.title, ("set", *COLUMNS), self.lines(), self.remarks())
-
-    def as_markdown(self) -> str:
-        """All rows as a markdown table."""
-        return markdown_table(self.title, ("set", *COLUMNS), self.lines(), self.remarks())
-
-    def to_json(self) -> str:
-        """Everything, as indented JSON."""
-        return self.model_dump_json(indent=2)
-
-    @classmethod
-    def from_json(cls, text: str) -> Comparison:
-        """What `to_json` wrote. Raises InputError for anything else."""
-        return parse_config(cls, text, "comparison")
 
     def points(self, size: Literal["file", "paper"] = "file") -> list[Point]:
         """What the plot shows, on the first network: a point for each set, and quieter ones for the baselines.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from attar.base.config import Config, parse_config
+from attar.base.config import Config
+from attar.evaluation.card import Card, seeds_text
 from attar.evaluation.protocol import Protocol
 from attar.evaluation.ranking import Ranking, ranking_of, ranking_remarks
 from attar.evaluation.rows import DISTILLED, FULL, Row
@@ -16,9 +17,6 @@ from attar.evaluation.unseen import UnseenMean, unseen_means
 from attar.models.networks.network import NetworkConfig
 from attar.models.training.settings import Plan, TrainingConfig, images_seen
 from attar.sets.sizes import Storage
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 COLUMNS = (
     "trained on",
@@ -31,9 +29,6 @@ COLUMNS = (
     "images seen",
     "minutes",
 )
-NUMBERS = {*COLUMNS[2:6], *COLUMNS[7:], "bits per class", "external bytes", "% of full", "LRS", "ARS"}
-"""Columns, of other tables too, whose cells are set to the right."""
-
 COSTS = (
     "images seen: by one network in all of its training, epoch by epoch; "
     "minutes: training and testing of all seeds' networks on the device above"
@@ -104,7 +99,7 @@ class Difference(Config):
         return f"{self.mean:+.1f}{interval} {self.verdict}"
 
 
-class Scorecard(Config):
+class Scorecard(Card):
     """All rows of one set under one protocol.
 
     Args:
@@ -131,7 +126,8 @@ class Scorecard(Config):
         ValueError: rows of other seeds than the card's, or differences that are not those of the rows.
     """
 
-    schema_version: Literal[1] = 1
+    noun = "scorecard"
+
     name: str
     recipe: str = ""
     classes: tuple[str, ...]
@@ -204,23 +200,18 @@ class Scorecard(Config):
         wanted = network or self.rows[0].network
         return ranking_of([row for row in self.rows if row.network == wanted], self.labels)
 
-    def to_json(self) -> str:
-        """Everything, as indented JSON."""
-        return self.model_dump_json(indent=2)
-
-    @classmethod
-    def from_json(cls, text: str) -> Scorecard:
-        """What `to_json` wrote. Raises InputError for anything else."""
-        return parse_config(cls, text, "scorecard")
-
     @property
     def title(self) -> str:
         """Set, data, protocol, seeds and device in one line."""
-        seeds = f"{len(self.seeds)} seeds" if len(self.seeds) > 1 else "1 seed"
         return (
             f"{self.name} on {self.data} ({self.num_test} test images), protocol {self.protocol.label}, "
-            f"{seeds}, {self.device}"
+            f"{seeds_text(self.seeds)}, {self.device}"
         )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """COLUMNS."""
+        return COLUMNS
 
     def lines(self) -> list[list[str]]:
         """The table's cells, in the order of COLUMNS; means over two or more unseen networks come last."""
@@ -251,14 +242,6 @@ class Scorecard(Config):
         seen = ", ".join(dict.fromkeys(network.kind for network in self.distilled_with))
         return [f"unseen architectures: {names}; the set was distilled with networks of kind {seen}"]
 
-    def as_table(self) -> Table:
-        """The rows as a table for rich, the remarks as its caption."""
-        return rich_table(self.title, COLUMNS, self.lines(), self.remarks())
-
-    def as_markdown(self) -> str:
-        """The rows as a markdown table, title above and remarks below."""
-        return markdown_table(self.title, COLUMNS, self.lines(), self.remarks())
-
 
 def exposure(training: TrainingConfig, num_items: int) -> dict[str, int]:
     """What a row says of how long one network is trained on so many items."""
@@ -274,28 +257,6 @@ def sizes_text(storage: Storage) -> str:
         f"{_bytes(storage.file_bytes)} bytes of file, {storage.bits_per_class:,.0f} bits per class, "
         f"external weights: {external}"
     )
-
-
-def rich_table(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]], remarks: Sequence[str]) -> Table:
-    """A rich table. Imports rich."""
-    from rich.table import Table
-    from rich.text import Text
-
-    caption = Text("\n".join(remarks), justify="left")
-    table = Table(title=Text(title), caption=caption, title_justify="left", caption_justify="left")
-    for column in columns:
-        table.add_column(column, justify="right" if _is_number(column) else "left", overflow="fold")
-    for cells in lines:
-        table.add_row(*(Text(cell) for cell in cells), style="bold" if cells[0].startswith(DISTILLED) else None)
-    return table
-
-
-def markdown_table(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]], remarks: Sequence[str]) -> str:
-    """A GitHub-flavoured markdown table."""
-    rule = ["---:" if _is_number(column) else "---" for column in columns]
-    table = [f"| {' | '.join(_escaped(cell) for cell in cells)} |" for cells in ([*columns], rule, *lines)]
-    listed = [f"- {' '.join(_escaped(remark).split())}" for remark in remarks]
-    return "\n".join([f"**{_escaped(title)}**", "", *table, "", *listed, ""])
 
 
 def _cells(row: Row, difference: Difference | None, seen: int | None, recovery: float | None) -> list[str]:
@@ -322,13 +283,5 @@ def _mean_cells(mean: UnseenMean, means: Sequence[UnseenMean]) -> list[str]:
     return [mean.name, network, "", "", "", mean.text, difference, "", ""]
 
 
-def _is_number(column: str) -> bool:
-    return column in NUMBERS
-
-
 def _bytes(count: int | None) -> str:
     return "" if count is None else f"{count:,}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from pydantic import Field, model_validator
 
 from attar.base.config import Config, parse_config
-from attar.evaluation.scorecard import markdown_table, rich_table
+from attar.evaluation.card import TextTable
 from attar.sets.manifest import UNKNOWN, DataProvenance
 from attar.studies.audit.labels import LabelFacts
 from attar.studies.audit.membership import Membership
@@ -268,11 +268,11 @@ class AuditCard(Config):
 
     def as_table(self) -> Table:
         """The shares as a table for rich, the remarks as its caption."""
-        return rich_table(self.title, COLUMNS, self.lines(), self.remarks())
+        return TextTable(self.title, COLUMNS, self.lines(), self.remarks()).rich()
 
     def as_markdown(self) -> str:
         """The shares as a markdown table, title above and remarks below."""
-        return markdown_table(self.title, COLUMNS, self.lines(), self.remarks())
+        return TextTable(self.title, COLUMNS, self.lines(), self.remarks()).markdown()
 
     def to_json(self) -> str:
         """Everything, as indented JSON."""

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from attar.base.config import Config, parse_config
+from attar.evaluation.card import TextTable
 from attar.evaluation.protocol import Protocol
 from attar.evaluation.rows import Row
-from attar.evaluation.scorecard import DIFFERENCES, DISTILLED, Difference, markdown_table, rich_table
+from attar.evaluation.scorecard import DIFFERENCES, DISTILLED, Difference
 from attar.evaluation.statistics import mean_and_std
 from attar.models.networks.network import NetworkConfig
 
@@ -190,11 +191,11 @@ class ContinualCard(Config):
 
     def as_table(self) -> Table:
         """The rows as a table for rich, the remarks as its caption."""
-        return rich_table(self.title, self.columns, self.lines(), self.remarks())
+        return TextTable(self.title, self.columns, self.lines(), self.remarks()).rich()
 
     def as_markdown(self) -> str:
         """The rows as a markdown table, title above and remarks below."""
-        return markdown_table(self.title, self.columns, self.lines(), self.remarks())
+        return TextTable(self.title, self.columns, self.lines(), self.remarks()).markdown()
 
     def plot(self, out: Path | str, *, overwrite: bool = False) -> Path:
         """Write a PNG of accuracy against classes seen, on the first network. Raises InputError where `out` exists."""

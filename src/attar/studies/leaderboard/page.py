@@ -9,10 +9,11 @@ from typing import Any, Literal, TypeAlias
 
 from attar.base.errors import InputError
 from attar.base.files import content_key, refuse_existing, write_text
+from attar.evaluation.card import TextTable
 from attar.evaluation.plots import Point, plot_accuracy
 from attar.evaluation.ranking import normalised
 from attar.evaluation.rows import DISTILLED, NAMES, Row
-from attar.evaluation.scorecard import Scorecard, markdown_table
+from attar.evaluation.scorecard import Scorecard
 from attar.models.networks.network import NetworkConfig
 from attar.studies.leaderboard.record import Record, protocol_key, slug
 
@@ -185,7 +186,7 @@ def _section_lines(section: Section, pictures: str) -> list[str]:
         _points(section)
     )
     runs = [line for number, record in enumerate(section.records, 1) for line in _run_lines(record, number)]
-    table = markdown_table(about + compared, COLUMNS, lines, [])
+    table = TextTable(about + compared, COLUMNS, lines).markdown()
     return [f"## {_plain(section.title)}", "", table, *image, "Runs:", "", *runs, ""]
 
 

@@ -11,8 +11,9 @@ import torch
 from pydantic import Field, model_validator
 
 from attar.base.config import Config, parse_config
+from attar.evaluation.card import TextTable
 from attar.evaluation.protocol import Protocol
-from attar.evaluation.scorecard import DISTILLED, FULL, markdown_table, rich_table
+from attar.evaluation.scorecard import DISTILLED, FULL
 from attar.evaluation.statistics import mean_and_std
 from attar.models.networks.network import NetworkConfig
 from attar.studies.ranking.agreement import DRAWS, Draws, against_itself, interval, kendall, over_draws, spearman
@@ -230,15 +231,15 @@ class RankCard(Config):
     def as_tables(self) -> list[Table]:
         """Accuracies, and agreements with all remarks, as tables for rich."""
         return [
-            rich_table(self.title, self.score_columns, self.score_lines(), []),
-            rich_table("agreement with the ranking on all real images", COLUMNS, self.lines(), self.remarks()),
+            TextTable(self.title, self.score_columns, self.score_lines(), []).rich(),
+            TextTable("agreement with the ranking on all real images", COLUMNS, self.lines(), self.remarks()).rich(),
         ]
 
     def as_markdown(self) -> str:
         """Both tables as markdown."""
-        accuracies = markdown_table(self.title, self.score_columns, self.score_lines(), [])
+        accuracies = TextTable(self.title, self.score_columns, self.score_lines(), []).markdown()
         title = "agreement with the ranking on all real images"
-        return f"{accuracies}\n{markdown_table(title, COLUMNS, self.lines(), self.remarks())}"
+        return f"{accuracies}\n{TextTable(title, COLUMNS, self.lines(), self.remarks()).markdown()}"
 
     def to_json(self) -> str:
         """Everything, as indented JSON."""
