@@ -8,11 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from attar.base.config import Config
 from attar.base.errors import InputError, unknown
 from attar.base.shapes import Float
 from attar.data.image_set import ImageSet
-from attar.models.codecs.codec import Codec, ExternalWeights
+from attar.models.codecs.codec import Codec, CodecSettings, ExternalWeights
 from attar.models.codecs.restoring import CodecSpec, parse_spec, take_tensors
 from attar.models.codecs.weights import ID_PATTERN, Weights, find_weights, require_weights
 
@@ -20,7 +19,7 @@ ARCHITECTURES = ("AutoencoderKL", "AutoencoderTiny", "VQModel")
 Digest = Field(pattern="^[0-9a-f]{64}$")
 
 
-class AutoencoderConfig(Config):
+class AutoencoderConfig(CodecSettings):
     """A pretrained autoencoder.
 
     Args:
@@ -28,6 +27,7 @@ class AutoencoderConfig(Config):
             $ATTAR_WEIGHTS; or a hub id.
     """
 
+    read_from_file = True
     kind: Literal["autoencoder"] = "autoencoder"
     path: str = Field(min_length=1)
 

@@ -35,6 +35,21 @@ RestoreCodec: TypeAlias = "Callable[[dict[str, Any], dict[str, Tensor]], Codec]"
 """The registry's `restore_codec`, handed to a codec that has another inside."""
 
 
+class CodecSettings(Config):
+    """What the configurations of all kinds of codecs have.
+
+    Attributes:
+        affine: whether encoding and decoding are affine maps, so that augmentation of images may follow through codes.
+        model: of a codec that carries a frozen model which renders items, the kind of parameterization that uses it.
+        read_from_file: whether the codec comes out of a file, so that its content is its identity and not its settings.
+    """
+
+    kind: str
+    affine: ClassVar[bool] = False
+    model: ClassVar[str | None] = None
+    read_from_file: ClassVar[bool] = False
+
+
 class Codec(nn.Module, ABC):
     """Images to codes and back, deterministic and frozen: no parameter of a codec ever requires a gradient.
 

@@ -9,11 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from attar.base.config import Config
 from attar.base.errors import InputError
 from attar.base.shapes import Float
 from attar.data.image_set import ImageSet
-from attar.models.codecs.codec import Codec
+from attar.models.codecs.codec import Codec, CodecSettings
 from attar.models.codecs.patches import PatchBasis, Scaling, channel_scales, patch_blocks, patch_code_shape
 from attar.models.codecs.pca import Channels, Factor
 from attar.models.codecs.restoring import CodecSpec, parse_spec, take_tensors
@@ -21,7 +20,7 @@ from attar.models.codecs.restoring import CodecSpec, parse_spec, take_tensors
 Scale = Annotated[float, Field(ge=1e-5, le=1e5)]
 
 
-class DctConfig(Config):
+class DctConfig(CodecSettings):
     """Patches of `factor` x `factor` pixels become their `channels` lowest frequencies.
 
     Args:
@@ -30,6 +29,7 @@ class DctConfig(Config):
         scaling: as in PcaConfig, with root mean squares about mid-grey in the place of variances.
     """
 
+    affine = True
     kind: Literal["dct"] = "dct"
     factor: Factor = 4
     channels: Channels = 4

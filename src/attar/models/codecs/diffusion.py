@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from attar.base.config import Config
+from attar.models.codecs.codec import CodecSettings
 
 ClassNumber = Annotated[int, Field(ge=0, lt=1 << 20)]
 
 
-class DiffusionCodecConfig(Config):
+class DiffusionCodecConfig(CodecSettings):
     """A frozen latent diffusion model.
 
     Args:
@@ -22,6 +22,8 @@ class DiffusionCodecConfig(Config):
         random_seed: of random values in place of the model's (LD3M Table 3); None for the trained ones.
     """
 
+    model = "diffusion"
+    read_from_file = True
     kind: Literal["diffusion"] = "diffusion"
     path: str | None = Field(default=None, min_length=1)
     public: bool = False

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from attar.base.config import Config
+from attar.models.codecs.codec import CodecSettings
 from attar.models.codecs.diffusion import ClassNumber
 
 _NAME = "[A-Za-z_][A-Za-z0-9_]{0,99}"
@@ -22,7 +22,7 @@ Plain = bool | Annotated[int, _Bounds] | Annotated[float, _Bounds] | Word | None
 Arguments = dict[Annotated[str, Field(pattern=f"^{_NAME}$")], Plain | tuple[Plain, ...]]
 
 
-class GeneratorCodecConfig(Config):
+class GeneratorCodecConfig(CodecSettings):
     """A frozen generator of images.
 
     Args:
@@ -37,6 +37,8 @@ class GeneratorCodecConfig(Config):
             order.
     """
 
+    model = "generator"
+    read_from_file = True
     kind: Literal["generator"] = "generator"
     path: str | None = Field(default=None, min_length=1)
     module: ImportPath | None = None

@@ -8,11 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from attar.base.config import Config
 from attar.base.errors import InputError
 from attar.base.shapes import Float
 from attar.data.image_set import ImageSet
-from attar.models.codecs.codec import Codec
+from attar.models.codecs.codec import Codec, CodecSettings
 from attar.models.codecs.patches import PatchBasis, Scaling, channel_scales, patch_blocks, patch_code_shape
 from attar.models.codecs.restoring import CodecSpec, parse_spec, require_positive, take_tensors
 
@@ -20,7 +19,7 @@ Factor = Annotated[int, Field(ge=1, le=64)]
 Channels = Annotated[int, Field(ge=1, le=3 * 64 * 64)]
 
 
-class PcaConfig(Config):
+class PcaConfig(CodecSettings):
     """Patches of `factor` x `factor` pixels become `channels` coefficients each.
 
     Args:
@@ -30,6 +29,7 @@ class PcaConfig(Config):
             channel unit variance; "none" leaves the orthonormal projection.
     """
 
+    affine = True
     kind: Literal["pca"] = "pca"
     factor: Factor = 4
     channels: Channels = 4

@@ -9,12 +9,11 @@ from pydantic import Field, model_validator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from attar.base.config import Config
 from attar.base.errors import InputError
 from attar.base.files import atomic_path, cache_directory, content_key
 from attar.base.shapes import Float
 from attar.data.image_set import ImageSet
-from attar.models.codecs.codec import Codec
+from attar.models.codecs.codec import Codec, CodecSettings
 from attar.models.codecs.patches import BLOCK_VALUES, SMALLEST_SCALE
 from attar.models.codecs.restoring import CodecSpec, parse_spec, require_positive, take_tensors
 
@@ -22,7 +21,7 @@ LARGEST_ZCA_VALUES = 3 * 64 * 64
 DEFAULT_EPSILON = 0.1
 
 
-class PixelsConfig(Config):
+class PixelsConfig(CodecSettings):
     """Images are their own codes after normalisation.
 
     Args:
@@ -31,6 +30,7 @@ class PixelsConfig(Config):
         epsilon: added to the covariance's eigenvalues; only for "zca", where None means 0.1.
     """
 
+    affine = True
     kind: Literal["pixels"] = "pixels"
     whitening: Literal["normalise", "zca"] = "normalise"
     epsilon: Annotated[float, Field(gt=0, le=1e6)] | None = None

@@ -9,12 +9,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from attar.base.config import Config
 from attar.base.randomness import generator
 from attar.base.shapes import Float
 from attar.data.image_set import ImageSet
 from attar.models.codecs.autoencoder import AutoencoderConfig
-from attar.models.codecs.codec import Codec, ExternalWeights
+from attar.models.codecs.codec import Codec, CodecSettings, ExternalWeights
 from attar.models.codecs.dct import DctConfig
 from attar.models.codecs.pca import PcaConfig
 from attar.models.codecs.restoring import CodecSpec
@@ -24,9 +23,10 @@ InnerConfig = Annotated[AutoencoderConfig | PcaConfig | DctConfig, Field(discrim
 VALUES_TO_FIT = 1 << 28
 
 
-class ResampleConfig(Config):
+class ResampleConfig(CodecSettings):
     """`codec` applied to images magnified by `factor`: f = 8 becomes 4 with factor 2, and 2 with factor 4."""
 
+    read_from_file = True
     kind: Literal["resample"] = "resample"
     factor: Magnification = 2
     codec: InnerConfig
