@@ -32,7 +32,9 @@ def small_synthesis(image_shape: tuple[int, int, int] = (1, 8, 8), num_classes: 
 def generator_codec(train: ImageSet) -> GeneratorCodec:
     network = small_synthesis(train.image_shape, train.num_classes).requires_grad_(False).eval()
     classes = {name: number for number, name in enumerate(train.classes)}
-    return GeneratorCodec(network, own_spec(network), None, classes)
+    codec = GeneratorCodec(network, own_spec(network))
+    codec.choose_classes(classes)
+    return codec
 
 
 def generator_items(train: ImageSet, preprocess: Codec, count: int = 2, **settings: Any) -> GeneratorItems:

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from attar.base.errors import InputError
 from attar.data.image_set import ImageSet
-from attar.models.codecs import Codec, codec_from_text, codes_per_image, fit_codec, restore_codec
 from attar.models.codecs.autoencoder import Autoencoder, AutoencoderConfig
-from attar.models.codecs.registry import without_paths
+from attar.models.codecs.codec import Codec, codes_per_image
+from attar.models.codecs.registry import codec_from_text, fit_codec, restore_codec
 from attar.models.codecs.resample import ResampleConfig
 
 diffusers = pytest.importorskip("diffusers")
@@ -144,7 +144,7 @@ def test_resampling_shrinks_the_factor_and_keeps_the_identity_of_the_weights(
     assert codec.image_shape == (3, 8, 8) and codec.code_shape == (2, 4, 4)
     assert codec.decode(codec.encode(floats(images))).shape == (4, 3, 8, 8)
     assert codec.external() == read(folder).external() and not codec.cheap
-    public = without_paths(config, codec)
+    public = config.without_paths(codec)
     assert isinstance(public, ResampleConfig) and public.codec == AutoencoderConfig(path="tiny")
     monkeypatch.setenv("ATTAR_WEIGHTS", str(folder))
     assert restore_codec(codec.spec(), {}).identity() == codec.identity()

@@ -16,9 +16,8 @@ from attar.base.errors import InputError
 from attar.base.randomness import generator
 from attar.data.image_set import ImageSet
 from attar.models.codecs.autoencoder import Autoencoder
-from attar.models.codecs.diffusion import DiffusionCodecConfig
 from attar.models.codecs.registry import fit_codec, restore_codec
-from attar.models.diffusion.codec import DiffusionCodec
+from attar.models.diffusion.codec import DiffusionCodec, DiffusionCodecConfig
 from attar.models.diffusion.pretrained import find_folder
 from attar.models.diffusion.schedule import alpha_bars
 from small_pretrained import save_pretrained

@@ -21,11 +21,10 @@ from attar.data.sources import load_images
 from attar.methods.objectives.features import Features
 from attar.methods.parameterizations.diffusion import Diffusion, DiffusionConfig, rendering_bytes
 from attar.methods.recipes import recipe
-from attar.models.codecs.diffusion import DiffusionCodecConfig
 from attar.models.codecs.pixels import PixelsConfig
 from attar.models.codecs.registry import codec_from_text, fit_codec, restore_codec
 from attar.models.diffusion import training
-from attar.models.diffusion.codec import DiffusionCodec
+from attar.models.diffusion.codec import DiffusionCodec, DiffusionCodecConfig
 from attar.models.diffusion.model import OwnModel
 from attar.models.diffusion.pretrained import PretrainedModel, find_folder
 from attar.models.diffusion.priors import PriorTraining, read_prior

@@ -14,8 +14,10 @@ from torch import Tensor
 from attar.base.errors import InputError
 from attar.base.interrupts import stop_requested
 from attar.data.image_set import ImageSet
-from attar.models.codecs import encode_images, encoding, fit_codec
+from attar.models.codecs import encoding
+from attar.models.codecs.encoding import encode_images
 from attar.models.codecs.pca import Pca, PcaConfig
+from attar.models.codecs.registry import fit_codec
 from attar.models.codecs.resample import ResampleConfig
 
 
@@ -31,7 +33,7 @@ class Counting(Pca):
     def __init__(self, images: ImageSet, stop_at: int | None = None) -> None:
         fitted = fit_codec(PcaConfig(factor=4, channels=3), images)
         assert isinstance(fitted, Pca)
-        super().__init__(fitted._spec, fitted.stored_tensors())
+        super().__init__(fitted._spec, **fitted.stored_tensors())
         self.stop_at, self.num_encoded = stop_at, 0
 
     def encode(self, images: Tensor) -> Tensor:
@@ -200,7 +202,7 @@ def test_cheap_codes_are_kept_only_when_memory_would_not_do(
 
 def test_codes_that_are_not_finite_are_refused(images: ImageSet, own_cache: Path) -> None:
     codec = Counting(images)
-    codec.patch_basis.mean[:] = float("inf")
+    codec.mean[:] = float("inf")
     for cache in (True, False):
         with pytest.raises(InputError, match="not finite"):
             encode_images(codec, images, cache=cache)

@@ -19,7 +19,7 @@ from attar.base.errors import InputError
 from attar.cli import main
 from attar.data.image_set import ImageSet, Splits
 from attar.methods.parameterizations.codes import Codes
-from attar.models.codecs.pixels import Pixels, PixelsConfig, fit_pixels
+from attar.models.codecs.pixels import Pixels, PixelsConfig
 from attar.sets.distilled import DistilledSet
 from attar.sets.exports.ddranking import BENCHMARKS
 from attar.sets.exports.export import export
@@ -47,7 +47,7 @@ def colour_images(side: int = 32) -> ImageSet:
 
 def coloured(preprocess: Pixels | None = None, soft: Tensor | None = None, **changes: Any) -> DistilledSet:
     images = colour_images(preprocess.image_shape[1] if preprocess else 32).select(torch.arange(20))
-    codec = preprocess or fit_pixels(PixelsConfig(), images)
+    codec = preprocess or PixelsConfig().fit(images)
     codes = Codes(codec, codec.encode(images.images.float() / 255), images.labels, "float32", soft, "float32")
     facts: dict[str, Any] = {"data": ("noise", images), "initial": ("random", range(20)), "recipe": RECIPE}
     return DistilledSet.build(codes, codec, **({"classes": CIFAR} | facts | changes))
@@ -218,7 +218,7 @@ def test_dd_ranking_gets_whitened_inputs_only_where_it_whitens_alike(
     assert settings_of(tmp_path / "out")["use_zca"] is True
     order = torch.argsort(built.labels, stable=True)
     assert torch.equal(load(tmp_path / "out" / "images.pt"), built.preprocess.encode(built.images(order)))
-    own = coloured(fit_pixels(PixelsConfig(whitening="zca"), images))
+    own = coloured(PixelsConfig(whitening="zca").fit(images))
     with pytest.raises(InputError, match="whitens CIFAR10 in another way"):
         export(own, "dd-ranking", tmp_path / "own", dataset="CIFAR10")
     with pytest.raises(InputError, match="whitens ImageNette in another way"):

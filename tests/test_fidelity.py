@@ -14,7 +14,7 @@ from attar.base.progress import Silent
 from attar.base.randomness import generator
 from attar.data.image_set import ImageSet
 from attar.models.codecs.pixels import PixelsConfig
-from attar.models.codecs.registry import codec_from_text, fit_codec, restore_codec
+from attar.models.codecs.registry import codec_from_text, fit_codec
 from attar.models.diffusion import training
 from attar.models.diffusion.fidelity import Fidelity, fidelity_of, linear_loss
 from attar.models.diffusion.model import DiffusionModel
@@ -96,7 +96,7 @@ def test_a_prior_that_diverged_without_an_error_is_spoken_of_whenever_it_is_aske
         noted = Noted()
         prior = train_prior(digit_images(), tmp_path / f"{number}.safetensors", settings=hot, progress=noted)
         assert len([note for note in noted.notes if "no better than a linear filter" in note]) == 1
-    fidelity = read_prior(tmp_path / "2.safetensors", restore_codec).manifest.fidelity
+    fidelity = read_prior(tmp_path / "2.safetensors").manifest.fidelity
     assert fidelity is not None and fidelity.loss > 0.9 and fidelity == prior.manifest.fidelity
     assert "a linear filter's 0." in summary(prior, tmp_path / "2.safetensors")
 

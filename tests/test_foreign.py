@@ -20,7 +20,7 @@ from attar.base.errors import InputError
 from attar.cli import main
 from attar.data.image_set import ImageSet, Splits
 from attar.evaluation.protocol import protocol
-from attar.models.codecs.pixels import Pixels, PixelsConfig, PixelsSpec, fit_pixels
+from attar.models.codecs.pixels import Pixels, PixelsConfig, PixelsSpec
 from attar.sets.distilled import DistilledSet
 from attar.sets.exports.export import export
 from attar.sets.imports.importing import import_set
@@ -226,7 +226,7 @@ def test_the_published_whitening_is_of_images_as_they_are(splits: Splits, tmp_pa
     codec = whitening(splits.train)
     ours = codec.encode(splits.train.images[:50].float() / 255)
     assert torch.allclose(ours.flatten(1).double(), centred[:50] @ matrix, atol=1e-5)
-    own = fit_pixels(PixelsConfig(whitening="zca"), splits.train).encode(splits.train.images[:50].float() / 255)
+    own = PixelsConfig(whitening="zca").fit(splits.train).encode(splits.train.images[:50].float() / 255)
     assert float((own - ours).abs().max()) > 0.1
     torch.save([ours, splits.train.labels[:50]], tmp_path / "white.pt")
     made = reloaded(import_set(tmp_path / "white.pt", data=splits, zca=True, values="inputs"), tmp_path)
@@ -351,7 +351,7 @@ def test_an_export_to_a_folder_comes_back_with_its_classes(digits: ImageSet, spl
 
 def test_a_foreign_set_is_evaluated_and_compared_like_any_other(splits: Splits, tmp_path: Path) -> None:
     chosen = first_items(splits.train, 2)
-    codec = fit_pixels(PixelsConfig(), splits.train)
+    codec = PixelsConfig().fit(splits.train)
     images = codec.encode(splits.train.images[chosen].float() / 255)
     torch.save({"data": [[images, splits.train.labels[chosen]]]}, tmp_path / "res.pt")
     foreign = import_set(tmp_path / "res.pt", data=splits, normalization="data", values="inputs")

@@ -26,7 +26,7 @@ OPTIONAL = (
     "beartype",
 )
 HOMES = {
-    "diffusers": {"models/codecs/autoencoder.py", "models/diffusion/pretrained.py"},
+    "diffusers": {"models/codecs/autoencoder.py"},
     "pyarrow": {"data/tables.py", "sets/exports/parquet.py"},
     "datasets": {"data/hub.py"},
     "jaxtyping": {"base/shapes.py"},

@@ -62,12 +62,13 @@ def content_key(*parts: Any) -> str:
     return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
 
 
-def sha256_of(path: Path) -> str:
-    """Of the file's bytes."""
+def sha256_of(*paths: Path) -> str:
+    """Of the file's bytes; of several files, of their bytes one after the other."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
     return digest.hexdigest()
 
 

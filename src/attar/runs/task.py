@@ -24,7 +24,7 @@ from attar.methods.parameterizations.priors import PriorsConfig
 from attar.methods.recipes import Recipe
 from attar.methods.recipes import recipe as recipe_named
 from attar.models.codecs.codec import Codec
-from attar.models.codecs.registry import codec_from_text, without_paths
+from attar.models.codecs.registry import codec_from_text
 from attar.runs.budget import Budget, items_per_class, largest_count, num_bytes
 from attar.runs.splitting import Split
 from attar.runs.starting import Spaces, tiles_per_code
@@ -137,7 +137,7 @@ def num_codes_per_class(
 
 def facts_of(task: Task, codec: Codec, train: ImageSet, name: str) -> dict[str, Any]:
     """What a manifest says of the run, apart from its items."""
-    recipe = task.recipe.model_copy(update={"codec": without_paths(task.recipe.codec, codec)})
+    recipe = task.recipe.model_copy(update={"codec": task.recipe.codec.without_paths(codec)})
     tree = json.loads(recipe.model_dump_json())
     if task.subtasks is not None:
         tree["subtasks"], tree["split"] = task.subtasks

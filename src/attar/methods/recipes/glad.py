@@ -11,8 +11,8 @@ from attar.methods.objectives.registry import MatchingConfig
 from attar.methods.objectives.trajectories import TrajectoriesConfig
 from attar.methods.parameterizations.generator import GeneratorConfig
 from attar.methods.recipes.recipe import Expected, OptimizerConfig, Recipe
-from attar.models.codecs.generator import GeneratorCodecConfig
 from attar.models.experts.config import ExpertsConfig
+from attar.models.generators.codec import GeneratorCodecConfig
 
 
 class _Row(NamedTuple):

@@ -11,7 +11,7 @@ from attar.methods.objectives.registry import MatchingConfig
 from attar.methods.objectives.trajectories import TrajectoriesConfig
 from attar.methods.parameterizations.diffusion import DiffusionConfig
 from attar.methods.recipes.recipe import Expected, OptimizerConfig, Recipe
-from attar.models.codecs.diffusion import DiffusionCodecConfig
+from attar.models.diffusion.codec import DiffusionCodecConfig
 from attar.models.diffusion.schedule import SamplingConfig
 from attar.models.experts.config import ExpertsConfig
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from attar.base.container import one_line
 from attar.base.errors import InputError, unknown
 from attar.base.shapes import Float
 from attar.data.image_set import ImageSet
 from attar.models.codecs.codec import Codec, CodecSettings, ExternalWeights
-from attar.models.codecs.restoring import CodecSpec, parse_spec, take_tensors
-from attar.models.codecs.weights import ID_PATTERN, Weights, find_weights, require_weights
+from attar.models.codecs.restoring import CodecSpec, PublicModel, parse_spec, take_tensors
+from attar.models.codecs.weights import Weights, find_weights, require_weights
 
 ARCHITECTURES = ("AutoencoderKL", "AutoencoderTiny", "VQModel")
-Digest = Field(pattern="^[0-9a-f]{64}$")
 
 
 class AutoencoderConfig(CodecSettings):
@@ -27,20 +28,29 @@ class AutoencoderConfig(CodecSettings):
             $ATTAR_WEIGHTS; or a hub id.
     """
 
-    read_from_file = True
     kind: Literal["autoencoder"] = "autoencoder"
+    names = ("autoencoder",)
+    read_from_file = True
     path: str = Field(min_length=1)
 
+    def fit(self, images: ImageSet) -> Autoencoder:
+        return Autoencoder(images.image_shape, find_weights(self.path))
 
-class AutoencoderSpec(CodecSpec):
-    """Which public weights, by content: `sha256` of their files, `config_sha256` of their architecture."""
+    @classmethod
+    def from_text(cls, name: str, settings: str) -> AutoencoderConfig:
+        if not settings:
+            raise InputError("codec 'autoencoder' needs weights; write autoencoder:FOLDER or autoencoder:OWNER/NAME")
+        return cls(path=settings)
+
+    def without_paths(self, codec: Codec) -> AutoencoderConfig:
+        external = codec.external()
+        return self if external is None else AutoencoderConfig(path=external.id)
+
+
+class AutoencoderSpec(CodecSpec, PublicModel):
+    """The public weights, whose files' `sha256` is that of one after the other in order of name."""
 
     kind: Literal["autoencoder"] = "autoencoder"
-    id: str = Field(pattern=ID_PATTERN)
-    sha256: str = Digest
-    config_sha256: str = Digest
-    num_bytes: int = Field(gt=0)
-    num_values: int = Field(gt=0)
 
 
 class Autoencoder(Codec):
@@ -70,12 +80,13 @@ class Autoencoder(Codec):
 
     def __init__(self, image_shape: tuple[int, int, int], weights: Weights) -> None:
         super().__init__()
-        self.model = read_model(weights).requires_grad_(False).eval()
+        read = _read_reference if weights.reference_layout else read_diffusers
+        self.model = read_pretrained("autoencoder", ARCHITECTURES, weights, read)
         self.image_shape = image_shape
         self.code_shape = _code_shape(image_shape, self.model.config)
         settings = self.model.config
-        told = weights.config if weights.config.get("_class_name") == "VQModel" else settings
-        self.scaling = float(told.get("scaling_factor") or 1)
+        is_vq = weights.config.get("_class_name") == "VQModel"
+        self.scaling = float((weights.config if is_vq else settings).get("scaling_factor") or 1)
         self.shift = float(settings.get("shift_factor") or 0)
         for name, neutral in (("latents_mean", 0.0), ("latents_std", 1.0)):
             value = torch.tensor(settings.get(name) or [neutral], dtype=torch.float32)[:, None, None]
@@ -95,30 +106,22 @@ class Autoencoder(Codec):
         return images if self.image_shape[0] == 3 else images.mean(1, keepdim=True)
 
     def spec(self) -> dict[str, Any]:
-        return AutoencoderSpec(
-            image_shape=self.image_shape,
-            id=self._weights.id,
-            sha256=self._weights.sha256,
-            config_sha256=self._weights.config_sha256,
-            num_bytes=self._weights.num_bytes,
-            num_values=self.num_values,
-        ).model_dump(mode="json")
+        spec = AutoencoderSpec(
+            image_shape=self.image_shape, config_sha256=self._weights.config_sha256, **self.external().model_dump()
+        )
+        return spec.model_dump(mode="json")
 
     def external(self) -> ExternalWeights:
-        """The weights; of two files, `sha256` is that of the one after the other in order of name."""
-        found = self._weights
-        return ExternalWeights(id=found.id, sha256=found.sha256, num_bytes=found.num_bytes, num_values=self.num_values)
+        weights = self._weights
+        return ExternalWeights(
+            id=weights.id, sha256=weights.sha256, num_bytes=weights.num_bytes, num_values=self.num_values
+        )
 
     @classmethod
     def restore(cls, spec: dict[str, Any], tensors: dict[str, Tensor]) -> Autoencoder:
-        """Rebuild from `spec` with the weights found on this machine.
-
-        Raises:
-            InputError: the spec is damaged, or the weights are absent or differ (says which are needed).
-        """
         parsed = parse_spec(AutoencoderSpec, spec)
         take_tensors(tensors, {})
-        weights = require_weights(parsed.id, parsed.sha256, parsed.num_bytes)
+        weights = require_weights(parsed)
         if weights.config_sha256 != parsed.config_sha256:
             raise InputError(
                 f"the config.json of the autoencoder {parsed.id!r} differs from the one this file was made with; "
@@ -127,34 +130,35 @@ class Autoencoder(Codec):
         return cls(parsed.image_shape, weights)
 
 
-def fit_autoencoder(config: AutoencoderConfig, images: ImageSet) -> Autoencoder:
-    """The autoencoder that the config names, for images of this shape. Raises InputError as Autoencoder does."""
-    return Autoencoder(images.image_shape, find_weights(config.path))
+def read_pretrained(
+    what: str, architectures: Sequence[str], weights: Weights, read: Callable[[Any, Weights], Any]
+) -> Any:
+    """A model of diffusers, frozen and in evaluation mode.
 
-
-def read_model(weights: Weights) -> Any:
-    """A diffusers model in float32 with every weight read from the files.
+    Args:
+        what: what messages call it.
+        architectures: names of diffusers' classes, of which the model's must be one.
+        weights: the model's files.
+        read: the model of one of these classes and of these weights, in float32.
 
     Raises:
-        InputError: diffusers is absent, the class is not an autoencoder, or weights are missing or damaged.
+        InputError: diffusers is absent, the class is another, or weights are missing or damaged.
     """
     try:
         import diffusers
     except ImportError:
-        raise InputError("autoencoders need diffusers, which is absent; run: pip install 'attar[diffusion]'") from None
+        raise InputError(
+            f"the {what} {weights.id!r} needs diffusers, which is absent; run: pip install 'attar[diffusion]'"
+        ) from None
     name = weights.config.get("_class_name")
-    if name not in ARCHITECTURES:
-        raise unknown("autoencoder class", str(name), ARCHITECTURES)
-    architecture = getattr(diffusers, name)
-    read = _read_reference if weights.reference_layout else read_diffusers
+    if name not in architectures:
+        raise unknown(f"{what} class", str(name), architectures)
     try:
-        return read(architecture, weights)
+        return read(getattr(diffusers, name), weights).requires_grad_(False).eval()
     except InputError:
         raise
     except Exception as error:  # diffusers and safetensors raise many kinds for a damaged folder
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        folder = weights.files[0].parent
-        raise InputError(f"the autoencoder in {folder} cannot be read ({reason}); restore its files") from error
+        raise InputError(f"the {what} {weights.id!r} cannot be read ({one_line(error)}); restore its files") from error
 
 
 def read_diffusers(architecture: Any, weights: Weights) -> Any:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from attar.base.config import Config
 from attar.base.files import canonical_json
 from attar.base.shapes import Float
+from attar.data.image_set import ImageSet
 
 
 class ExternalWeights(Config):
@@ -31,23 +31,38 @@ class ExternalWeights(Config):
     num_values: int = Field(gt=0)
 
 
-RestoreCodec: TypeAlias = "Callable[[dict[str, Any], dict[str, Tensor]], Codec]"
-"""The registry's `restore_codec`, handed to a codec that has another inside."""
-
-
-class CodecSettings(Config):
-    """What the configurations of all kinds of codecs have.
+class CodecSettings(Config, ABC):
+    """The configuration of a codec of one kind.
 
     Attributes:
+        names: what a codec of this kind may be called on the command line.
         affine: whether encoding and decoding are affine maps, so that augmentation of images may follow through codes.
         model: of a codec that carries a frozen model which renders items, the kind of parameterization that uses it.
         read_from_file: whether the codec comes out of a file, so that its content is its identity and not its settings.
     """
 
     kind: str
+    names: ClassVar[tuple[str, ...]]
     affine: ClassVar[bool] = False
     model: ClassVar[str | None] = None
     read_from_file: ClassVar[bool] = False
+
+    @abstractmethod
+    def fit(self, images: ImageSet) -> Codec:
+        """The codec for images of this shape and, where it learns anything, fitted to them.
+
+        Raises:
+            InputError: the images do not suit the codec, or its weights cannot be found.
+        """
+
+    @classmethod
+    @abstractmethod
+    def from_text(cls, name: str, settings: str) -> CodecSettings:
+        """The configuration that "name:settings" stands for, `settings` being "" for "name". Raises InputError."""
+
+    def without_paths(self, codec: Codec) -> CodecSettings:
+        """These settings as a manifest may hold them, of what `fit` made `codec`: no folder of this machine."""
+        return self
 
 
 class Codec(nn.Module, ABC):
@@ -57,7 +72,7 @@ class Codec(nn.Module, ABC):
         kind: its name in the registry and in manifests.
         image_shape: (C, H, W).
         code_shape: (c, h, w).
-        cheap: True where encoding costs about as much as reading, so that codes are not worth caching.
+        cheap: whether encoding costs about as much as reading, so that codes are not worth caching.
     """
 
     kind: ClassVar[str]
@@ -75,7 +90,16 @@ class Codec(nn.Module, ABC):
 
     @abstractmethod
     def spec(self) -> dict[str, Any]:
-        """JSON-able: with `stored_tensors`, everything that `restore_codec` needs. Has "kind", "image_shape"."""
+        """JSON-able: with `stored_tensors`, everything that `restore` needs. Has "kind", "image_shape"."""
+
+    @classmethod
+    @abstractmethod
+    def restore(cls, spec: dict[str, Any], tensors: dict[str, Tensor]) -> Codec:
+        """The codec of this `spec` and these `stored_tensors`, e.g. out of a file that nobody vouches for.
+
+        Raises:
+            InputError: anything malformed, inconsistent, out of bounds or not finite; external weights absent.
+        """
 
     def stored_tensors(self) -> dict[str, Tensor]:
         """What a distilled file embeds of this codec (float32); empty for closed-form and public decoders."""
@@ -84,6 +108,11 @@ class Codec(nn.Module, ABC):
     def external(self) -> ExternalWeights | None:
         """Public weights that decoding needs beside the file, or None."""
         return None
+
+    @property
+    def network_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the picture that encoding works on."""
+        return self.image_shape
 
     @property
     def num_code_values(self) -> int:

@@ -12,28 +12,33 @@ from torch import Tensor
 from attar.base.errors import InputError
 from attar.base.shapes import Float
 from attar.data.image_set import ImageSet
-from attar.models.codecs.codec import Codec, CodecSettings
-from attar.models.codecs.patches import PatchBasis, Scaling, channel_scales, patch_blocks, patch_code_shape
-from attar.models.codecs.pca import Channels, Factor
+from attar.models.codecs.patches import PatchCodec, PatchConfig, channel_scales, patch_blocks, patch_code_shape
 from attar.models.codecs.restoring import CodecSpec, parse_spec, take_tensors
 
 Scale = Annotated[float, Field(ge=1e-5, le=1e5)]
 
 
-class DctConfig(CodecSettings):
-    """Patches of `factor` x `factor` pixels become their `channels` lowest frequencies.
+class DctConfig(PatchConfig):
+    """Patches become their lowest frequencies, in the order of `dct_order`; root mean squares are about mid-grey."""
 
-    Args:
-        factor: side of a patch in pixels; divides both sides of the images.
-        channels: coefficients kept of each patch, in the order of `dct_order`.
-        scaling: as in PcaConfig, with root mean squares about mid-grey in the place of variances.
-    """
-
-    affine = True
     kind: Literal["dct"] = "dct"
-    factor: Factor = 4
-    channels: Channels = 4
-    scaling: Scaling = "global"
+    names = ("dct",)
+
+    def fit(self, images: ImageSet) -> Dct:
+        """The closed-form basis, and its scale measured on the images (a fixed sample of about a million patches).
+
+        Raises:
+            InputError: no images; the factor does not divide their sides; more channels than values in a patch.
+        """
+        patch_code_shape(images.image_shape, self.factor, self.channels)
+        basis = dct_basis(images.image_shape[0], self.factor, self.channels).flatten(1)
+        squares, count = torch.zeros(self.channels).double(), 0
+        for block in patch_blocks(images, self.factor):
+            squares += ((block - 0.5) @ basis.T).square().sum(0)
+            count += len(block)
+        scales = channel_scales(squares / count, self.scaling).float().tolist()
+        scale = tuple(scales if self.scaling == "whiten" else scales[:1])
+        return Dct(DctSpec(image_shape=images.image_shape, scale=scale, **self.model_dump()))
 
 
 class DctSpec(CodecSpec, DctConfig):
@@ -43,7 +48,7 @@ class DctSpec(CodecSpec, DctConfig):
     scale: tuple[Scale, ...]
 
 
-class Dct(Codec):
+class Dct(PatchCodec):
     """The lowest frequencies of non-overlapping patches, luminance first, about mid-grey (0.5).
 
         b_{m,u,v}[c,y,x] = o_{m,c} a_u a_v cos(pi (2y+1) u / 2f) cos(pi (2x+1) v / 2f),   a_0^2 = 1/f, a_u^2 = 2/f
@@ -53,54 +58,23 @@ class Dct(Codec):
     """
 
     kind = "dct"
-    cheap = True
 
     def __init__(self, spec: DctSpec) -> None:
-        super().__init__()
-        self.image_shape = spec.image_shape
-        self.code_shape = patch_code_shape(spec.image_shape, spec.factor, spec.channels)
         basis = dct_basis(spec.image_shape[0], spec.factor, spec.channels).float()
         scale = torch.tensor(spec.scale, dtype=torch.float32).expand(spec.channels).contiguous()
-        self.patch_basis = PatchBasis(basis, torch.full(basis.shape[1:], 0.5), scale)
-        self._spec = spec
-
-    def encode(self, images: Float[Tensor, "items C H W"]) -> Float[Tensor, "items c h w"]:
-        return self.patch_basis.encode(images)
-
-    def decode(self, codes: Float[Tensor, "items c h w"]) -> Float[Tensor, "items C H W"]:
-        return self.patch_basis.decode(codes)
-
-    def spec(self) -> dict[str, Any]:
-        return self._spec.model_dump(mode="json")
+        super().__init__(spec, basis, torch.full(basis.shape[1:], 0.5), scale)
 
     @classmethod
     def restore(cls, spec: dict[str, Any], tensors: dict[str, Tensor]) -> Dct:
-        """Rebuild from what `spec` gave. Raises InputError where it is damaged."""
         parsed = parse_spec(DctSpec, spec)
         take_tensors(tensors, {})
-        wanted = parsed.channels if parsed.scaling == "whiten" else 1
-        if len(parsed.scale) != wanted:
-            raise InputError(f"the dct codec has {len(parsed.scale)} scales; {wanted} are needed; the file is damaged")
+        num_scales = parsed.channels if parsed.scaling == "whiten" else 1
+        if len(parsed.scale) != num_scales:
+            raise InputError(
+                f"the dct codec has {len(parsed.scale)} scales; {num_scales} are needed; the file is damaged"
+            )
+        patch_code_shape(parsed.image_shape, parsed.factor, parsed.channels)
         return cls(parsed)
-
-
-def fit_dct(config: DctConfig, images: ImageSet) -> Dct:
-    """The closed-form basis, and its scale measured on the images (a fixed sample of about a million patches).
-
-    Raises:
-        InputError: the factor does not divide the images' sides; more channels than values in a patch.
-    """
-    patch_code_shape(images.image_shape, config.factor, config.channels)
-    basis = dct_basis(images.image_shape[0], config.factor, config.channels).flatten(1)
-    squares, count = torch.zeros(config.channels).double(), 0
-    for block in patch_blocks(images, config.factor):
-        squares += ((block - 0.5) @ basis.T).square().sum(0)
-        count += len(block)
-    if not count:
-        raise InputError("there are no images to fit the dct codec on; give at least one")
-    scales = channel_scales(squares / count, config.scaling).float().tolist()
-    kept = tuple(scales if config.scaling == "whiten" else scales[:1])
-    return Dct(DctSpec(image_shape=images.image_shape, scale=kept, **config.model_dump()))
 
 
 def dct_order(colours: int, factor: int) -> list[tuple[int, int, int]]:
@@ -123,8 +97,8 @@ def dct_basis(colours: int, factor: int, channels: int) -> Float[Tensor, "channe
     frequency = torch.arange(factor).double()
     waves = torch.cos(math.pi / (2 * factor) * torch.outer(frequency, 2 * frequency + 1)) * math.sqrt(2 / factor)
     waves[0] = 1 / math.sqrt(factor)
-    kept = dct_order(colours, factor)[:channels]
-    return torch.stack([torch.einsum("c,y,x->cyx", opponent[m], waves[u], waves[v]) for m, u, v in kept])
+    functions = dct_order(colours, factor)[:channels]
+    return torch.stack([torch.einsum("c,y,x->cyx", opponent[m], waves[u], waves[v]) for m, u, v in functions])
 
 
 def _level(function: tuple[int, int, int]) -> tuple[int, int, int, int]:

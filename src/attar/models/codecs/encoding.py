@@ -19,7 +19,6 @@ from attar.base.progress import Progress, Silent
 from attar.base.shapes import Float
 from attar.data.image_set import ImageSet
 from attar.models.codecs.codec import Codec
-from attar.models.codecs.resample import Resample
 
 MEMORY_LIMIT_BYTES = 1 << 30
 PIXELS_PER_BATCH = 1 << 20
@@ -177,7 +176,7 @@ def _read(path: Path, shape: tuple[int, ...]) -> Tensor:
 
 def _default_batch_size(codec: Codec) -> int:
     """Bounded by the picture that the network sees, which resampling magnifies."""
-    _, height, width = codec.inner.image_shape if isinstance(codec, Resample) else codec.image_shape
+    _, height, width = codec.network_shape
     return max(1, min(256, PIXELS_PER_BATCH // (height * width)))
 
 

@@ -3,26 +3,62 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from torch import Tensor, nn
+from pydantic import Field, ValidationError
+from torch import Tensor
 from torch.nn import functional
 
 from attar.base.errors import InputError
 from attar.base.randomness import generator
-from attar.base.shapes import Float
+from attar.base.shapes import Float, Int64
 from attar.data.image_set import ImageSet
-
-Scaling = Literal["whiten", "global", "none"]
+from attar.models.codecs.codec import Codec, CodecSettings
 
 SMALLEST_SCALE = 1e-4  # a fortieth of a grey level: below it a channel is rounding noise and is not blown up
 PATCHES_TO_FIT = 1_000_000
 BLOCK_VALUES = 1 << 23
 
+Scaling = Literal["whiten", "global", "none"]
 
-class PatchBasis(nn.Module):
+
+class PatchConfig(CodecSettings):
+    """Patches of `factor` x `factor` pixels become `channels` coefficients each.
+
+    Args:
+        factor: side of a patch in pixels; divides both sides of the images.
+        channels: coefficients kept of each patch.
+        scaling: "global" divides all coefficients by one number so that their mean square is 1; "whiten" divides each
+            channel by its own root mean square; "none" leaves the orthonormal projection.
+    """
+
+    affine = True
+    factor: Annotated[int, Field(ge=1, le=64)] = 4
+    channels: Annotated[int, Field(ge=1, le=3 * 64 * 64)] = 4
+    scaling: Scaling = "global"
+
+    @classmethod
+    def from_text(cls, name: str, settings: str) -> PatchConfig:
+        if not settings:
+            return cls()
+        text = f"{name}:{settings}"
+        match = re.fullmatch(r"f(\d{1,4})c(\d{1,5})(?:-(whiten|global|none))?", settings)
+        if match is None:
+            raise InputError(
+                f"codec {text!r}: write e.g. {name}:f4c4 (4 x 4 patches to 4 channels) or {name}:f4c4-whiten"
+            )
+        factor, channels, scaling = match.groups("global")
+        try:
+            return cls(factor=int(factor), channels=int(channels), scaling=scaling)  # type: ignore[call-arg,arg-type]
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            raise InputError(f"codec {text!r}: {fault['loc'][0]}: {fault['msg']}") from None
+
+
+class PatchCodec(Codec):
     """Coefficients of every patch on a few orthonormal functions b_k.
 
         code_k = <b_k, patch - mean> / scale_k,        patch ~ mean + sum_k scale_k code_k b_k
@@ -30,25 +66,30 @@ class PatchBasis(nn.Module):
     Decoding is the pseudo-inverse of encoding, exactly: the closest image whose codes are the given ones.
 
     Args:
+        spec: a PatchConfig and an image shape.
         basis: float32 [c, C, f, f], orthonormal over the last three axes.
         mean: float32 [C, f, f], the patch whose code is zero.
         scale: float32 [c], positive.
     """
 
+    cheap = True
     basis: Tensor
     mean: Tensor
     scale: Tensor
 
     def __init__(
         self,
+        spec: Any,
         basis: Float[Tensor, "c C f f"],
         mean: Float[Tensor, "C f f"],
         scale: Float[Tensor, " c"],
     ) -> None:
         super().__init__()
-        self.register_buffer("basis", basis, persistent=False)
-        self.register_buffer("mean", mean, persistent=False)
-        self.register_buffer("scale", scale, persistent=False)
+        self.image_shape = spec.image_shape
+        self.code_shape = patch_code_shape(spec.image_shape, spec.factor, spec.channels)
+        self._spec = spec
+        for name, tensor in (("basis", basis), ("mean", mean), ("scale", scale)):
+            self.register_buffer(name, tensor, persistent=False)
 
     def encode(self, images: Float[Tensor, "items C H W"]) -> Float[Tensor, "items c h w"]:
         """A convolution whose stride is the patch."""
@@ -60,6 +101,9 @@ class PatchBasis(nn.Module):
         synthesis = self.basis * self.scale[:, None, None, None]
         images = functional.conv_transpose2d(codes, synthesis, stride=self.basis.shape[-1])
         return images + self.mean.repeat(1, codes.shape[2], codes.shape[3])
+
+    def spec(self) -> dict[str, Any]:
+        return self._spec.model_dump(mode="json")
 
 
 def patch_code_shape(image_shape: tuple[int, int, int], factor: int, channels: int) -> tuple[int, int, int]:
@@ -89,14 +133,25 @@ def patches(images: Float[Tensor, "items C H W"], factor: int) -> Float[Tensor, 
 
 
 def patch_blocks(images: ImageSet, factor: int) -> Iterator[Float[Tensor, "patches values"]]:
-    """Blocks of float64 patches in [0, 1] of a fixed sample of the images, about `PATCHES_TO_FIT` in all."""
+    """Blocks of float64 patches in [0, 1] of a fixed sample of the images, about `PATCHES_TO_FIT` in all.
+
+    Raises:
+        InputError: there are no images.
+    """
     colours, height, width = images.image_shape
-    wanted = max(1, PATCHES_TO_FIT * factor * factor // (height * width))
-    indices = torch.arange(len(images))
-    if wanted < len(images):
-        indices = torch.randperm(len(images), generator=generator(0, "patches"))[:wanted].sort().values
+    num_images = max(1, PATCHES_TO_FIT * factor * factor // (height * width))
+    indices = fixed_sample(len(images), num_images, "patches")
+    if not len(indices):
+        raise InputError("there are no images to fit the codec on; give at least one")
     for block in indices.split(max(1, BLOCK_VALUES // (colours * height * width))):
         yield patches(images.images[block].double() / 255, factor)
+
+
+def fixed_sample(num_images: int, most: int, purpose: str) -> Int64[Tensor, " images"]:
+    """Indices of at most `most` of the images in ascending order; the same in every call for this purpose."""
+    if num_images <= most:
+        return torch.arange(num_images)
+    return torch.randperm(num_images, generator=generator(0, purpose))[:most].sort().values
 
 
 def channel_scales(mean_squares: Float[Tensor, " c"], scaling: Scaling) -> Float[Tensor, " c"]:

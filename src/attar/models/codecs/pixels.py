@@ -30,8 +30,9 @@ class PixelsConfig(CodecSettings):
         epsilon: added to the covariance's eigenvalues; only for "zca", where None means 0.1.
     """
 
-    affine = True
     kind: Literal["pixels"] = "pixels"
+    names = ("pixels", "zca")
+    affine = True
     whitening: Literal["normalise", "zca"] = "normalise"
     epsilon: Annotated[float, Field(gt=0, le=1e6)] | None = None
 
@@ -40,6 +41,26 @@ class PixelsConfig(CodecSettings):
         if self.epsilon is not None and self.whitening != "zca":
             raise ValueError("epsilon has no effect with whitening 'normalise'; leave it out, or choose 'zca'")
         return self
+
+    def fit(self, images: ImageSet) -> Pixels:
+        """Moments over all training images, in float64 and over blocks of images; zca takes a few matrices of D x D.
+
+        Raises:
+            InputError: no images; for zca images of more than 3 x 64 x 64 values, or fewer than two images.
+        """
+        if len(images) == 0:
+            raise InputError("there are no images to fit the pixels codec on; give at least one")
+        mean, std = _channel_moments(images)
+        if self.whitening == "normalise":
+            spec = PixelsSpec(image_shape=images.image_shape, **self.model_dump())
+            return Pixels(spec, {"mean": mean.float(), "std": std.float()})
+        return fit_whitening(images, std, DEFAULT_EPSILON if self.epsilon is None else self.epsilon, own_scale=True)
+
+    @classmethod
+    def from_text(cls, name: str, settings: str) -> PixelsConfig:
+        if settings:
+            raise InputError(f"codec '{name}:{settings}': {name} takes no settings; write {name}")
+        return cls(whitening="zca" if name == "zca" else "normalise")
 
 
 class PixelsSpec(CodecSpec, PixelsConfig):
@@ -51,11 +72,17 @@ class Pixels(Codec):
 
         normalise: code = (image - mean) / std
         zca:       code = W (image - mean) / std,      image = mean + std W^-1 code
+                   W = U (S + epsilon)^-1/2 U^T,       U S U^T the covariance (over n - 1) of normalised images
+
+    mean and std are those of each channel; the mean of zca is that of each value.
 
     Args:
         spec: shape and kind of whitening.
         tensors: "mean" float32 [C] or, for zca, [C, H, W]; "std" float32 [C]; for zca "triangle", the upper triangle
             of the symmetric W row by row, float32 [D (D + 1) / 2] with D = C H W.
+
+    Source: ZCA as MTT uses it (kornia's ZCAWhitening, epsilon 0.1).
+    Deviation: on images already normalised by channel; the published code whitens images in [0, 1] as they are.
     """
 
     kind = "pixels"
@@ -95,46 +122,22 @@ class Pixels(Codec):
 
     @classmethod
     def restore(cls, spec: dict[str, Any], tensors: dict[str, Tensor]) -> Pixels:
-        """Rebuild from what `spec` and `stored_tensors` gave. Raises InputError where they are damaged."""
         parsed = parse_spec(PixelsSpec, spec)
         colours = parsed.image_shape[0]
         shapes: dict[str, tuple[int, ...]] = {"mean": (colours,), "std": (colours,)}
         if parsed.whitening == "zca":
             values = _zca_values(parsed.image_shape)
             shapes |= {"mean": parsed.image_shape, "triangle": (values * (values + 1) // 2,)}
-        taken = take_tensors(tensors, shapes)
-        require_positive("std", taken["std"])
-        return cls(parsed, taken)
+        take_tensors(tensors, shapes)
+        require_positive("std", tensors["std"])
+        return cls(parsed, tensors)
 
     def _mean_image(self) -> Tensor:
         return self.mean if self.mean.ndim == 3 else self.mean[:, None, None]
 
 
-def fit_pixels(config: PixelsConfig, images: ImageSet) -> Pixels:
-    """Mean and standard deviation of each channel over all training images and, for zca, the whitening matrix.
-
-        W = U (S + epsilon)^-1/2 U^T,   U S U^T the covariance (over n - 1) of the normalised, flattened images
-
-    Computed in float64 over blocks of images; memory is bounded by a few matrices of D x D, D = C H W. The matrix is
-    kept under $ATTAR_CACHE/zca, named by the images.
-
-    Raises:
-        InputError: no images; for zca images of more than 3 x 64 x 64 values, or fewer than two images.
-
-    Source: ZCA as MTT uses it (kornia's ZCAWhitening, epsilon 0.1).
-    Deviation: on images already normalised by channel; the published code whitens images in [0, 1] as they are.
-    """
-    if len(images) == 0:
-        raise InputError("there are no images to fit the pixels codec on; give at least one")
-    mean, std = _channel_moments(images)
-    if config.whitening == "normalise":
-        spec = PixelsSpec(image_shape=images.image_shape, **config.model_dump())
-        return Pixels(spec, {"mean": mean.float(), "std": std.float()})
-    return fit_whitening(images, std, DEFAULT_EPSILON if config.epsilon is None else config.epsilon, own_scale=True)
-
-
 def fit_whitening(images: ImageSet, std: Float[Tensor, " channels"], epsilon: float, own_scale: bool = False) -> Pixels:
-    """The whitening of images that are divided by `std` first; see `fit_pixels`.
+    """The whitening of images that are divided by `std` first; its matrix is kept under $ATTAR_CACHE/zca.
 
     Args:
         images: training images.
@@ -143,16 +146,16 @@ def fit_whitening(images: ImageSet, std: Float[Tensor, " channels"], epsilon: fl
         own_scale: whether `std` are the images' own deviations, and so no part of the kept matrix's name.
 
     Raises:
-        InputError: as of `fit_pixels`.
+        InputError: as of `PixelsConfig.fit`.
     """
     _zca_values(images.image_shape)
     spec = PixelsSpec(image_shape=images.image_shape, whitening="zca", epsilon=epsilon)
     scale = [] if own_scale else [std.tolist()]
-    kept = cache_directory("zca") / f"{content_key('zca', 1, epsilon, images.fingerprint, *scale)}.safetensors"
-    if not kept.exists():
-        with atomic_path(kept) as temporary:
+    path = cache_directory("zca") / f"{content_key('zca', 1, epsilon, images.fingerprint, *scale)}.safetensors"
+    if not path.exists():
+        with atomic_path(path) as temporary:
             save_file(_zca_tensors(images, std, epsilon), temporary)
-    return Pixels.restore(spec.model_dump(mode="json"), load_file(kept))
+    return Pixels.restore(spec.model_dump(mode="json"), load_file(path))
 
 
 def _zca_tensors(images: ImageSet, std: Tensor, epsilon: float) -> dict[str, Tensor]:

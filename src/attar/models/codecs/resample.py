@@ -9,27 +9,48 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from attar.base.randomness import generator
+from attar.base.errors import InputError, unknown
 from attar.base.shapes import Float
 from attar.data.image_set import ImageSet
-from attar.models.codecs.autoencoder import AutoencoderConfig
+from attar.models.codecs.autoencoder import Autoencoder, AutoencoderConfig
 from attar.models.codecs.codec import Codec, CodecSettings, ExternalWeights
-from attar.models.codecs.dct import DctConfig
-from attar.models.codecs.pca import PcaConfig
-from attar.models.codecs.restoring import CodecSpec
+from attar.models.codecs.dct import Dct, DctConfig
+from attar.models.codecs.patches import fixed_sample
+from attar.models.codecs.pca import Pca, PcaConfig
+from attar.models.codecs.restoring import CodecSpec, parse_spec, restore_one_of
 
 Magnification = Annotated[int, Field(ge=2, le=8)]
 InnerConfig = Annotated[AutoencoderConfig | PcaConfig | DctConfig, Field(discriminator="kind")]
+INNER_CONFIGS: dict[str, type[CodecSettings]] = {"autoencoder": AutoencoderConfig, "pca": PcaConfig, "dct": DctConfig}
+INNER_CODECS = (Autoencoder, Pca, Dct)
 VALUES_TO_FIT = 1 << 28
 
 
 class ResampleConfig(CodecSettings):
     """`codec` applied to images magnified by `factor`: f = 8 becomes 4 with factor 2, and 2 with factor 4."""
 
-    read_from_file = True
     kind: Literal["resample"] = "resample"
+    names = ("resample",)
+    read_from_file = True
     factor: Magnification = 2
     codec: InnerConfig
+
+    def fit(self, images: ImageSet) -> Resample:
+        return Resample(self.codec.fit(magnified_sample(images, self.factor)), self.factor)
+
+    @classmethod
+    def from_text(cls, name: str, settings: str) -> ResampleConfig:
+        factor, _, inner = settings.partition(":")
+        if not factor.isdecimal() or not 2 <= int(factor) <= 8 or not inner:
+            raise InputError(f"codec '{name}:{settings}': write e.g. resample:2:autoencoder:FOLDER; the factor is 2..8")
+        inner_name, _, inner_settings = inner.partition(":")
+        if inner_name not in INNER_CONFIGS:
+            raise unknown("codec to resample", inner_name, INNER_CONFIGS)
+        codec: Any = INNER_CONFIGS[inner_name].from_text(inner_name, inner_settings)
+        return cls(factor=int(factor), codec=codec)
+
+    def without_paths(self, codec: Codec) -> ResampleConfig:
+        return self.model_copy(update={"codec": self.codec.without_paths(codec)})
 
 
 class ResampleSpec(CodecSpec):
@@ -85,6 +106,18 @@ class Resample(Codec):
     def external(self) -> ExternalWeights | None:
         return self.inner.external()
 
+    @property
+    def network_shape(self) -> tuple[int, int, int]:
+        return self.inner.image_shape
+
+    @classmethod
+    def restore(cls, spec: dict[str, Any], tensors: dict[str, Tensor]) -> Resample:
+        parsed = parse_spec(ResampleSpec, spec)
+        colours, height, width = parsed.image_shape
+        if parsed.codec.get("image_shape") != [colours, height * parsed.factor, width * parsed.factor]:
+            raise InputError("a resample codec's shape and its inner codec's do not fit together; the file is damaged")
+        return cls(restore_one_of(INNER_CODECS, parsed.codec, tensors), parsed.factor)
+
 
 def magnify(images: Float[Tensor, "items C H W"], factor: int) -> Float[Tensor, "items C kH kW"]:
     """Bicubic magnification of float images, clamped to [0, 1]."""
@@ -95,12 +128,10 @@ def magnify(images: Float[Tensor, "items C H W"], factor: int) -> Float[Tensor, 
 def magnified_sample(images: ImageSet, factor: int) -> ImageSet:
     """A fixed sample of the images, magnified, to fit an inner codec on; bounded to 256 MB."""
     colours, height, width = images.image_shape
-    wanted = max(1, VALUES_TO_FIT // (colours * height * width * factor * factor))
-    chosen = torch.arange(len(images))
-    if wanted < len(images):
-        chosen = torch.randperm(len(images), generator=generator(0, "magnified sample"))[:wanted].sort().values
+    most = max(1, VALUES_TO_FIT // (colours * height * width * factor * factor))
+    indices = fixed_sample(len(images), most, "magnified sample")
     larger = [
         magnify(images.images[block].float() / 255, factor).mul(255).round().to(torch.uint8)
-        for block in chosen.split(256)
+        for block in indices.split(256)
     ]
-    return ImageSet(torch.cat(larger), images.labels[chosen], images.classes)
+    return ImageSet(torch.cat(larger), images.labels[indices], images.classes)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from attar.base.config import Config, ConfigType, parse_config
-from attar.base.errors import InputError
+from attar.base.errors import InputError, unknown
 from attar.base.files import canonical_json
-from attar.models.codecs.codec import ExternalWeights
+from attar.models.codecs.codec import Codec, ExternalWeights
 from attar.models.codecs.weights import ID_PATTERN
 
 Side = Annotated[int, Field(ge=1, le=4096)]
@@ -26,23 +26,34 @@ class CodecSpec(Config):
     image_shape: ImageShape
 
 
-class PublicFile(Config):
-    """A file of weights beside the distilled one: its name, content and size."""
+class PublicModel(ExternalWeights):
+    """A public model, by content: `sha256` of its weights, `config_sha256` of its architecture."""
 
     id: str = Field(pattern=ID_PATTERN)
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    num_bytes: int = Field(gt=0)
-    num_values: int = Field(gt=0)
+    config_sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
 def nameable(weights: ExternalWeights) -> ExternalWeights:
-    """`weights` of a file whose name a `PublicFile` can hold. Raises InputError where it cannot."""
+    """`weights` of a file whose name a distilled file can hold. Raises InputError where it cannot."""
     if re.fullmatch(ID_PATTERN, weights.id) is None:
         raise InputError(
             f"a distilled file cannot refer to weights of the name {weights.id[:80]!r}; rename their file: at most 100 "
             "characters, no full stop at the beginning, no colon or slash"
         )
     return weights
+
+
+PublicFile = Annotated[ExternalWeights, AfterValidator(nameable)]
+"""A file of weights beside the distilled one: its name, content and size."""
+
+
+def restore_one_of(codecs: Iterable[type[Codec]], spec: dict[str, Any], tensors: dict[str, Tensor]) -> Codec:
+    """The codec of one of these kinds whose `spec()` and `stored_tensors()` are given. Raises InputError."""
+    kinds = {codec.kind: codec for codec in codecs}
+    kind = spec.get("kind") if isinstance(spec, dict) else None
+    if not isinstance(kind, str) or kind not in kinds:
+        raise unknown("codec", str(kind)[:80], kinds)
+    return kinds[kind].restore(spec, tensors)
 
 
 def parse_spec(model: type[ConfigType], spec: dict[str, Any]) -> ConfigType:
@@ -72,8 +83,7 @@ def take_tensors(tensors: Mapping[str, Tensor], shapes: dict[str, tuple[int, ...
     return dict(tensors)
 
 
-def require_positive(name: str, tensor: Tensor) -> Tensor:
-    """`tensor`, every value of it above zero. Raises InputError."""
+def require_positive(name: str, tensor: Tensor) -> None:
+    """Raise InputError unless every value of `tensor` is above zero."""
     if not bool((tensor > 0).all()):
         raise InputError(f"the codec's tensor {name!r} must be positive and is not; the file is damaged")
-    return tensor

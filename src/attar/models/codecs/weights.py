@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
+from attar.base.container import one_line
 from attar.base.errors import InputError
 from attar.base.files import content_key, sha256_of
 from attar.models.codecs.codec import ExternalWeights
@@ -43,12 +45,7 @@ class Weights:
 
     @cached_property
     def sha256(self) -> str:
-        digest = hashlib.sha256()
-        for path in self.files:
-            with path.open("rb") as file:
-                while block := file.read(1 << 22):
-                    digest.update(block)
-        return digest.hexdigest()
+        return sha256_of(*self.files)
 
     @property
     def num_bytes(self) -> int:
@@ -57,8 +54,8 @@ class Weights:
     @property
     def config_sha256(self) -> str:
         """Of the architecture alone: versions and paths that tools leave in config.json do not count."""
-        kept = {key: value for key, value in self.config.items() if key == "_class_name" or not key.startswith("_")}
-        return content_key(kept)
+        settings = {key: value for key, value in self.config.items() if key == "_class_name" or not key.startswith("_")}
+        return content_key(settings)
 
 
 def find_weights(path_or_id: str) -> Weights:
@@ -78,44 +75,54 @@ def find_weights(path_or_id: str) -> Weights:
     for place in _weight_folders(path_or_id):
         if place.name == _last(path_or_id):
             return read_folder(place, path_or_id)
-    cached = _hub_cache(path_or_id)
-    if cached:
-        try:
-            return read_folder(cached[0], path_or_id)
-        except InputError:  # a part of the repository is cached, without the autoencoder
-            pass
+    for place in _hub_cache(path_or_id):
+        with contextlib.suppress(InputError):  # a part of the repository may be cached without the autoencoder
+            return read_folder(place, path_or_id)
     return read_folder(_download(path_or_id), path_or_id)
 
 
-def require_weights(weights_id: str, sha256: str, num_bytes: int) -> Weights:
-    """The weights a file refers to, equal in content; nothing is downloaded.
+def require_weights(needed: ExternalWeights) -> Weights:
+    """The autoencoder a file refers to, equal in content; nothing is downloaded.
 
     Raises:
-        InputError: they are absent, or what has their name differs: says what is needed and how to provide it.
+        InputError: it is absent, or what has its name differs: says what is needed and how to provide it.
     """
     differing = ""
-    for place in places(weights_id):
+    for place in places(needed.id):
         try:
-            found = read_folder(place, weights_id)
+            weights = read_folder(place, needed.id)
         except InputError:
             continue
-        if found.num_bytes == num_bytes and found.sha256 == sha256:
-            return found
-        if place.name == _last(weights_id):
+        if weights.num_bytes == needed.num_bytes and weights.sha256 == needed.sha256:
+            return weights
+        if place.name == _last(needed.id):
             differing = f" (a folder {place.name} was found, but its weights differ)"
     raise InputError(
-        f"this needs the autoencoder {weights_id!r} ({num_bytes} bytes, sha256 {sha256}), which is absent{differing}; "
-        f"set {VARIABLE} to its folder or to the folder that contains it, or download it into the hub cache"
+        f"this needs the autoencoder {needed.id!r} ({needed.num_bytes} bytes, sha256 {needed.sha256}), which is "
+        f"absent{differing}; set {VARIABLE} to its folder or to the folder that contains it, or download it into the "
+        "hub cache"
     )
 
 
-def named_file(weights: ExternalWeights, among: Iterable[Path] = ()) -> Path | None:
-    """The file of this content and name that $ATTAR_WEIGHTS lists or holds, or one of `among`; None where none is."""
-    listed = [Path(part).expanduser() for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
-    for path in [*(path / weights.id if path.is_dir() else path for path in listed), *among]:
+def file_weights(path: Path, tensors: Mapping[str, Tensor]) -> ExternalWeights:
+    """A file of these tensors as weights beside a distilled file; their id is the file's name."""
+    num_values = sum(value.numel() for value in tensors.values())
+    return ExternalWeights(id=path.name, sha256=sha256_of(path), num_bytes=path.stat().st_size, num_values=num_values)
+
+
+def require_file(what: str, weights: ExternalWeights, among: Iterable[Path] = ()) -> Path:
+    """The file of this content and name that $ATTAR_WEIGHTS lists or holds, or one of this content `among` others.
+
+    Raises:
+        InputError: it is absent, or what has its name differs: says what is needed and how to provide it.
+    """
+    for path in [*(path / weights.id if path.is_dir() else path for path in _listed()), *among]:
         if path.is_file() and path.stat().st_size == weights.num_bytes and sha256_of(path) == weights.sha256:
             return path
-    return None
+    raise InputError(
+        f"this needs the {what} {weights.id!r} ({weights.num_bytes} bytes, sha256 {weights.sha256}), which is absent; "
+        f"set {VARIABLE} to the folder that contains it"
+    )
 
 
 def read_folder(folder: Path, weights_id: str) -> Weights:
@@ -125,9 +132,9 @@ def read_folder(folder: Path, weights_id: str) -> Weights:
         InputError: neither is there, the weights are pickled, or a file is damaged.
     """
     for place in (folder, *(folder / name for name in SUBFOLDERS)):
-        found = [place / name for name in WEIGHT_NAMES if (place / name).is_file()]
-        if found and (place / "config.json").is_file():
-            return Weights(weights_id, (found[0],), read_config(place / "config.json"), False)
+        path = weight_file(place)
+        if path is not None and (place / "config.json").is_file():
+            return Weights(weights_id, (path,), read_config(place / "config.json"), False)
     encoders = sorted(folder.glob("tae*_encoder.safetensors"))
     pairs = [(path.with_name(path.name.replace("_encoder", "_decoder")), path) for path in encoders]
     pairs = [pair for pair in pairs if pair[0].is_file()]
@@ -142,6 +149,11 @@ def read_folder(folder: Path, weights_id: str) -> Weights:
         f"{folder} holds no autoencoder; a config.json with {WEIGHT_NAMES[0]} (there or in a vae subfolder) is needed, "
         "or one pair taesd_encoder.safetensors and taesd_decoder.safetensors"
     )
+
+
+def weight_file(folder: Path) -> Path | None:
+    """The file of weights in a folder of diffusers' layout; in full precision where there are two."""
+    return next((folder / name for name in WEIGHT_NAMES if (folder / name).is_file()), None)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -167,9 +179,13 @@ def _reference_config(decoder: Path) -> dict[str, Any]:
 
 def _weight_folders(weights_id: str) -> list[Path]:
     """Folders of $ATTAR_WEIGHTS that may hold the weights: those with their name, and those listed."""
-    listed = [Path(part).expanduser() for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
-    places = [place for folder in listed for place in (folder / weights_id, folder / _last(weights_id), folder)]
-    return [place for place in dict.fromkeys(places) if place.is_dir()]
+    folders = [place for path in _listed() for place in (path / weights_id, path / _last(weights_id), path)]
+    return [place for place in dict.fromkeys(folders) if place.is_dir()]
+
+
+def _listed() -> list[Path]:
+    """The paths in $ATTAR_WEIGHTS."""
+    return [Path(part).expanduser() for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
 
 
 def _hub_cache(weights_id: str) -> list[Path]:
@@ -195,14 +211,13 @@ def _download(hub_id: str) -> Path:
     absent = f"no autoencoder {hub_id!r}: not a folder, not under {VARIABLE}, not in the hub cache"
     if "/" not in hub_id:
         raise InputError(f"{absent}; give its folder, or a hub id such as owner/name")
-    wanted = ["config.json", WEIGHT_NAMES[0], "tae*coder.safetensors"]
-    wanted += [f"{folder}/{name}" for folder in SUBFOLDERS for name in wanted[:2]]
+    names = ["config.json", WEIGHT_NAMES[0]]
+    patterns = [*names, "tae*coder.safetensors", *(f"{folder}/{name}" for folder in SUBFOLDERS for name in names)]
     try:
         from huggingface_hub import snapshot_download
 
-        return Path(snapshot_download(hub_id, allow_patterns=wanted))
+        return Path(snapshot_download(hub_id, allow_patterns=patterns))
     except ImportError:
         raise InputError(f"{absent}; to download it: pip install 'attar[diffusion]'") from None
     except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{absent}, and it cannot be downloaded ({reason}); give its folder") from None
+        raise InputError(f"{absent}, and it cannot be downloaded ({one_line(error)}); give its folder") from None

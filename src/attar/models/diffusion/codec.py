@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,19 +12,69 @@ from pydantic import Field
 from torch import Tensor
 
 from attar.base.errors import InputError
+from attar.base.files import cache_directory
 from attar.base.randomness import generator
 from attar.base.shapes import Float, Int64
 from attar.data.image_set import ImageSet
 from attar.models.codecs.autoencoder import Autoencoder
-from attar.models.codecs.codec import Codec, ExternalWeights, RestoreCodec
-from attar.models.codecs.diffusion import DiffusionCodecConfig
-from attar.models.codecs.model_classes import model_classes
+from attar.models.codecs.codec import Codec, ExternalWeights
+from attar.models.codecs.frozen import FrozenModelConfig
+from attar.models.codecs.plain import restore_plain
 from attar.models.codecs.restoring import CodecSpec, PublicFile, nameable, parse_spec
 from attar.models.codecs.weights import read_folder as read_autoencoder
+from attar.models.codecs.weights import require_file
 from attar.models.diffusion.model import DiffusionModel, OwnModel, OwnSpec
 from attar.models.diffusion.pretrained import PretrainedModel, PretrainedSpec, find_folder
-from attar.models.diffusion.priors import CODEC, MODEL, read_prior, require_prior, without_prefix
+from attar.models.diffusion.priors import CODEC, MODEL, ROOM, read_prior, with_prefix, without_prefix
 from attar.models.networks.denoiser import build_denoiser
+
+
+class DiffusionCodecConfig(FrozenModelConfig):
+    """A frozen latent diffusion model: `path` is a prior's file or a folder in diffusers' layout.
+
+    Args:
+        random_seed: of random values in place of the model's (LD3M Table 3); None for the trained ones.
+    """
+
+    kind: Literal["diffusion"] = "diffusion"
+    names = ("diffusion",)
+    model = "diffusion"
+    example = "diffusion:prior.safetensors or diffusion:FOLDER"
+    random_seed: int | None = Field(default=None, ge=0)
+
+    def fit(self, images: ImageSet) -> DiffusionCodec:
+        if self.path is None:
+            raise InputError(
+                "no diffusion model is named; train one with attar train-prior DATA --out prior.safetensors and give "
+                "--codec diffusion:prior.safetensors, or give --codec diffusion:FOLDER in diffusers' layout"
+            )
+        path = Path(self.path).expanduser()
+        return self._of_prior(path, images) if path.is_file() else self._of_folder(self.path, images)
+
+    def _of_prior(self, path: Path, images: ImageSet) -> DiffusionCodec:
+        prior = read_prior(path)
+        model = prior.model
+        if self.random_seed is not None:
+            if self.public:
+                raise InputError("random values are not those of a public file; set codec.public=false")
+            draw = generator(self.random_seed, "random denoiser")
+            network = build_denoiser(model.denoiser.config, model.code_shape, model.num_classes, draw)
+            model = OwnModel(network, model.schedule)
+        if prior.codec.image_shape != images.image_shape:
+            raise InputError(
+                f"the prior is of images {prior.codec.image_shape} and these are {images.image_shape}; resize them, or "
+                "train another"
+            )
+        classes = self.model_classes("model", images, prior.manifest.classes, model.num_classes)
+        return DiffusionCodec(prior.codec, model, classes, nameable(prior.weights) if self.public else None)
+
+    def _of_folder(self, path: str, images: ImageSet) -> DiffusionCodec:
+        if self.public:
+            raise InputError("a folder of diffusers is public already; leave out codec.public")
+        folder, place = find_folder(path, self.random_seed)
+        inner = Autoencoder(images.image_shape, read_autoencoder(place, folder.weights.id))
+        model = PretrainedModel(folder, inner.code_shape, self.random_seed)
+        return DiffusionCodec(inner, model, self.model_classes("model", images, (), model.num_classes))
 
 
 class DiffusionCodecSpec(CodecSpec):
@@ -107,92 +157,38 @@ class DiffusionCodec(Codec):
         """The inner codec's and the model's; nothing where the prior's file is public."""
         if self.public is not None:
             return {}
-        tensors = {CODEC + name: value for name, value in self.inner.stored_tensors().items()}
-        return tensors | {MODEL + name: value for name, value in self.model.stored_tensors().items()}
+        return with_prefix(CODEC, self.inner.stored_tensors()) | with_prefix(MODEL, self.model.stored_tensors())
 
     def external(self) -> ExternalWeights | None:
         """All that is needed beside the file; of several, `sha256` is that of their sha256 one after another."""
         parts = (self.public or self.model.external(), self.inner.external())
-        found = [part for part in parts if part is not None]
-        if len(found) < 2:
-            return found[0] if found else None
-        digest = hashlib.sha256("".join(part.sha256 for part in found).encode()).hexdigest()
-        names = dict.fromkeys(part.id for part in found)
+        weights = [part for part in parts if part is not None]
+        if len(weights) < 2:
+            return weights[0] if weights else None
         return ExternalWeights(
-            id=" + ".join(names),
-            sha256=digest,
-            num_bytes=sum(part.num_bytes for part in found),
-            num_values=sum(part.num_values for part in found),
+            id=" + ".join(dict.fromkeys(part.id for part in weights)),
+            sha256=sha256("".join(part.sha256 for part in weights).encode()).hexdigest(),
+            num_bytes=sum(part.num_bytes for part in weights),
+            num_values=sum(part.num_values for part in weights),
         )
 
-
-def fit_diffusion(config: DiffusionCodecConfig, images: ImageSet, restore: RestoreCodec) -> DiffusionCodec:
-    """The model that the config names, for these images and classes.
-
-    Raises:
-        InputError: no model is named or found, or it is not of these images or classes.
-    """
-    if config.path is None:
-        raise InputError(
-            "no diffusion model is named; train one with attar train-prior DATA --out prior.safetensors and give "
-            "--codec diffusion:prior.safetensors, or give --codec diffusion:FOLDER in diffusers' layout"
-        )
-    path = Path(config.path).expanduser()
-    if not path.is_file():
-        return _fit_folder(config, images)
-    prior = read_prior(path, restore)
-    model = prior.model
-    if config.random_seed is not None:
-        draw = generator(config.random_seed, "random denoiser")
-        network = build_denoiser(model.denoiser.config, model.code_shape, model.num_classes, draw)
-        model = OwnModel(network, model.schedule)
-        if config.public:
-            raise InputError("random values are not those of a public file; set codec.public=false")
-    if prior.codec.image_shape != images.image_shape:
-        raise InputError(
-            f"the prior is of images {prior.codec.image_shape} and these are {images.image_shape}; resize them, or "
-            "train another"
-        )
-    classes = model_classes("model", config.classes, images, prior.manifest.classes, model.num_classes)
-    return DiffusionCodec(prior.codec, model, classes, nameable(prior.weights) if config.public else None)
-
-
-def restore_diffusion(spec: dict[str, Any], tensors: dict[str, Tensor], restore: RestoreCodec) -> DiffusionCodec:
-    """Rebuild from `spec` and `stored_tensors`, with outside weights found on this machine.
-
-    Args:
-        spec: the codec's own.
-        tensors: those that the file embeds.
-        restore: of the inner codec.
-
-    Raises:
-        InputError: a damaged description, or weights that are absent (says which).
-    """
-    parsed = parse_spec(DiffusionCodecSpec, spec)
-    if parsed.codec.get("kind") == "diffusion" or parsed.codec.get("image_shape") != list(parsed.image_shape):
-        raise InputError("a diffusion codec and its inner codec do not fit together; the file is damaged")
-    if isinstance(parsed.model, OwnSpec) and parsed.public is not None:
-        if tensors:
-            raise InputError("a file with a public prior has tensors of it; the file is damaged")
-        weights = ExternalWeights(**parsed.public.model_dump())
-        prior = require_prior(weights, restore)
-        return DiffusionCodec(prior.codec, prior.model, public=weights)
-    inner = restore(parsed.codec, without_prefix(tensors, CODEC))
-    own = without_prefix(tensors, MODEL)
-    if len(own) + len(inner.stored_tensors()) != len(tensors):
-        raise InputError("a diffusion codec has tensors of neither model nor inner codec; the file is damaged")
-    if isinstance(parsed.model, OwnSpec):
-        return DiffusionCodec(inner, OwnModel.restore(parsed.model, inner.code_shape, own))
-    if own or parsed.public is not None:
-        raise InputError("a public model's tensors are in the file; the file is damaged")
-    return DiffusionCodec(inner, PretrainedModel.restore(parsed.model, inner.code_shape)[0])
-
-
-def _fit_folder(config: DiffusionCodecConfig, images: ImageSet) -> DiffusionCodec:
-    assert config.path is not None
-    if config.public:
-        raise InputError("a folder of diffusers is public already; leave out codec.public")
-    folder, place = find_folder(config.path, config.random_seed)
-    inner = Autoencoder(images.image_shape, read_autoencoder(place, folder.weights.id))
-    model = PretrainedModel(folder, inner.code_shape, config.random_seed)
-    return DiffusionCodec(inner, model, model_classes("model", config.classes, images, (), model.num_classes))
+    @classmethod
+    def restore(cls, spec: dict[str, Any], tensors: dict[str, Tensor]) -> DiffusionCodec:
+        parsed = parse_spec(DiffusionCodecSpec, spec)
+        if parsed.codec.get("image_shape") != list(parsed.image_shape):
+            raise InputError("a diffusion codec and its inner codec do not fit together; the file is damaged")
+        if parsed.model.kind == "own" and parsed.public is not None:
+            if tensors:
+                raise InputError("a file with a public prior has tensors of it; the file is damaged")
+            trained_here = sorted(cache_directory(ROOM).glob("*.safetensors"))
+            prior = read_prior(require_file("prior", parsed.public, trained_here))
+            return cls(prior.codec, prior.model, public=parsed.public)
+        inner = restore_plain(parsed.codec, without_prefix(CODEC, tensors))
+        model_tensors = without_prefix(MODEL, tensors)
+        if len(model_tensors) + len(inner.stored_tensors()) != len(tensors):
+            raise InputError("a diffusion codec has tensors of neither model nor inner codec; the file is damaged")
+        if parsed.model.kind == "own":
+            return cls(inner, OwnModel.restore(parsed.model, inner.code_shape, model_tensors))
+        if model_tensors or parsed.public is not None:
+            raise InputError("a public model's tensors are in the file; the file is damaged")
+        return cls(inner, PretrainedModel.restore(parsed.model, inner.code_shape))

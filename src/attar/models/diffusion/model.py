@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from attar.base.config import Config
 from attar.base.shapes import Float, Int64
 from attar.models.codecs.codec import ExternalWeights
+from attar.models.codecs.frozen import NumClasses
 from attar.models.codecs.restoring import take_tensors
 from attar.models.diffusion.schedule import ScheduleConfig, alpha_bars
 from attar.models.networks.denoiser import Denoiser, DenoiserConfig, denoiser_shell
-
-NumClasses = Annotated[int, Field(ge=1, le=1 << 20)]
 
 
 class DiffusionModel(nn.Module, ABC):
@@ -99,8 +97,8 @@ class OwnModel(DiffusionModel):
         self, codes: Float[Tensor, "batch c h w"], level: int, conditioning: Float[Tensor, "batch d"]
     ) -> Float[Tensor, "batch c h w"]:
         levels = torch.full((len(codes),), level, dtype=torch.int64, device=codes.device)
-        found: Tensor = self.denoiser(codes, levels, conditioning)
-        return found
+        noise: Tensor = self.denoiser(codes, levels, conditioning)
+        return noise
 
     def embed(self, classes: Int64[Tensor, " batch"]) -> Float[Tensor, "batch d"]:
         return self.denoiser.classes.weight[classes.to(self.denoiser.classes.weight.device)]
@@ -117,6 +115,5 @@ class OwnModel(DiffusionModel):
         """Rebuild from `spec` and `stored_tensors`. Raises InputError where they do not fit one another."""
         denoiser = denoiser_shell(spec.denoiser, code_shape, spec.num_classes)
         shapes = {name: tuple(value.shape) for name, value in denoiser.state_dict().items()}
-        taken = take_tensors(tensors, shapes)
-        denoiser.load_state_dict(taken, assign=True)
+        denoiser.load_state_dict(take_tensors(tensors, shapes), assign=True)
         return cls(denoiser, spec.schedule)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,13 +14,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from attar.base.config import Config, parse_config
+from attar.base.config import parse_config
 from attar.base.errors import InputError, unknown
 from attar.base.files import sha256_of
 from attar.base.shapes import Float, Int64
-from attar.models.codecs.autoencoder import read_diffusers
+from attar.models.codecs.autoencoder import read_diffusers, read_pretrained
 from attar.models.codecs.codec import ExternalWeights
-from attar.models.codecs.weights import ID_PATTERN, WEIGHT_NAMES, Weights, places, read_config
+from attar.models.codecs.restoring import PublicModel
+from attar.models.codecs.weights import ID_PATTERN, WEIGHT_NAMES, Weights, places, read_config, weight_file
 from attar.models.diffusion.model import DiffusionModel
 from attar.models.diffusion.schedule import ScheduleConfig, alpha_bars
 
@@ -31,29 +33,18 @@ SCHEDULER = Path("scheduler") / "scheduler_config.json"
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled-linear", "squaredcos_cap_v2": "cosine"}
 REQUIRED = {"prediction_type": "epsilon", "trained_betas": None, "rescale_betas_zero_snr": False}
 """Of a scheduler: what predictions are of, and no other noise than that of its schedule."""
-Digest = Field(pattern="^[0-9a-f]{64}$")
 
 
-class PretrainedSpec(Config):
-    """Which public model, by content.
+class PretrainedSpec(PublicModel):
+    """Which public model; of random values, `sha256` is that of the values and of the class table's file.
 
     Args:
-        id: a hub id, or a folder's name.
-        sha256: of its weight files one after another; of random values, of these and of the class table's file.
-        config_sha256: of its architecture.
         schedule: that it was trained with.
-        num_bytes: of its weights.
-        num_values: parameters and buffers, and the class table.
         random_seed: of random values in place of the trained ones (LD3M Table 3); None for the trained.
     """
 
     kind: Literal["diffusers"] = "diffusers"
-    id: str = Field(pattern=ID_PATTERN)
-    sha256: str = Digest
-    config_sha256: str = Digest
     schedule: ScheduleConfig
-    num_bytes: int = Field(gt=0)
-    num_values: int = Field(gt=0)
     random_seed: int | None = Field(default=None, ge=0)
 
 
@@ -96,7 +87,8 @@ class PretrainedModel(DiffusionModel):
     def __init__(self, folder: Folder, code_shape: tuple[int, int, int], random_seed: int | None = None) -> None:
         super().__init__()
         self.folder, self.code_shape, self.random_seed = folder, code_shape, random_seed
-        self.network = _read(folder, random_seed).requires_grad_(False).eval()
+        read = partial(_read, random_seed=random_seed)
+        self.network = read_pretrained("diffusion model", ARCHITECTURES, folder.weights, read)
         _check_fit(self.network.config, code_shape)
         self.num_values = sum(value.numel() for value in (*self.network.parameters(), *self.network.buffers()))
         self._sha256 = folder.weights.sha256 if random_seed is None else _digest(self.network, folder.class_table)
@@ -115,35 +107,33 @@ class PretrainedModel(DiffusionModel):
     ) -> Float[Tensor, "batch c h w"]:
         levels = torch.full((len(codes),), level, dtype=torch.int64, device=codes.device)
         if self._is_transformer:
-            found = self.network(codes, timestep=levels, class_labels=conditioning).sample
+            output = self.network(codes, timestep=levels, class_labels=conditioning)
         elif self.folder.class_table is not None:
-            found = self.network(codes, levels, encoder_hidden_states=conditioning[:, None]).sample
+            output = self.network(codes, levels, encoder_hidden_states=conditioning[:, None])
         else:
-            found = self.network(codes, levels, encoder_hidden_states=None, class_labels=conditioning).sample
-        return found[:, : self.code_shape[0]]  # the rest is the variance where it learned that too
+            output = self.network(codes, levels, encoder_hidden_states=None, class_labels=conditioning)
+        return output.sample[:, : self.code_shape[0]]  # the rest is the variance where it learned that too
 
     def embed(self, classes: Int64[Tensor, " batch"]) -> Float[Tensor, "batch d"]:
         return self.table[classes.to(self.table.device)]
 
     def spec(self) -> dict[str, Any]:
-        weights = self.folder.weights
         return PretrainedSpec(
-            id=weights.id,
-            sha256=self._sha256,
-            config_sha256=weights.config_sha256,
+            config_sha256=self.folder.weights.config_sha256,
             schedule=self.folder.schedule,
-            num_bytes=self._num_bytes,
-            num_values=self.num_values,
             random_seed=self.random_seed,
+            **self.external().model_dump(),
         ).model_dump(mode="json")
 
     def external(self) -> ExternalWeights:
-        name = self.folder.weights.id
-        return ExternalWeights(id=name, sha256=self._sha256, num_bytes=self._num_bytes, num_values=self.num_values)
+        num_bytes = self.folder.weights.num_bytes if self.random_seed is None else 4 * self.num_values
+        return ExternalWeights(
+            id=self.folder.weights.id, sha256=self._sha256, num_bytes=num_bytes, num_values=self.num_values
+        )
 
     @classmethod
-    def restore(cls, spec: PretrainedSpec, code_shape: tuple[int, int, int]) -> tuple[PretrainedModel, Path]:
-        """The model of this content and the folder it was found in.
+    def restore(cls, spec: PretrainedSpec, code_shape: tuple[int, int, int]) -> PretrainedModel:
+        """The model of this content.
 
         Raises:
             InputError: it is absent or differs: says what is needed and how to provide it.
@@ -158,17 +148,13 @@ class PretrainedModel(DiffusionModel):
                 continue
             if spec.random_seed is None and weights.sha256 != spec.sha256:
                 continue
-            found = cls(folder, code_shape, spec.random_seed)
-            if found.spec() == spec.model_dump(mode="json"):
-                return found, place
+            model = cls(folder, code_shape, spec.random_seed)
+            if model.spec() == spec.model_dump(mode="json"):
+                return model
         raise InputError(
             f"this needs the diffusion model {spec.id!r} ({spec.num_bytes} bytes, sha256 {spec.sha256}), which is "
             "absent or differs; set ATTAR_WEIGHTS to its folder or to the folder that contains it"
         )
-
-    @property
-    def _num_bytes(self) -> int:
-        return self.folder.weights.num_bytes if self.random_seed is None else 4 * self.num_values
 
     @property
     def _is_transformer(self) -> bool:
@@ -184,23 +170,22 @@ class PretrainedModel(DiffusionModel):
                     raise InputError("the transformer's blocks embed classes differently; one conditioning cannot be")
                 block.class_embedder = nn.Identity()
             return table
-        own, attends = self.network.class_embedding, _attends(self.network.config)
+        embedding, attends = self.network.class_embedding, _attends(self.network.config)
         if self.folder.class_table is not None:
-            if own is not None or not attends:
+            if embedding is not None or not attends:
                 raise InputError(
                     f"{self.folder.class_table} is of a U-Net that attends to its class alone, and this one "
                     f"{'embeds classes too' if attends else 'attends to nothing'}; remove the one that is not used"
                 )
             return _read_table(self.folder.class_table, self.network.config["cross_attention_dim"])
-        if not isinstance(own, nn.Embedding):
+        if not isinstance(embedding, nn.Embedding):
             raise InputError(
                 f"the U-Net has no class table of its own; its folder needs {CLASS_TABLE} with {TABLE_KEY!r}"
             )
         if attends:
             raise InputError("the U-Net attends to more than its class, e.g. text; one of classes alone is needed")
-        table = self.network.class_embedding.weight.detach()
         self.network.class_embedding = nn.Identity()
-        return table
+        return embedding.weight.detach()
 
 
 def find_folder(path_or_id: str, random_seed: int | None = None) -> tuple[Folder, Path]:
@@ -230,26 +215,25 @@ def read_folder(folder: Path, weights_id: str, random_seed: int | None = None) -
     if place is None:
         raise InputError(f"{folder} holds no diffusion model; unet/config.json or transformer/config.json is needed")
     config = read_config(place / "config.json")
-    found = [place / name for name in WEIGHT_NAMES if (place / name).is_file()][:1]
-    if not found and random_seed is None:
+    path = weight_file(place)
+    if path is None and random_seed is None:
         raise InputError(f"{place} lacks {WEIGHT_NAMES[0]}; restore it, or set codec.random_seed=0 for random values")
-    table = folder / CLASS_TABLE
-    apart = table if table.is_file() else None
-    weights = Weights(weights_id, (*found, *([apart] if apart and found else [])), config, False)
-    return Folder(weights, _read_schedule(folder / SCHEDULER), apart)
+    table = folder / CLASS_TABLE if (folder / CLASS_TABLE).is_file() else None
+    files = () if path is None else (path,) if table is None else (path, table)
+    return Folder(Weights(weights_id, files, config, False), _read_schedule(folder / SCHEDULER), table)
 
 
 def _read_schedule(path: Path) -> ScheduleConfig:
-    """Of the scheduler's betas. Raises InputError for one that has none, or others than its schedule says."""
+    """The schedule of a scheduler's betas. Raises InputError where it has none, or others than its schedule says."""
     config = read_config(path)
-    told = str(config.get("beta_schedule"))
-    if told not in SCHEDULES:
-        raise unknown("beta_schedule", told, SCHEDULES)
+    kind = str(config.get("beta_schedule"))
+    if kind not in SCHEDULES:
+        raise unknown("beta_schedule", kind, SCHEDULES)
     for name, needed in REQUIRED.items():
         if config.get(name, needed) != needed:
             raise InputError(f"{path} has {name} {str(config[name])[:80]!r}; a model of {name} {needed!r} is needed")
     schedule = {
-        "kind": SCHEDULES[told],
+        "kind": SCHEDULES[kind],
         "num_levels": config.get("num_train_timesteps", 1000),
         "first": config.get("beta_start", 0.0001),
         "last": config.get("beta_end", 0.02),
@@ -257,29 +241,12 @@ def _read_schedule(path: Path) -> ScheduleConfig:
     return parse_config(ScheduleConfig, json.dumps(schedule), str(path))
 
 
-def _read(folder: Folder, random_seed: int | None) -> Any:
-    try:
-        import diffusers
-    except ImportError:
-        raise InputError(
-            "diffusion models of others need diffusers, which is absent; run: pip install 'attar[diffusion]'"
-        ) from None
-    weights = folder.weights
-    name = weights.config.get("_class_name")
-    if name not in ARCHITECTURES:
-        raise unknown("denoiser class", str(name), ARCHITECTURES)
-    architecture = getattr(diffusers, name)
-    try:
-        with torch.random.fork_rng(devices=[]):  # a class of diffusers draws values, also where it then reads them
-            if random_seed is None:
-                return read_diffusers(architecture, replace(weights, files=weights.files[:1]))
-            torch.manual_seed(random_seed)
-            return architecture.from_config(weights.config).float()
-    except InputError:
-        raise
-    except Exception as error:  # diffusers and safetensors raise many kinds for a damaged folder
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"the diffusion model {weights.id!r} cannot be read ({reason}); restore its files") from error
+def _read(architecture: Any, weights: Weights, random_seed: int | None) -> Any:
+    with torch.random.fork_rng(devices=[]):  # a class of diffusers draws values, also where it then reads them
+        if random_seed is None:
+            return read_diffusers(architecture, replace(weights, files=weights.files[:1]))
+        torch.manual_seed(random_seed)
+        return architecture.from_config(weights.config).float()
 
 
 def _check_fit(config: Any, code_shape: tuple[int, int, int]) -> None:

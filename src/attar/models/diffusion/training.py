@@ -19,10 +19,9 @@ from attar.base.randomness import generator
 from attar.data.image_set import ImageSet
 from attar.models.codecs.codec import Codec
 from attar.models.codecs.encoding import encode_images
-from attar.models.codecs.registry import restore_codec
 from attar.models.diffusion.fidelity import fidelity_of
 from attar.models.diffusion.model import OwnModel
-from attar.models.diffusion.priors import ROOM, SCHEMA_VERSION, Prior, PriorTraining, read_prior, save_prior
+from attar.models.diffusion.priors import ROOM, Prior, PriorTraining, read_prior, save_prior
 from attar.models.diffusion.schedule import alpha_bars
 from attar.models.networks.denoiser import Denoiser, build_denoiser, denoiser_shell
 
@@ -64,14 +63,14 @@ def trained_prior(
         raise InputError(f"a prior is of codes, not of a {codec.kind}'s; take codec pixels, pca, dct or autoencoder")
     denoiser_shell(training.denoiser, codec.code_shape, train.num_classes)  # refused now, not after the encoding
     device, progress = torch.device(device), progress or Silent()
-    about = ["prior", SCHEMA_VERSION, training.key_tree(), codec.identity(), train.fingerprint, device.type]
+    about = ["prior", 1, training.key_tree(), codec.identity(), train.fingerprint, device.type]
     path = cache_directory(ROOM) / f"{content_key(*about)}.safetensors"
     if not path.exists():
         waiting = partial(progress.note, "another process trains this prior: waiting for it")
         with Claims(path.with_name("claims.lock")) as claims, stop_requested() as stop:
             train_it = partial(_train, training, codec, train, device, path, progress)
             made_once(path, train_it, claims, stop, waiting)
-    prior = read_prior(path, restore_codec)
+    prior = read_prior(path)
     if prior.manifest.fidelity is not None and prior.manifest.fidelity.fault is not None:
         progress.note(prior.manifest.fidelity.fault)
     return prior

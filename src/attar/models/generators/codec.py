@@ -16,9 +16,9 @@ from attar.base.errors import InputError
 from attar.base.shapes import Float
 from attar.data.image_set import ImageSet
 from attar.models.codecs.codec import Codec, ExternalWeights
-from attar.models.codecs.generator import Arguments, GeneratorCodecConfig, ImportPath
-from attar.models.codecs.model_classes import model_classes
+from attar.models.codecs.frozen import FrozenModelConfig
 from attar.models.codecs.restoring import CodecSpec, PublicFile, nameable, parse_spec, take_tensors
+from attar.models.codecs.weights import require_file
 from attar.models.generators.generator import Generator, imported, require_named
 from attar.models.generators.weights import (
     OwnSpec,
@@ -26,9 +26,72 @@ from attar.models.generators.weights import (
     own_tensors,
     read_generator,
     read_state,
-    require_file,
     restore_own,
 )
+
+_NAME = "[A-Za-z_][A-Za-z0-9_]{0,99}"
+
+ImportPath = Annotated[str, Field(pattern=rf"^{_NAME}(\.{_NAME}){{0,9}}:{_NAME}$")]
+"""package.module:Name"""
+
+Word = Annotated[str, Field(pattern="^[A-Za-z0-9_-]{0,40}$")]
+"""Too little for a path or an address: what is built may not be told to read anything."""
+
+_Bounds = Field(ge=-(2**31), le=2**31)
+Plain = bool | Annotated[int, _Bounds] | Annotated[float, _Bounds] | Word | None
+Arguments = dict[Annotated[str, Field(pattern=f"^{_NAME}$")], Plain | tuple[Plain, ...]]
+
+
+class GeneratorCodecConfig(FrozenModelConfig):
+    """A frozen generator of images.
+
+    `path` is a safetensors file: one of `save_generator`, or with `module` any module's state dict. The file of a
+    generator of others is always public.
+
+    Args:
+        module: "package.module:Name" of the code of others, which is imported and called with `arguments`; None for
+            attar's own generator, whose file says its sizes.
+        arguments: keywords for `module`: numbers, booleans, short words, and lists of them.
+    """
+
+    kind: Literal["generator"] = "generator"
+    names = ("generator",)
+    model = "generator"
+    example = "generator:FILE.safetensors"
+    module: ImportPath | None = None
+    arguments: Arguments = Field(default={}, max_length=32)
+
+    def fit(self, images: ImageSet) -> GeneratorCodec:
+        if self.path is None:
+            raise InputError(
+                "no generator is named; give --codec generator:FILE with the weights of one of attar's own, and with "
+                "those of another also --set codec.module=package.module:Name"
+            )
+        codec, names = self._read(Path(self.path).expanduser())
+        if codec.image_shape != images.image_shape:
+            raise InputError(
+                f"the generator makes images {codec.image_shape} and these are {images.image_shape}; resize them, or "
+                "take another"
+            )
+        num_classes = codec.generator.num_classes
+        if self.classes is not None or num_classes:
+            codec.choose_classes(self.model_classes("generator", images, names, num_classes))
+        return codec
+
+    def _read(self, path: Path) -> tuple[GeneratorCodec, tuple[str, ...]]:
+        """The generator, and the names of its classes where its file has them."""
+        if self.module is None:
+            if self.arguments:
+                raise InputError("codec.arguments have no effect without codec.module; leave them out")
+            own = read_generator(path)
+            public = nameable(own.weights) if self.public else None
+            return GeneratorCodec(own.network, own_spec(own.network), public), own.classes
+        if self.public:
+            raise InputError("a generator of others is public already; leave out codec.public")
+        state, weights = read_state(path)
+        network = imported(self.module, self.arguments, state)
+        spec = ModuleSpec(module=self.module, arguments=self.arguments)
+        return GeneratorCodec(network, spec, nameable(weights)), ()
 
 
 class ModuleSpec(Config):
@@ -54,38 +117,34 @@ class GeneratorCodec(Codec):
         network: as `Generator` says, a torch module without trainable values.
         spec: whose code it is.
         public: its file where it stays outside; None embeds one of attar's own.
-        classes: class of the generator by name of the data's; needed to start items, not to render them.
 
-    Raises:
-        InputError: it lacks one of the classes.
+    Attributes:
+        classes: class of the generator by name of the data's; needed to start items, not to render them.
     """
 
     kind = "generator"
     cheap = True
 
-    def __init__(
-        self,
-        network: Any,
-        spec: OwnSpec | ModuleSpec,
-        public: ExternalWeights | None = None,
-        classes: Mapping[str, int] | None = None,
-    ) -> None:
+    def __init__(self, network: Any, spec: OwnSpec | ModuleSpec, public: ExternalWeights | None = None) -> None:
         super().__init__()
-        self.network, self.public, self.classes = network, public, dict(classes or {})
+        self.network, self.public, self.classes = network, public, dict[str, int]()
         self._spec = spec
         self.image_shape = network.image_shape
         self.latent_shape: tuple[int, ...] = network.latent_shape
         self.code_shape = (*self.latent_shape, 1, 1)[:3]
-        if self.classes and network.num_classes and max(self.classes.values()) >= network.num_classes:
-            raise InputError(
-                f"class {max(self.classes.values())} was asked for; the generator has 0 to {network.num_classes - 1}"
-            )
+
+    def choose_classes(self, classes: Mapping[str, int]) -> None:
+        """Set `classes`. Raises InputError where the generator lacks one of them."""
+        largest, num_classes = max(classes.values(), default=0), self.generator.num_classes
+        if num_classes and largest >= num_classes:
+            raise InputError(f"class {largest} was asked for; the generator has 0 to {num_classes - 1}")
+        self.classes = dict(classes)
 
     @property
     def generator(self) -> Generator:
         """The network."""
-        found: Generator = self.network
-        return found
+        network: Generator = self.network
+        return network
 
     def encode(self, images: Float[Tensor, "items C H W"]) -> Float[Tensor, "items c h w"]:
         """No generator has an encoder. Raises InputError."""
@@ -101,10 +160,10 @@ class GeneratorCodec(Codec):
             InputError: the generator's images are not of its `image_shape`.
         """
         latents = codes.clone().reshape(len(codes), *self.latent_shape)
-        made: Tensor = self.network(latents) if features is None else self.network(latents, features.clone(), depth)
-        if tuple(made.shape[1:]) != self.image_shape:
-            raise InputError(f"the generator's images are {tuple(made.shape[1:])} and it says {self.image_shape}")
-        return made
+        images: Tensor = self.network(latents) if features is None else self.network(latents, features.clone(), depth)
+        if tuple(images.shape[1:]) != self.image_shape:
+            raise InputError(f"the generator's images are {tuple(images.shape[1:])} and it says {self.image_shape}")
+        return images
 
     @torch.no_grad()
     def features(self, codes: Float[Tensor, "items c h w"], depth: int) -> Float[Tensor, "items e s t"]:
@@ -114,10 +173,10 @@ class GeneratorCodec(Codec):
                 f"depth {depth} was asked for, and the generator has {self.generator.num_layers} layers; set "
                 "parameterization.depth, or 0 and feature_optimizer=null for w alone"
             )
-        found = self.generator.features(codes.reshape(len(codes), *self.latent_shape), depth)
-        if found.ndim != 4:
-            raise InputError(f"the generator's features of layer {depth} are {tuple(found.shape)}; a map is needed")
-        return found.float()
+        features = self.generator.features(codes.reshape(len(codes), *self.latent_shape), depth)
+        if features.ndim != 4:
+            raise InputError(f"the generator's features of layer {depth} are {tuple(features.shape)}; a map is needed")
+        return features.float()
 
     def feature_shape(self, depth: int) -> tuple[int, int, int]:
         """(c, h, w) of f_n, n = depth. Raises InputError as `features`."""
@@ -129,12 +188,12 @@ class GeneratorCodec(Codec):
     def drawn(self, names: Sequence[str], draw: torch.Generator, num_noises: int = 1) -> Float[Tensor, "items c h w"]:
         """For each name of a class, w of noise from N(0, I), or the mean of several."""
         device = self._placed().device
-        found = []
-        for number in (self.classes.get(name, 0) for name in names):
+        latents = []
+        for name in names:
             noise = torch.randn(num_noises, self.generator.noise_size, generator=draw).to(device)
-            classes = torch.full((num_noises,), number, device=device)
-            found.append(self.generator.mapping(noise, classes).float().mean(0))
-        return torch.stack(found).reshape(len(names), *self.code_shape)
+            classes = torch.full((num_noises,), self.classes.get(name, 0), device=device)
+            latents.append(self.generator.mapping(noise, classes).float().mean(0))
+        return torch.stack(latents).reshape(len(names), *self.code_shape)
 
     def spec(self) -> dict[str, Any]:
         return {
@@ -151,70 +210,31 @@ class GeneratorCodec(Codec):
     def external(self) -> ExternalWeights | None:
         return self.public
 
+    @classmethod
+    def restore(cls, spec: dict[str, Any], tensors: dict[str, Tensor]) -> GeneratorCodec:
+        """As `Codec.restore`; code of others runs only where a user has named it. Raises InputError otherwise."""
+        parsed = parse_spec(GeneratorCodecSpec, spec)
+        described, weights = parsed.generator, parsed.public
+        if described.kind == "own" and weights is None:
+            return cls(restore_own(described, parsed.image_shape, tensors), described)
+        take_tensors(tensors, {})
+        if weights is None:
+            raise InputError("a generator of others has no file that it is named by; the file is damaged")
+        network: Any
+        if described.kind == "own":
+            network = read_generator(require_file("generator", weights)).network
+            fits = own_spec(network) == described
+        else:
+            require_named(described.module)
+            state, _ = read_state(require_file("generator", weights))
+            network, fits = imported(described.module, described.arguments, state), True
+        if not fits or tuple(network.image_shape) != parsed.image_shape:
+            raise InputError(
+                f"the generator {weights.id!r} is not the one that the description is of; the file is damaged"
+            )
+        return cls(network, described, weights)
+
     def _placed(self) -> Tensor:
         """A value of the network's type and device, whether it has parameters or buffers alone."""
         values = itertools.chain(self.network.parameters(), self.network.buffers())
         return next((value for value in values if value.is_floating_point()), torch.zeros(()))
-
-
-def fit_generator(config: GeneratorCodecConfig, images: ImageSet) -> GeneratorCodec:
-    """The generator that the config names, for these images and classes.
-
-    Raises:
-        InputError: no generator is named or found, or it is not of these images or classes.
-    """
-    if config.path is None:
-        raise InputError(
-            "no generator is named; give --codec generator:FILE with the weights of one of attar's own, and with those "
-            "of another also --set codec.module=package.module:Name"
-        )
-    path, names = Path(config.path).expanduser(), tuple[str, ...]()
-    if config.module is None:
-        if config.arguments:
-            raise InputError("codec.arguments have no effect without codec.module; leave them out")
-        own = read_generator(path)
-        network, names, spec, weights = own.network, own.classes, own_spec(own.network), own.weights
-        public = weights if config.public else None
-    else:
-        if config.public:
-            raise InputError("a generator of others is public already; leave out codec.public")
-        state, public = read_state(path)
-        network = imported(config.module, config.arguments, state)  # type: ignore[assignment]
-        spec = ModuleSpec(module=config.module, arguments=config.arguments)  # type: ignore[assignment]
-    if tuple(network.image_shape) != images.image_shape:
-        raise InputError(
-            f"the generator makes images {network.image_shape} and these are {images.image_shape}; resize them, or "
-            "take another"
-        )
-    known = config.classes is not None or network.num_classes
-    classes = model_classes("generator", config.classes, images, names, network.num_classes) if known else {}
-    return GeneratorCodec(network, spec, public and nameable(public), classes)
-
-
-def restore_generator(spec: dict[str, Any], tensors: dict[str, Tensor]) -> GeneratorCodec:
-    """Rebuild from `spec` and `stored_tensors`, with outside weights found on this machine.
-
-    Code of others is run only where a user has named it, and with the values of the file that it was saved with.
-
-    Raises:
-        InputError: a damaged description, code that nobody has named, or weights that are absent (says which).
-    """
-    parsed = parse_spec(GeneratorCodecSpec, spec)
-    weights = None if parsed.public is None else ExternalWeights(**parsed.public.model_dump())
-    network: Any
-    if isinstance(parsed.generator, OwnSpec) and weights is None:
-        network = restore_own(parsed.generator, parsed.image_shape, tensors)
-        return GeneratorCodec(network, parsed.generator)
-    take_tensors(tensors, {})
-    if weights is None:
-        raise InputError("a generator of others has no file that it is named by; the file is damaged")
-    if isinstance(parsed.generator, OwnSpec):
-        network = read_generator(require_file(weights)).network
-        same = own_spec(network) == parsed.generator
-    else:
-        require_named(parsed.generator.module)
-        state, _ = read_state(require_file(weights))
-        network, same = imported(parsed.generator.module, parsed.generator.arguments, state), True
-    if not same or tuple(network.image_shape) != parsed.image_shape:
-        raise InputError(f"the generator {weights.id!r} is not the one that the description is of; the file is damaged")
-    return GeneratorCodec(network, parsed.generator, weights)

@@ -6,21 +6,19 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import torch
-from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from attar.base.config import Config, parse_config
-from attar.base.container import one_line, pack, unpack
+from attar.base.config import Config
+from attar.base.container import one_line
 from attar.base.errors import InputError
-from attar.base.files import atomic_path, canonical_json, sha256_of
 from attar.models.codecs.codec import ExternalWeights
+from attar.models.codecs.frozen import ModelManifest, NumClasses, read_model, write_model
 from attar.models.codecs.restoring import ImageShape, take_tensors
-from attar.models.codecs.weights import PICKLES, VARIABLE, named_file
+from attar.models.codecs.weights import PICKLES, file_weights
 from attar.models.networks.synthesis import Synthesis, SynthesisConfig, synthesis_shell
 
 
@@ -29,29 +27,19 @@ class OwnSpec(Config):
 
     kind: Literal["own"] = "own"
     synthesis: SynthesisConfig
-    num_classes: int = Field(ge=1, le=1 << 20)
+    num_classes: NumClasses
 
 
-class GeneratorManifest(Config):
+class GeneratorManifest(ModelManifest):
     """What the file of a generator of attar's own says about itself.
 
     Args:
-        schema_version: of the file.
         generator: sizes and number of classes.
         image_shape: (C, H, W).
-        classes: K names, in the order of the embeddings.
-        data: fingerprint of the training images; "" where it was trained elsewhere.
-        attar_version: that wrote the file.
-        torch_version: that wrote the file.
     """
 
-    schema_version: Literal[1] = 1
     generator: OwnSpec
     image_shape: ImageShape
-    classes: tuple[Annotated[str, Field(max_length=1000)], ...] = Field(min_length=1, max_length=1 << 20)
-    data: str = ""
-    attar_version: str
-    torch_version: str
 
 
 @dataclass(frozen=True)
@@ -70,7 +58,7 @@ class OwnGenerator:
 
 
 def save_generator(network: Synthesis, path: Path | str, classes: Sequence[str], data: str = "") -> None:
-    """Writes a generator of attar's own; the file appears whole or not at all, and equal ones give equal bytes.
+    """Write a generator of attar's own; the file appears whole or not at all, and equal ones give equal bytes.
 
     Args:
         network: with its values.
@@ -78,18 +66,8 @@ def save_generator(network: Synthesis, path: Path | str, classes: Sequence[str],
         classes: K names, in the order of the embeddings.
         data: fingerprint of the training images.
     """
-    from attar.base.version import __version__
-
-    manifest = GeneratorManifest(
-        generator=own_spec(network),
-        image_shape=network.image_shape,
-        classes=tuple(classes),
-        data=data,
-        attar_version=__version__,
-        torch_version=torch.__version__,
-    )
-    with atomic_path(Path(path)) as temporary:
-        temporary.write_bytes(pack(canonical_json(manifest.model_dump(mode="json")), own_tensors(network)))
+    facts = {"generator": own_spec(network), "image_shape": network.image_shape, "classes": tuple(classes)}
+    write_model(Path(path), GeneratorManifest, own_tensors(network), data=data, **facts)
 
 
 def own_spec(network: Synthesis) -> OwnSpec:
@@ -117,8 +95,7 @@ def read_generator(path: Path) -> OwnGenerator:
         InputError: a damaged file, or one of another kind.
     """
     try:
-        text, tensors = unpack(path)
-        manifest = parse_config(GeneratorManifest, text, "its manifest")
+        manifest, tensors = read_model(path, GeneratorManifest)
         if len(manifest.classes) != manifest.generator.num_classes:
             raise InputError("its classes are not those of its generator")
         network = restore_own(manifest.generator, manifest.image_shape, tensors)
@@ -127,7 +104,7 @@ def read_generator(path: Path) -> OwnGenerator:
             f"{path} cannot be read as a generator of attar's own ({error}); save it again with save_generator, or "
             "say whose code it is: --set codec.module=package.module:Name"
         ) from None
-    return OwnGenerator(network, manifest.classes, _weights(path, tensors))
+    return OwnGenerator(network, manifest.classes, file_weights(path, tensors))
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], ExternalWeights]:
@@ -150,24 +127,4 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], ExternalWeights]:
     for name, value in tensors.items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise InputError(f"{path}: tensor {name[:80]!r} has values that are not finite")
-    return tensors, _weights(path, tensors)
-
-
-def require_file(weights: ExternalWeights) -> Path:
-    """The generator's file of this content, from $ATTAR_WEIGHTS.
-
-    Raises:
-        InputError: it is absent, or what has its name differs: says what is needed and how to provide it.
-    """
-    found = named_file(weights)
-    if found is None:
-        raise InputError(
-            f"this needs the generator {weights.id!r} ({weights.num_bytes} bytes, sha256 {weights.sha256}), which is "
-            f"absent; set {VARIABLE} to the folder that contains it"
-        )
-    return found
-
-
-def _weights(path: Path, tensors: dict[str, Tensor]) -> ExternalWeights:
-    num_values = sum(value.numel() for value in tensors.values())
-    return ExternalWeights(id=path.name, sha256=sha256_of(path), num_bytes=path.stat().st_size, num_values=num_values)
+    return tensors, file_weights(path, tensors)

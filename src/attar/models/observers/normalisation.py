@@ -8,7 +8,7 @@ import torch
 
 from attar.base.errors import InputError
 from attar.data.image_set import ImageSet
-from attar.models.codecs.pixels import Pixels, PixelsConfig, PixelsSpec, fit_pixels
+from attar.models.codecs.pixels import Pixels, PixelsConfig, PixelsSpec
 
 Normalisation: TypeAlias = Literal["data", "imagenet", "none", "symmetric"]
 
@@ -35,7 +35,7 @@ def pixels_normalised(normalisation: Normalisation, images: ImageSet) -> Pixels:
         InputError: ImageNet's three channels on grey images.
     """
     if normalisation == "data":
-        return fit_pixels(PixelsConfig(), images)
+        return PixelsConfig().fit(images)
     channels = images.image_shape[0]
     mean, std = (torch.tensor(values) for values in _CONSTANTS[normalisation])
     if len(mean) not in (1, channels):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attar.base.errors import InputError, unknown
 from attar.data.image_set import ImageSet
-from attar.models.codecs.pixels import DEFAULT_EPSILON, Pixels, PixelsConfig, PixelsSpec, fit_pixels, fit_whitening
+from attar.models.codecs.pixels import DEFAULT_EPSILON, Pixels, PixelsConfig, PixelsSpec, fit_whitening
 
 Values = Literal["plain", "inputs"]
 
@@ -85,7 +85,7 @@ def normalisation(text: str, image_shape: tuple[int, int, int], real: ImageSet |
     if text == "data":
         if real is None:
             raise InputError("--normalization data needs the real images; give --data")
-        return fit_pixels(PixelsConfig(), real)
+        return PixelsConfig().fit(real)
     channels = image_shape[0]
     if text == "none":
         mean, std = (0.0,) * channels, (1.0,) * channels
