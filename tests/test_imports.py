@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -131,11 +132,7 @@ def test_every_public_name_is_there() -> None:
         attar.distil  # noqa: B018
 
 
-def test_functions_are_not_replaced_by_the_modules_of_the_same_name() -> None:
-    import attar.runs.distill
-    import attar.runs.doctor
-    import attar.sets.exports.export
-
-    for name in ("distill", "doctor", "export"):
-        assert isinstance(getattr(attar, name), FunctionType)
-        assert isinstance(sys.modules[f"attar.{name}"], ModuleType)
+@pytest.mark.parametrize("module", ["attar.runs.distill", "attar.runs.doctor", "attar.sets.exports.export"])
+def test_functions_are_not_replaced_by_the_modules_of_the_same_name(module: str) -> None:
+    assert isinstance(importlib.import_module(module), ModuleType)
+    assert isinstance(getattr(attar, module.rpartition(".")[2]), FunctionType)

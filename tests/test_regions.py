@@ -13,7 +13,6 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from attar.base.config import override, parse_config
 from attar.base.errors import InputError
 from attar.base.randomness import Counter, generator
 from attar.data.augmentation import DsaConfig
@@ -275,17 +274,6 @@ def test_soft_targets_by_hand() -> None:
         soft_targets(sure, TrainingConfig(soft_loss="logits"), False)
     with pytest.raises(ValueError, match="no effect on soft_loss 'logits'"):
         TrainingConfig(soft_loss="logits", temperature=2.0)
-
-
-def test_old_configurations_keep_their_cache_keys() -> None:
-    usual = TrainingConfig(epochs=7).key_tree()
-    assert not {"temperature", "soft_loss"} & usual.keys()
-    warm = TrainingConfig(temperature=4.0)
-    assert warm.key_tree()["temperature"] == 4.0 and "soft_loss" not in warm.key_tree()
-    assert parse_config(TrainingConfig, warm.model_dump_json(), "training") == warm
-    assert override(warm, {"temperature": 2.0}).temperature == 2.0
-    assert NetworkConfig().key_tree().keys() == NetworkConfig().model_dump().keys() - {"stem"}
-    assert NetworkConfig(kind="resnet18", stem="imagenet").key_tree()["stem"] == "imagenet"
 
 
 def test_nothing_is_augmented_or_mixed_on_top() -> None:

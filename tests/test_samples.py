@@ -15,7 +15,7 @@ from attar.base.config import override
 from attar.base.errors import InputError
 from attar.base.randomness import generator
 from attar.data.augmentation import Dsa, DsaConfig
-from attar.methods.labels import SoftLabels, class_logits
+from attar.methods.labels import class_logits
 from attar.methods.objectives.discrepancy import Discrepancy, DiscrepancyConfig
 from attar.methods.objectives.objective import Context
 from attar.methods.objectives.student import draw_steps
@@ -208,11 +208,3 @@ DECODER_ADAM = {"kind": "adam", "learning_rate": 0.001}
 def test_recipes_refuse_what_priors_cannot_do(name: str, settings: dict[str, Any], fault: str) -> None:
     with pytest.raises(InputError, match=fault):
         override(recipe(name), settings)
-
-
-def test_what_an_earlier_version_has_cached_is_still_found() -> None:
-    """Keys of what has the new settings at their defaults are as they were."""
-    assert not {"samples", "augmented"} & TrajectoriesConfig().key_tree().keys()
-    assert "augmented" not in DiscrepancyConfig().key_tree() and "computed" not in SoftLabels().key_tree()
-    assert "decoder_optimizer" not in recipe("dm").key_tree() and "decoder_optimizer" in recipe("d3").key_tree()
-    assert _config(samples=2).key_tree()["samples"] == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Container
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -17,23 +17,6 @@ class Config(BaseModel):
     """A frozen, strict pydantic model: unknown keys are refused, text is never taken for a number."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    added_later: ClassVar[frozenset[str]] = frozenset()
-    """Fields that earlier versions did not have and whose default is what these did."""
-
-    def key_tree(self) -> dict[str, Any]:
-        """Plain values for content keys: a field that was added later counts only where it is not at its default.
-
-        So what an earlier version has cached is still found.
-        """
-        tree = self.model_dump(mode="json")
-        for name, field in type(self).model_fields.items():
-            value = getattr(self, name)
-            if name in self.added_later and value == field.default:
-                del tree[name]
-            elif isinstance(value, Config):
-                tree[name] = value.key_tree()
-        return tree
 
 
 def parse_config(model: type[ConfigType], text: str, what: str) -> ConfigType:

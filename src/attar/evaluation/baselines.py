@@ -274,8 +274,7 @@ def _el2n_images(kind: str, count: int, distilled: DistilledSet, train: ImageSet
         return partial(image_items, train.images[wanted], train.labels[wanted], preprocess)
 
     def content(seed: int) -> str:
-        networks = [config.key_tree() for config in scoring_networks()]
-        return content_key("el2n", hardest, count, networks, train.fingerprint, preprocess.identity())
+        return content_key("el2n", hardest, count, scoring_networks(), train.fingerprint, preprocess.identity())
 
     which = "hardest" if hardest else "easiest"
     told = (
@@ -354,7 +353,7 @@ def _labelled_alike(distilled: DistilledSet, train: ImageSet) -> Candidate | Non
         return absent_candidate(name, observer)
     counts = [min(count, len(members)) for members in train.class_indices]
     values = sum(counts) * _product(train.image_shape)
-    about = content_key("labelled alike", regions.labels.key_tree(), regions.seed, *_asked_as(observer, distilled))
+    about = content_key("labelled alike", regions.labels, regions.seed, *_asked_as(observer, distilled))
 
     def maker(seed: int) -> MakeItems:
         wanted = choose("random", count, train, preprocess, generator(seed, "baseline", "random"))
@@ -399,7 +398,7 @@ def _initial_codes(distilled: DistilledSet, train: ImageSet) -> Candidate:
 
     about: tuple[object, ...] = ()
     if regions is not None and observer is not None:
-        about = regions.labels.key_tree(), regions.seed, *_asked_as(observer, distilled)
+        about = regions.labels, regions.seed, *_asked_as(observer, distilled)
 
     def content(seed: int) -> str:
         chosen = list(distilled.manifest.initialization.indices)

@@ -64,8 +64,6 @@ class Protocol(Config):
         InputError: a learning rate that is searched for and learned, bounds that exclude every image.
     """
 
-    added_later = frozenset({"means", "labels", "smallest_side", "largest_side", "rate_search"})
-
     name: str = Field(min_length=1)
     version: int = Field(ge=1)
     description: str

@@ -155,7 +155,7 @@ def configuration_of(task: Task, codec: Codec, train: ImageSet, count: int) -> d
     """What a resumed run must share with the run it continues: of a codec out of a file its content, not its path."""
     read = task.recipe.codec.kind in ("autoencoder", "resample", "diffusion", "generator")
     return {
-        "recipe": task.recipe.key_tree(),
+        "recipe": task.recipe.model_dump(mode="json"),
         "items_per_class": count,
         "seed": task.seed,
         "device": task.device.type,

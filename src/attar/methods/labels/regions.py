@@ -69,8 +69,6 @@ class RegionLabels(Config):
         one for each batch.
     """
 
-    added_later = frozenset({"code_bytes"})
-
     kind: Literal["regions"] = "regions"
     epochs: int = Field(default=300, ge=1, le=MOST_EPOCHS)
     storage: RegionStorage = "float16"

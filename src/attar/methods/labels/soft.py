@@ -33,8 +33,6 @@ class SoftLabels(Config):
     Source: DATM and TESLA for the start; D3 appendix E.3 for the end.
     """
 
-    added_later = frozenset({"computed"})
-
     kind: Literal["soft"] = "soft"
     initial: Literal["expert", "class"] = "expert"
     initial_logit: float = Field(default=5.0, gt=0)

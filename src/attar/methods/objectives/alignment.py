@@ -33,8 +33,6 @@ class AlignmentConfig(Config):
         precision: of the observer; "auto" takes bfloat16 where the device computes in it and there is enough to do.
     """
 
-    added_later = frozenset({"precision"})
-
     kind: Literal["alignment"] = "alignment"
     layer: int | Literal["deep", "shallow", "logits"] = "deep"
     distance: Literal["squared", "absolute"] = "squared"

@@ -58,8 +58,6 @@ class DiscrepancyConfig(Config):
         InputError: an epoch beyond the experts' end, a setting without effect, batch norm.
     """
 
-    added_later = frozenset({"augmented"})
-
     kind: Literal["discrepancy"] = "discrepancy"
     network: NetworkConfig = NetworkConfig()
     experts: ExpertsConfig = ExpertsConfig()

@@ -55,8 +55,6 @@ class TrajectoriesConfig(Config):
         InputError: a range of starts that is empty or beyond the experts' end, a setting without effect, batch norm.
     """
 
-    added_later = frozenset({"augmented", "samples"})
-
     kind: Literal["trajectories"] = "trajectories"
     network: NetworkConfig = NetworkConfig()
     experts: ExpertsConfig = ExpertsConfig()

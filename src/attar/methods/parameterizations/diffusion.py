@@ -53,8 +53,6 @@ class DiffusionConfig(_Stored):
     Source: LD3M section 3.1 and Table 7.
     """
 
-    added_later = frozenset({"precision"})
-
     chunk_items: int = Field(default=16, ge=1)
     checkpointed: bool = True
     precision: RenderingPrecision = "float32"

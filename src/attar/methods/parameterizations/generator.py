@@ -48,8 +48,6 @@ class GeneratorConfig(_Stored):
     Source: GLaD (Cazenavette et al. 2023) section 3; the official code's `avg_w` and `sg_batch`.
     """
 
-    added_later = frozenset({"precision"})
-
     start: Literal["random", "mean"] = "random"
     chunk_items: int = Field(default=10, ge=1)
     precision: RenderingPrecision = "float32"

@@ -49,8 +49,6 @@ class OptimizerConfig(Config):
         InputError: a setting that the kind would ignore.
     """
 
-    added_later = frozenset({"betas", "weight_decay", "valid_range"})
-
     kind: Literal["sgd", "adam", "adamw"] = "sgd"
     learning_rate: float = Field(gt=0, le=1e30)
     learning_rate_unit: Literal["absolute", "per-item"] = "absolute"
@@ -125,8 +123,6 @@ class Recipe(Config):
         citations: keys of `attar cite`.
         expected: published figures.
     """
-
-    added_later = frozenset({"decoder_optimizer", "feature_optimizer", "observer"})
 
     name: str
     title: str

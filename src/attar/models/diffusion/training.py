@@ -63,7 +63,7 @@ def trained_prior(
         raise InputError(f"a prior is of codes, not of a {codec.kind}'s; take codec pixels, pca, dct or autoencoder")
     denoiser_shell(training.denoiser, codec.code_shape, train.num_classes)  # refused now, not after the encoding
     device, progress = torch.device(device), progress or Silent()
-    about = ["prior", 1, training.key_tree(), codec.identity(), train.fingerprint, device.type]
+    about = ["prior", 1, training, codec.identity(), train.fingerprint, device.type]
     path = cache_directory(ROOM) / f"{content_key(*about)}.safetensors"
     if not path.exists():
         waiting = partial(progress.note, "another process trains this prior: waiting for it")

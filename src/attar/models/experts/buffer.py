@@ -58,7 +58,7 @@ class ExpertsIdentity(Config):
 
     @property
     def key(self) -> str:
-        return content_key("experts", SCHEMA_VERSION, self.key_tree())
+        return content_key("experts", SCHEMA_VERSION, self)
 
 
 class ExpertsManifest(Config):

@@ -64,8 +64,6 @@ class NetworkConfig(Config):
         InputError: a setting that the kind would ignore.
     """
 
-    added_later = frozenset({"stem"})
-
     kind: Literal[
         "convnet", "resnet18", "resnet50", "vgg11", "alexnet", "mobilenet_v2", "shufflenet_v2", "convnext_tiny", "vit"
     ] = "convnet"

@@ -62,7 +62,7 @@ class ObserverKey(Config):
 
     @property
     def key(self) -> str:
-        return content_key("observers", SCHEMA_VERSION, self.key_tree())
+        return content_key("observers", SCHEMA_VERSION, self)
 
 
 def observer_for(

@@ -47,8 +47,6 @@ class TrainingConfig(Config):
         half of them fast. `epochs=E + 1, milestones=((E // 2 + 2) / (E + 1),)` is exactly DC's.
     """
 
-    added_later = frozenset({"soft_loss", "temperature"})
-
     epochs: int = Field(default=300, ge=1)
     batch_size: int = Field(default=256, ge=1)
     optimizer: Literal["sgd", "adamw"] = "sgd"

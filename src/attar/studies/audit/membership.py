@@ -319,14 +319,14 @@ class _Work:
     def path(self, number: int) -> Path:
         """The cache's file of a shadow's set."""
         key = content_key(
-            "shadow", FORMAT, self.recipe.key_tree(), self.budget, self.train.fingerprint, self.name, self.seed, number,
+            "shadow", FORMAT, self.recipe, self.budget, self.train.fingerprint, self.name, self.seed, number,
             self.device.type, __version__, torch.__version__,
         )  # fmt: skip
         return cache_directory("audit") / f"{key}.attar.safetensors"
 
     def scores_path(self, number: int) -> Path:
         """The cache's file of a shadow's confidences."""
-        about = [self.protocol.training.key_tree(), self.network.key_tree(), self.chosen.tolist()]
+        about = [self.protocol.training, self.network, self.chosen.tolist()]
         return cache_directory("audit") / f"{content_key('confidences', self.path(number).name, about)}.json"
 
 

@@ -238,7 +238,7 @@ class _Work:
         key = content_key(
             "continual",
             FORMAT,
-            self.task.recipe.key_tree(),
+            self.task.recipe,
             share,
             train.fingerprint,
             self.splits.name,

@@ -155,7 +155,7 @@ def _labelled_alike(groups: Groups, memory: list[DistilledSet]) -> Candidate:
 def _regions_key(distilled: DistilledSet) -> list[Any]:
     regions = regions_of(distilled)
     assert regions is not None and regions.observer is not None
-    return [regions.labels.key_tree(), regions.seed, regions.observer.identity, distilled.preprocess.identity()]
+    return [regions.labels, regions.seed, regions.observer.identity, distilled.preprocess.identity()]
 
 
 def _label_bytes_per_item(distilled: DistilledSet) -> int:

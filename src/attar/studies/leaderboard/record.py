@@ -85,12 +85,13 @@ class Record(Config):
         return self.model_dump_json(indent=1) + "\n"
 
 
+_SCORED = {"training", "use_learned_rate", "means", "rate_search"}
+
+
 def protocol_key(card: Scorecard) -> str:
     """Equal for equal settings of whatever can change a score, whatever the protocol's description."""
     used = card.protocol
-    told = {"use_learned_rate": used.use_learned_rate, "means": used.means, "rate_search": used.rate_search}
-    more = {name: each.key_tree() if isinstance(each, Config) else each for name, each in told.items() if each}
-    return content_key(used.name, used.version, used.training.key_tree(), *([more] if more else []))
+    return content_key(used.name, used.version, used.model_dump(mode="json", include=_SCORED))
 
 
 def record_of(
