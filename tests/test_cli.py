@@ -17,7 +17,7 @@ from PIL import Image
 
 import attar
 from attar.base.errors import InputError, NonFiniteLossError
-from attar.base.progress import Pace, RichProgress, duration
+from attar.base.progress import RichProgress, duration
 from attar.cli import main
 from attar.evaluation.protocol import protocol_names
 from attar.evaluation.scorecard import Scorecard
@@ -259,22 +259,22 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     assert run.wait(60) == 141
 
 
-def test_pace_counts_from_the_first_advance() -> None:
+def test_the_rate_counts_from_the_first_advance_over_half_a_minute(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """500 steps skipped by a resumed run and the compilation before the first step do not count."""
-    pace = Pace(600)
-    pace.advance(500, now=100.0)
-    assert pace.steps_per_second is None
-    pace.advance(10, now=101.0)
-    pace.advance(10, now=102.0)
-    assert pace.steps_per_second == 10
-    assert pace.seconds_left == 8
-
-
-def test_pace_forgets_the_past() -> None:
-    pace = Pace(10_000)
-    for second in range(100):
-        pace.advance(1 if second < 50 else 20, now=float(second))
-    assert pace.steps_per_second == 20
+    clock = iter([0.0, 100.0, 105.0, 110.0, 150.0, 155.0, 160.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    with RichProgress() as progress:
+        progress.start("resumed", 1600)
+        for count in (500, 10, 10, 100, 100, 100):
+            progress.advance(count)
+    assert capsys.readouterr().err.splitlines() == [
+        "resumed: 500/1600",
+        "resumed: 520/1600  2/s  9 min 0 s left",
+        "resumed: 620/1600",
+        "resumed: 820/1600  20/s  39.0 s left",
+    ]
 
 
 @pytest.mark.parametrize(
