@@ -20,7 +20,7 @@ from sklearn.datasets import load_digits
 from attar.base.errors import InputError
 from attar.data import ImageSet, Splits, load_images
 from attar.data.sources import digits
-from attar.data.tables import Held, Table
+from attar.data.tables import Table, rows_of
 
 
 def encoded(pixels: np.ndarray) -> bytes:
@@ -198,9 +198,9 @@ def test_pictures_that_the_hub_left_in_files_are_read_there(tmp_path: Path) -> N
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     rows = pa.array([{"bytes": None, "path": str(tmp_path / "0.png")}, {"bytes": None, "path": None}, None], kind)
     table = pa.table({"image": rows, "label": [0, 1, 1]})
-    ours = Table([Held(table)], "some", ["facts"], None)
+    ours = Table([rows_of(table)], "some", ["facts"], None)
     assert ours.read(0) == tmp_path / "0.png"
-    theirs = Table([Held(table)], "some", ["facts"], tmp_path)
+    theirs = Table([rows_of(table)], "some", ["facts"], tmp_path)
     for read in (lambda: ours.read(1), lambda: ours.read(2), lambda: theirs.read(0)):
         with pytest.raises(InputError, match="holds no image bytes"):
             read()

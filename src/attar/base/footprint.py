@@ -14,16 +14,16 @@ def free_bytes(device: torch.device) -> int:
     """Memory that may still be taken: of the GPU, or of this machine and the container it runs in."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    found = [_machine_bytes()]
+    bounds = [_machine_bytes()]
     for limit, used in (
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
         ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
     ):
         try:
-            found.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
+            bounds.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
         except (OSError, ValueError):  # no such file, or "max"
             continue
-    return max(0, min(found))
+    return max(0, min(bounds))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -51,25 +51,29 @@ def size_text(count: float) -> str:
 
 
 def _saved_bytes(shell: nn.Module, input_shape: tuple[int, ...], batch: int) -> int:
-    kept: dict[int, int] = {}
+    storages: dict[int, int] = {}
+    alive: list[Tensor] = []  # else a storage could be freed, and its number given to another
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        kept[storage._cdata] = storage.nbytes()
+        storages[storage._cdata] = storage.nbytes()
         alive.append(tensor)
         return tensor
 
-    alive: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         shell(torch.empty(batch, *input_shape, device="meta", requires_grad=True))
-    return sum(kept.values())
+    return sum(storages.values())
 
 
 def _machine_bytes() -> int:
+    """What the kernel says is available; elsewhere half of what is built in, or 4 GiB where that is not told either."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 return 1024 * int(line.split()[1])
     except (OSError, ValueError):
         pass
-    return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    try:
+        return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) // 2
+    except (AttributeError, OSError, ValueError):
+        return 4 * 2**30

@@ -6,7 +6,7 @@ from typing import Any
 
 from attar.base.errors import InputError
 from attar.data.offers import Source
-from attar.data.tables import Held, Table, source_of
+from attar.data.tables import Table, rows_of, source_of
 
 HUB = "hf:"
 
@@ -46,4 +46,4 @@ def _table(part: Any, title: str, soft: bool) -> Table:
     rows = part.with_format("arrow")[:]
     schema = rows.schema.with_metadata(part.features.arrow_schema.metadata)
     facts = [str(getattr(part, "_fingerprint", title))]
-    return Table([Held(rows.replace_schema_metadata(schema.metadata))], title, facts, None, soft)
+    return Table([rows_of(rows.replace_schema_metadata(schema.metadata))], title, facts, None, soft)

@@ -10,8 +10,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from attar.base.errors import InputError, unknown
+from attar.base.errors import InputError
 from attar.base.shapes import Int64, UInt8
+from attar.data.subsets import match_classes
 
 
 @dataclass(frozen=True)
@@ -67,32 +68,25 @@ class ImageSet:
         """The items at `indices` (int64), in that order, with the same class list."""
         return ImageSet(self.images[indices], self.labels[indices], self.classes)
 
-    def with_classes(self, wanted: Sequence[str | int]) -> ImageSet:
-        """Only the wanted classes, named or indexed, relabelled 0.. in the order given.
+    def with_classes(self, wanted: Sequence[str | int] | str) -> ImageSet:
+        """Only the wanted classes, found and named as by `match_classes`, relabelled 0.. in the order given.
 
         Raises:
             InputError: an unknown name (the nearest is named), an index out of range, a class given twice, one class.
         """
-        chosen = [self._class_index(item) for item in wanted]
-        if len(set(chosen)) != len(chosen):
-            raise InputError(f"a class is listed twice in {list(wanted)}; list each once")
-        if len(chosen) < 2:
-            raise InputError(f"{len(chosen)} class was asked for; name at least 2")
-        keep = torch.cat([self.class_indices[index] for index in chosen])
-        relabel = torch.full((self.num_classes,), -1, dtype=torch.int64)
-        relabel[torch.tensor(chosen)] = torch.arange(len(chosen))
-        keep = keep.sort().values
-        return ImageSet(self.images[keep], relabel[self.labels[keep]], tuple(self.classes[i] for i in chosen))
+        places, names = match_classes(wanted, self.classes)
+        items, labels = items_of_classes(self.labels, places, self.num_classes)
+        return ImageSet(self.images[items], labels, tuple(names))
 
-    def _class_index(self, wanted: str | int) -> int:
-        if isinstance(wanted, str) and wanted in self.classes:
-            return self.classes.index(wanted)
-        if isinstance(wanted, str) and not wanted.lstrip("-").isdigit():
-            raise unknown("class", wanted, self.classes)
-        index = int(wanted)
-        if not 0 <= index < self.num_classes:
-            raise InputError(f"class index {index} is out of range; there are {self.num_classes}, counted from 0")
-        return index
+
+def items_of_classes(
+    labels: Int64[Tensor, " items"], chosen: Sequence[int], num_classes: int
+) -> tuple[Int64[Tensor, " some"], Int64[Tensor, " some"]]:
+    """The items of some of `num_classes` classes, ascending, and their labels, which are places in `chosen`."""
+    places = torch.full((num_classes,), -1, dtype=torch.int64)
+    places[torch.tensor(chosen)] = torch.arange(len(chosen))
+    items = (places[labels] >= 0).nonzero().flatten()
+    return items, places[labels[items]]
 
 
 @dataclass(frozen=True)

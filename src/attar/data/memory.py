@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import warnings
 from collections.abc import Callable
@@ -15,29 +14,23 @@ from torch import Tensor
 
 from attar.base.errors import InputError
 from attar.base.files import atomic_path, cache_directory
+from attar.base.footprint import free_bytes, size_text
 from attar.base.progress import Progress
 from attar.base.shapes import UInt8
 
-_UNKNOWN_MEMORY_BYTES = 4 * 2**30
 Fill = Callable[[np.ndarray], None]
-
-
-def available_bytes() -> int:
-    """Memory that can be taken without swapping, in bytes: the kernel's estimate, never more than a container's limit.
-
-    Where the platform tells nothing, 4 GiB is assumed.
-    """
-    return min(_system_bytes() or _UNKNOWN_MEMORY_BYTES, _container_bytes() or 2**63)
 
 
 def fits_in_memory(num_bytes: int, limit_bytes: int | None, progress: Progress) -> bool:
     """Whether `num_bytes` of pixels stay within `limit_bytes` (None: half of the available memory); noted where not."""
     if limit_bytes is not None and limit_bytes < 0:
         raise InputError(f"memory_limit_bytes is {limit_bytes}; give 0 (always memory-map) or more")
-    limit = available_bytes() // 2 if limit_bytes is None else limit_bytes
+    limit = free_bytes(torch.device("cpu")) // 2 if limit_bytes is None else limit_bytes
     if num_bytes <= limit:
         return True
-    progress.note(f"{_size(num_bytes)} of pixels exceed the limit of {_size(limit)}: memory-mapping them in the cache")
+    progress.note(
+        f"{size_text(num_bytes)} of pixels exceed the limit of {size_text(limit)}: memory-mapping them in the cache"
+    )
     return False
 
 
@@ -70,7 +63,7 @@ def _write_map(path: Path, shape: tuple[int, int, int, int], fill: Fill) -> None
     free, needed = shutil.disk_usage(path.parent).free, math.prod(shape)
     if needed > free:
         raise InputError(
-            f"the decoded images need {_size(needed)} in the cache {path.parent} and {_size(free)} are free; "
+            f"the decoded images need {size_text(needed)} in the cache {path.parent} and {size_text(free)} are free; "
             "set ATTAR_CACHE to a larger disk, or give a smaller --image-size"
         )
     with atomic_path(path) as temporary:
@@ -78,30 +71,3 @@ def _write_map(path: Path, shape: tuple[int, int, int, int], fill: Fill) -> None
         fill(pixels)
         pixels.flush()
         del pixels  # some platforms do not rename a file that is still mapped
-
-
-def _system_bytes() -> int | None:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    try:
-        # Not every system tells what is free; half of what is built in is a fair guess then.
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    except (AttributeError, OSError, ValueError):
-        return None
-
-
-def _container_bytes() -> int | None:
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-    except (OSError, ValueError):
-        return None
-    return max(limit - used, 0)
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from attar.base.shapes import Int64
-from attar.data.image_set import ImageSet
+from attar.data.image_set import ImageSet, items_of_classes
 
 Picture = Path | bytes | Image.Image
 
@@ -83,11 +82,5 @@ def offer_of(part: Part) -> Offer:
 def _with_classes(part: Part, chosen: Sequence[int]) -> Part:
     if list(chosen) == list(range(len(part.classes))):
         return part
-    relabel = torch.full((len(part.classes),), -1, dtype=torch.int64)
-    relabel[torch.tensor(chosen)] = torch.arange(len(chosen))
-    labels = relabel[part.labels]
-    keep = (labels >= 0).nonzero().flatten()
-    names = tuple(part.classes[index] for index in chosen)
-    if isinstance(part, ImageSet):
-        return ImageSet(part.images[keep], labels[keep], names)
-    return Encoded(part.pictures, part.positions[keep], labels[keep], names)
+    items, labels = items_of_classes(part.labels, chosen, len(part.classes))
+    return replace(part.select(items), labels=labels, classes=tuple(part.classes[place] for place in chosen))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from attar.data.offers import Encoded, Offer, Pictures, Source, offer_of
 _IMAGE_COLUMNS = ("image", "img", "images", "picture", "pixel_values", "png", "jpg", "webp")
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "cls", "category")
 _SOFT_COLUMNS = ("soft_label", "soft_labels", "logits", "teacher_logits", "probabilities", "probs")
-_SPLIT = re.compile(r"(?:^|[-_./])(train|test|val|valid|validation)(?=$|[-_./0-9])")
+_PART = re.compile(r"(?:^|[-_./])(train|test|val|valid|validation)(?=$|[-_./0-9])")
 _SHARD = re.compile(r"(.*?)-?\d{5}-of-\d{5}(-[0-9a-f]+)?$")
 _STATE = "state.json"
 _MOST_STATE_BYTES = 2**24
@@ -31,7 +32,7 @@ _CACHED_GROUPS = 4
 def holds_tables(folder: Path) -> bool:
     """Whether there are such files in the folder or one level below (as in data/train-00000.parquet)."""
     patterns = ("*.parquet", "*/*.parquet", "*.arrow", "*/*.arrow")
-    return any(found.is_file() for pattern in patterns for found in folder.glob(pattern))
+    return any(file.is_file() for pattern in patterns for file in folder.glob(pattern))
 
 
 def open_tables(path: Path, soft: bool = False) -> Source:
@@ -50,39 +51,38 @@ def open_tables(path: Path, soft: bool = False) -> Source:
         InputError: pyarrow is missing, a file cannot be read, several sets lie side by side, or no such columns are
             found.
     """
-    groups = _saved_parts(path) if path.is_dir() and not _below(path) else _parquet_parts(path)
-    train = groups.get("train") or groups.get("")
+    parts = (_parquet_parts(path) or _saved_parts(path)) if path.is_dir() else {"": [path]}
+    train = parts.get("train") or parts.get("")
     if train is None:
-        named = ", ".join(sorted(groups))
-        raise InputError(f"{path} has the parts {named} but no train part; give the file or folder of one of them")
-    test = groups.get("test") or groups.get("val")
+        names = ", ".join(sorted(parts))
+        raise InputError(f"{path} has the parts {names} but no train part; give the file or folder of one of them")
+    test = parts.get("test") or parts.get("val")
     root = path if path.is_dir() else path.parent
     return source_of(path.resolve().name, [_table(part, root, soft) for part in (train, test) if part])
 
 
 def _parquet_parts(path: Path) -> dict[str, list[Path]]:
-    """The files of each part, by its name; "" where they have none."""
-    if not path.is_dir():
-        return {"": [path]}
-    groups: dict[str, list[Path]] = {}
-    for file in _below(path):
-        groups.setdefault(_split_name(file, path), []).append(file)
-    for name, part in groups.items():
-        _refuse_several(path, {_folder(file, path, name) for file in part}, "folders")
-        _refuse_several(path, {found[1] for file in part if (found := _SHARD.match(file.stem))}, "parts")
-    return groups
+    """The files of each part, by its name; "" where they have none. Hidden ones are passed over."""
+    parts: dict[str, list[Path]] = {}
+    for file in sorted(file for file in path.rglob("*.parquet") if file.is_file()):
+        below = file.relative_to(path)
+        if not any(part.startswith(".") for part in below.parts):
+            words = _PART.findall(below.with_suffix("").as_posix().lower())
+            parts.setdefault(_canonical(words[-1]) if words else "", []).append(file)
+    for name, members in parts.items():
+        _refuse_several(path, {_configuration(file, path, name) for file in members}, "folders")
+        _refuse_several(path, {match[1] for file in members if (match := _SHARD.match(file.stem))}, "parts")
+    return parts
 
 
-def _below(folder: Path) -> list[Path]:
-    """Parquet files at any depth, but for hidden ones."""
-    found = [file for file in folder.rglob("*.parquet") if file.is_file()]
-    return sorted(f for f in found if not any(part.startswith(".") for part in f.relative_to(folder).parts))
+def _canonical(part: str) -> str:
+    return "val" if part in ("valid", "validation") else part
 
 
-def _folder(file: Path, root: Path, split: str) -> str:
-    """The folder of `root` that holds the file, which is its configuration's unless the part's name is in it."""
+def _configuration(file: Path, root: Path, part: str) -> str:
+    """The folder of `root` that holds the file, which is a configuration's unless the part's name is in it."""
     first = file.relative_to(root).parts[0]
-    return "" if file.parent == root or (split and _SPLIT.search(first.lower())) else first
+    return "" if file.parent == root or (part and _PART.search(first.lower())) else first
 
 
 def _refuse_several(path: Path, names: set[str], what: str) -> None:
@@ -93,14 +93,13 @@ def _refuse_several(path: Path, names: set[str], what: str) -> None:
 
 def _saved_parts(path: Path) -> dict[str, list[Path]]:
     """As `_parquet_parts`, of a folder that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote."""
-    files = _saved_files(path)
-    if files:
+    if files := _saved_files(path):
         return {"": files}
     folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    groups = {_canonical(folder.name): files for folder in folders if (files := _saved_files(folder))}
-    if not groups:
+    parts = {_canonical(folder.name): files for folder in folders if (files := _saved_files(folder))}
+    if not parts:
         raise InputError(f"{path} holds no .parquet or .arrow files; give a file, or a folder of them")
-    return groups
+    return parts
 
 
 def _saved_files(folder: Path) -> list[Path]:
@@ -127,111 +126,74 @@ def _saved_files(folder: Path) -> list[Path]:
     return [beside[name] for name in names]
 
 
-def _split_name(file: Path, root: Path) -> str:
-    below = file.relative_to(root).as_posix()
-    found = _SPLIT.findall(below.removesuffix(".parquet").lower())
-    return _canonical(found[-1]) if found else ""
+@dataclass(frozen=True)
+class Rows:
+    """Rows in groups: those of a parquet file, or one for an Arrow stream, which is mapped, or a table in memory.
+
+    Args:
+        schema: of pyarrow.
+        sizes: rows of each group.
+        column: the values of a group, by its number and the column's name, as pyarrow has them.
+    """
+
+    schema: Any
+    sizes: list[int]
+    column: Callable[[int, str], Any]
 
 
-def _canonical(split: str) -> str:
-    return "val" if split in ("valid", "validation") else split
+def rows_of(table: Any) -> Rows:
+    """A pyarrow table's rows."""
+
+    def column(group: int, name: str) -> Any:
+        values = table.column(name)
+        values.validate(full=True)  # nothing of an Arrow file is checked before it is asked for
+        return values
+
+    return Rows(table.schema, [len(table)], column)
 
 
 def _table(files: Sequence[Path], root: Path, soft: bool) -> Table:
     title = files[0].name if len(files) == 1 else f"{files[0].name} and {len(files) - 1} more"
-    rows = [_open_arrow(file) if file.suffix.lower() == ".arrow" else _open_parquet(file) for file in files]
-    facts = [file.stat() for file in files]
-    stats = [(fact.st_size, fact.st_mtime_ns, fact.st_ctime_ns) for fact in facts]
-    return Table(rows, title, [[str(file.resolve()) for file in files], stats], root.resolve(), soft)
+    facts = [[str(file.resolve()) for file in files], _stats(files)]
+    return Table([_open(file) for file in files], title, facts, root.resolve(), soft)
 
 
-class Rows(Protocol):
-    """Rows of one file, in groups."""
-
-    schema: Any
-    sizes: list[int]
-
-    def column(self, group: int, name: str) -> Any:
-        """The values of a group, as pyarrow has them."""
+def _stats(files: Sequence[Path]) -> list[tuple[int, int, int]]:
+    stats = [file.stat() for file in files]
+    return [(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats]
 
 
-class _Parquet:
-    """A parquet file's row groups. Images that the file holds once, for many rows, are held once here too.
-
-    Raises:
-        InputError: more rows than bytes.
-    """
-
-    def __init__(self, path: Path) -> None:
-        import pyarrow.parquet as parquet
-
-        plain = parquet.ParquetFile(path)
-        groups = [plain.metadata.row_group(group) for group in range(plain.metadata.num_row_groups)]
-        self.schema, self.sizes = plain.schema_arrow, [group.num_rows for group in groups]
-        if sum(self.sizes) > (held := path.stat().st_size):
-            raise InputError(f"{path.name} announces {sum(self.sizes)} rows in {held} bytes; it is damaged")
-        columns = [group.column(column) for group in groups for column in range(group.num_columns)]
-        once = {each.path_in_schema for each in columns if each.physical_type == "BYTE_ARRAY"}
-        once -= {each.path_in_schema for each in columns if each.total_uncompressed_size > _MOST_ONCE_BYTES}
-        self.file = parquet.ParquetFile(path, metadata=plain.metadata, read_dictionary=sorted(once))
-
-    def column(self, group: int, name: str) -> Any:
-        return self.file.read_row_group(group, columns=[name]).column(name)
-
-
-class _Stream:
-    """An Arrow stream's batches, mapped into memory. Nothing of such a file is checked before it is asked for."""
-
-    def __init__(self, reader: Any) -> None:
-        self.schema, self.batches = reader.schema, list(reader)
-        self.sizes = [batch.num_rows for batch in self.batches]
-
-    def column(self, group: int, name: str) -> Any:
-        column = self.batches[group].column(name)
-        column.validate(full=True)
-        return column
-
-
-class Held:
-    """A table that is there already.
-
-    Args:
-        table: of pyarrow.
-    """
-
-    def __init__(self, table: Any) -> None:
-        self.table, self.schema, self.sizes = table, table.schema, [len(table)]
-
-    def column(self, group: int, name: str) -> Any:
-        return self.table.column(name)
-
-
-def _open_parquet(path: Path) -> Rows:
+def _open(path: Path) -> Rows:
     try:
-        import pyarrow.parquet  # noqa: F401
+        import pyarrow.ipc
+        import pyarrow.parquet
     except ImportError:
-        raise _pyarrow_missing(path) from None
+        raise InputError(f"{path.name} needs the package pyarrow; run: pip install 'attar[parquet]'") from None
     try:
-        return _Parquet(path)
+        if path.suffix.lower() == ".arrow":
+            return rows_of(pyarrow.ipc.open_stream(pyarrow.memory_map(str(path))).read_all())
+        return _parquet_rows(path)
     except InputError:
         raise
     except Exception as error:  # a hostile file reaches any corner of the reader
         raise _unreadable(path.name, error) from error
 
 
-def _open_arrow(path: Path) -> Rows:
-    try:
-        import pyarrow.ipc
-    except ImportError:
-        raise _pyarrow_missing(path) from None
-    try:
-        return _Stream(pyarrow.ipc.open_stream(pyarrow.memory_map(str(path))))
-    except Exception as error:  # as above
-        raise _unreadable(path.name, error) from error
+def _parquet_rows(path: Path) -> Rows:
+    """A parquet file's row groups. Images that the file holds once, for many rows, are held once here too."""
+    import pyarrow.parquet as parquet
 
-
-def _pyarrow_missing(path: Path) -> InputError:
-    return InputError(f"{path.name} needs the package pyarrow; run: pip install 'attar[parquet]'")
+    plain = parquet.ParquetFile(path)
+    groups = [plain.metadata.row_group(group) for group in range(plain.metadata.num_row_groups)]
+    sizes, num_bytes = [group.num_rows for group in groups], path.stat().st_size
+    if sum(sizes) > num_bytes:
+        raise InputError(f"{path.name} announces {sum(sizes)} rows in {num_bytes} bytes; it is damaged")
+    columns = [group.column(column) for group in groups for column in range(group.num_columns)]
+    once = {column.path_in_schema for column in columns if column.physical_type == "BYTE_ARRAY"}
+    once -= {column.path_in_schema for column in columns if column.total_uncompressed_size > _MOST_ONCE_BYTES}
+    file = parquet.ParquetFile(path, metadata=plain.metadata, read_dictionary=sorted(once))
+    # The schema is that of the plain reader: the other one's has dictionaries in the place of binary columns.
+    return Rows(plain.schema_arrow, sizes, lambda group, name: file.read_row_group(group, [name]).column(name))
 
 
 def _unreadable(title: str, error: Exception) -> InputError:
@@ -259,22 +221,26 @@ class Table(Pictures):
     ) -> None:
         self.files, self.title, self._facts, self._root = list(files), title, facts, root
         schema, features = self.files[0].schema, _features(self.files[0].schema.metadata)
-        self.image_column = _image_column(schema, features, title)
-        self.label_column, self.soft_column = _label_columns(schema, features)
+        contents = {field.name: _content(field.type) for field in schema}
+        self.image_column = _image_column(contents, features, title)
+        self._names_files = contents[self.image_column] == "text"
+        self.label_column, self.soft_column = _label_columns(contents, features)
         if self.label_column is None and (self.soft_column is None or not soft):
             raise InputError(f"{title} has the columns {', '.join(schema.names)}; name the label column 'label'")
-        self._groups = [(f, g) for f, file in enumerate(self.files) for g in range(len(file.sizes))]
+        self._groups = [(file, group) for file in self.files for group in range(len(file.sizes))]
         self._ends = np.cumsum([size for file in self.files for size in file.sizes])
-        self._kept: OrderedDict[int, Any] = OrderedDict()
-        self._lock = threading.Lock()
-        self.names = None if self.label_column is None else self._names(self.label_column)
+        self._images = lru_cache(_CACHED_GROUPS)(lambda group: self._read(*self._groups[group], self.image_column))
+        self._lock = threading.Lock()  # else each thread would read the same group for itself
+        self.names = None if self.label_column is None else self._class_names(self.label_column)
         self.labels = self._labels()
 
     def read(self, position: int) -> bytes | Path:
         """See `Pictures`."""
         group = int(np.searchsorted(self._ends, position, side="right"))
         start = int(self._ends[group - 1]) if group else 0
-        value = self._column(group)[position - start]
+        with self._lock:
+            images = self._images(group)
+        value = images[position - start]
         content = value.as_py() if not hasattr(value, "keys") or not value.is_valid else value["bytes"].as_py()
         if content is None and self._root is None and value.is_valid and "path" in value and value["path"].is_valid:
             return Path(value["path"].as_py())
@@ -288,11 +254,8 @@ class Table(Pictures):
 
     def identity(self, positions: Sequence[int]) -> list[Any]:
         """See `Pictures`."""
-        facts = [*self._facts, self.image_column, list(positions)]
-        if not _names_files(self.files[0].schema.field(self.image_column).type):
-            return facts
-        stats = [Path(self.read(position)).stat() for position in positions]  # type: ignore[arg-type]
-        return [*facts, [(fact.st_size, fact.st_mtime_ns, fact.st_ctime_ns) for fact in stats]]
+        files = [Path(self.read(position)) for position in positions] if self._names_files else []  # type: ignore[arg-type]
+        return [*self._facts, self.image_column, list(positions), *([_stats(files)] if files else [])]
 
     def soft_labels(self) -> np.ndarray | None:
         """A number for every class as the table has them, float32 [N, K]; None without such a column."""
@@ -303,12 +266,11 @@ class Table(Pictures):
             raise _ragged(self.soft_column, self.title)
         return np.concatenate([part for part in parts if len(part)] or parts[:1])
 
-    def _names(self, label: str) -> tuple[str, ...] | None:
-        described = [_features(file.schema.metadata).get(label, {}).get("names") for file in self.files]
-        if any(names != described[0] for names in described):
+    def _class_names(self, label: str) -> tuple[str, ...] | None:
+        first, *others = [_features(file.schema.metadata).get(label, {}).get("names") for file in self.files]
+        if any(names != first for names in others):
             raise InputError(f"{self.title} differ in the classes' names; give files that were written together")
-        listed = described[0] if isinstance(described[0], list) else []
-        return tuple(str(name) for name in listed) or None
+        return tuple(str(name) for name in first) if isinstance(first, list) and first else None
 
     def _labels(self) -> np.ndarray:
         if self.label_column is None:
@@ -322,22 +284,13 @@ class Table(Pictures):
         return np.concatenate([np.asarray(column.to_pylist()) for column in columns if len(column)] or [np.zeros(0)])
 
     def _all(self, name: str) -> list[Any]:
-        return [self._read(file, group, name) for file in self.files for group in range(len(file.sizes))]
+        return [self._read(file, group, name) for file, group in self._groups]
 
     def _read(self, file: Rows, group: int, name: str) -> Any:
         try:
             return file.column(group, name)
-        except Exception as error:  # as above
+        except Exception as error:  # as in `_open`
             raise _unreadable(self.title, error) from error
-
-    def _column(self, group: int) -> Any:
-        with self._lock:
-            if group not in self._kept:
-                file, number = self._groups[group]
-                self._kept[group] = self._read(self.files[file], number, self.image_column)
-                if len(self._kept) > _CACHED_GROUPS:
-                    self._kept.popitem(last=False)
-            return self._kept[group]
 
     def _beside(self, text: str, position: int) -> Path:
         """The file that a row names; a table may come from anyone, so nothing outside its folder is opened."""
@@ -377,7 +330,7 @@ def _offer(table: Table, classes: tuple[str, ...]) -> Offer:
         raise InputError(f"{what} are {table.labels.dtype} beside a list of class names; give whole numbers")
     else:
         labels = torch.from_numpy(table.labels.astype(np.int64))
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(classes):
+        if not 0 <= int(labels.min()) <= int(labels.max()) < len(classes):
             raise InputError(
                 f"{what} run from {int(labels.min())} to {int(labels.max())}, outside the {len(classes)} named classes "
                 "(-1 marks a part without labels); choose another part"
@@ -394,54 +347,47 @@ def _features(metadata: dict[bytes, bytes] | None) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def _image_column(schema: Any, features: dict[str, dict[str, Any]], title: str) -> str:
-    named = [field.name for field in schema if _names_files(field.type) and field.name in _IMAGE_COLUMNS]
-    fitting = [field.name for field in schema if _holds_bytes(field.type)]
-    declared = [name for name, feature in features.items() if feature.get("_type") == "Image" and name in fitting]
-    column = _column(_IMAGE_COLUMNS, fitting, declared or fitting) or _column(_IMAGE_COLUMNS, named, named)
+def _content(kind: Any) -> str:
+    """What a column of this type can be: "images" in bytes, "text" that may name files, "numbers" for every class."""
+    import pyarrow.types as types
+
+    if types.is_struct(kind):
+        return "images" if kind.get_field_index("bytes") >= 0 else ""
+    if types.is_binary(kind) or types.is_large_binary(kind):
+        return "images"
+    if types.is_string(kind) or types.is_large_string(kind):
+        return "text"
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return "numbers" if types.is_floating(kind.value_type) or types.is_integer(kind.value_type) else ""
+    return ""
+
+
+def _image_column(contents: dict[str, str], features: dict[str, dict[str, Any]], title: str) -> str:
+    in_bytes = [name for name, content in contents.items() if content == "images"]
+    in_files = [name for name, content in contents.items() if content == "text" and name in _IMAGE_COLUMNS]
+    declared = [name for name, feature in features.items() if feature.get("_type") == "Image" and name in in_bytes]
+    column = _column(_IMAGE_COLUMNS, in_bytes, declared or in_bytes) or _column(_IMAGE_COLUMNS, in_files, in_files)
     if column is None:
-        held = "several hold" if fitting else "none holds"
+        holders = "several hold" if in_bytes else "none holds"
         raise InputError(
-            f"{title} has the columns {', '.join(schema.names)}, of which {held} image bytes; "
+            f"{title} has the columns {', '.join(contents)}, of which {holders} image bytes; "
             "name one 'image' (binary, or a struct with bytes)"
         )
     return column
 
 
-def _label_columns(schema: Any, features: dict[str, dict[str, Any]]) -> tuple[str | None, str | None]:
-    """Of labels, and of numbers for every class."""
-    lists = [field.name for field in schema if _holds_numbers(field.type)]
+def _label_columns(contents: dict[str, str], features: dict[str, dict[str, Any]]) -> tuple[str | None, str | None]:
+    """The columns of labels, and of numbers for every class."""
+    lists = [name for name, content in contents.items() if content == "numbers"]
     declared = [name for name, feature in features.items() if feature.get("_type") == "ClassLabel"]
-    label = _column(_LABEL_COLUMNS, [name for name in schema.names if name not in lists], declared)
+    label = _column(_LABEL_COLUMNS, [name for name in contents if name not in lists], declared)
     return label, _column((*_SOFT_COLUMNS, *_LABEL_COLUMNS), lists, [])
 
 
 def _column(usual: Sequence[str], present: Sequence[str], declared: Sequence[str]) -> str | None:
     """The first usual name that is declared or present, else the only declared column."""
-    named = [name for name in usual if name in declared] + [name for name in usual if name in present]
-    return named[0] if named else (declared[0] if len(declared) == 1 else None)
-
-
-def _holds_bytes(kind: Any) -> bool:
-    import pyarrow.types as types
-
-    if types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0
-    return types.is_binary(kind) or types.is_large_binary(kind)
-
-
-def _names_files(kind: Any) -> bool:
-    import pyarrow.types as types
-
-    return types.is_string(kind) or types.is_large_string(kind)
-
-
-def _holds_numbers(kind: Any) -> bool:
-    import pyarrow.types as types
-
-    if not (types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)):
-        return False
-    return types.is_floating(kind.value_type) or types.is_integer(kind.value_type)
+    candidates = [name for name in usual if name in declared] + [name for name in usual if name in present]
+    return candidates[0] if candidates else (declared[0] if len(declared) == 1 else None)
 
 
 def _matrix(column: Any, name: str, title: str) -> np.ndarray:
