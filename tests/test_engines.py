@@ -19,7 +19,7 @@ import attar
 from attar.base.engines import Engine, Local, engine_named
 from attar.base.engines.packing import LEAST_BYTES, pack, unpack
 from attar.base.engines.ray import RayEngine
-from attar.base.engines.tally import Tally, Telling
+from attar.base.engines.tally import Messages, Tally
 from attar.base.errors import InputError
 from attar.base.progress import Progress, Silent
 from attar.base.randomness import generator
@@ -88,14 +88,18 @@ def test_local_says_which_job_begins() -> None:
     assert told.notes == ["no (1 of 2)", "one (2 of 2)"] and told.steps == [1]
 
 
-def test_a_telling_joins_steps_and_keeps_the_order() -> None:
-    telling = Telling()
-    telling.advance(2, loss=1.0)
-    telling.advance(3, loss=2.0)
-    telling.note("here")
-    telling.advance()
-    assert [(each.kind, each.count) for each in telling.take()] == [("advance", 5), ("note", 0), ("advance", 1)]
-    assert telling.take() == []
+def test_messages_join_steps_and_keep_the_order() -> None:
+    messages = Messages()
+    messages.advance(2, loss=1.0)
+    messages.advance(3, loss=2.0)
+    messages.note("here")
+    messages.advance()
+    assert [(message.kind, message.count) for message in messages.take()] == [
+        ("advance", 5),
+        ("note", 0),
+        ("advance", 1),
+    ]
+    assert messages.take() == []
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9)), max_size=30), st.sets(st.integers(0, 29)))
@@ -116,18 +120,18 @@ def test_every_step_counts_once_though_jobs_begin_anew(steps: list[tuple[int, in
 
 
 def _tell(tally: Tally, job: int, count: int) -> None:
-    telling = Telling()
-    telling.advance(count)
-    tally.take(job, "", telling.take())
+    messages = Messages()
+    messages.advance(count)
+    tally.take(job, "", messages.take())
 
 
 def test_tasks_that_jobs_open_become_one_bar_with_all_their_steps() -> None:
     told = Recorded()
-    tally, tellings = Tally(told, 2), [Telling(), Telling()]
-    for job, telling in enumerate(tellings):
-        opens_a_task(None, job, telling)
-    for job, telling in enumerate(tellings):
-        tally.take(job, f"part {job}", telling.take())
+    tally, reports = Tally(told, 2), [Messages(), Messages()]
+    for job, messages in enumerate(reports):
+        opens_a_task(None, job, messages)
+    for job, messages in enumerate(reports):
+        tally.take(job, f"part {job}", messages.take())
     tally.finish()
     assert told.bars == [("reading", 4), ("working", 20)]
     assert told.steps[-1] == 20 and told.finished == 1

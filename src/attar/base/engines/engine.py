@@ -67,8 +67,8 @@ class Engine(ABC):
 
         Args and errors are those of `results`.
         """
-        with closing(self.results(work, jobs, shared, progress, names)) as found:
-            return [result for _, result in sorted(found, key=lambda each: each[0])]
+        with closing(self.results(work, jobs, shared, progress, names)) as results:
+            return [result for _, result in sorted(results, key=lambda pair: pair[0])]
 
     def check_device(self, device: torch.device) -> None:  # noqa: B027
         """Raise InputError unless the workers have a device of that kind."""
@@ -98,10 +98,10 @@ class Local(Engine):
     ) -> Results[Result]:
         for place in range(len(jobs)):
             if names:
-                progress.note(begun(names, place))
+                progress.note(announcement(names, place))
             yield place, work(shared, jobs[place], progress)
 
 
-def begun(names: Sequence[str], place: int) -> str:
+def announcement(names: Sequence[str], place: int) -> str:
     """What is noted when a job begins."""
     return f"{names[place]} ({place + 1} of {len(names)})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import logging
 import math
 import os
@@ -9,15 +10,13 @@ import pickle
 import sys
 import threading
 import time
-import traceback
-from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import InitVar, dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from attar.base.engines.engine import Engine, Job, Result, Results, Shared, Work, begun
-from attar.base.engines.tally import Tally, Telling
+from attar.base.engines.engine import Engine, Job, Result, Results, Shared, Work, announcement
+from attar.base.engines.tally import Messages, Tally
 from attar.base.errors import InputError, WorkerLostError
 from attar.base.process import prepare_process
 from attar.base.progress import Progress
@@ -95,15 +94,15 @@ class RayEngine(Engine):
         with stop_requested() as stop:
             packed = pack(shared)
             ray = self._connected(packed.num_bytes, progress)
-            run = _Run(ray, self, work, jobs, packed, progress, names)
-            del packed
+            run = _Run(ray, self, jobs, progress, names, (ray.cloudpickle.dumps(work), [ray.put(packed)]))
+            del packed  # the cluster has it now
             try:
                 while run.unfinished:
                     run.begin_more()
                     yield from run.arrived()
                     if stop.is_set():
                         raise KeyboardInterrupt
-                run.raise_failure()
+                run.finish()
             finally:
                 run.cancel()
 
@@ -134,12 +133,10 @@ class RayEngine(Engine):
         address = self.address or os.environ.get("RAY_ADDRESS") or "local"
         settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address == "local":
-            processors = self.workers and math.ceil(self.workers * self.cpus)
-            store_bytes = max(LEAST_STORE_BYTES, LEAST_STORE_BYTES // 2 + 5 * shared_bytes // 4)
             settings |= {
-                "num_cpus": processors,
+                "num_cpus": self.workers and math.ceil(self.workers * self.cpus),
                 "include_dashboard": False,
-                "object_store_memory": store_bytes,
+                "object_store_memory": max(LEAST_STORE_BYTES, LEAST_STORE_BYTES // 2 + 5 * shared_bytes // 4),
             }
         try:
             ray.init(address=address, **settings)
@@ -153,142 +150,138 @@ class RayEngine(Engine):
     def capacity(self, ray: Any) -> int:
         """How many jobs the cluster holds now, at most `workers`. Raises InputError where none fits any node."""
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        fitting = sum(self._fitting(node) for node in nodes)
-        if not fitting:
+        jobs = sum(self._fitting(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes)
+        if not jobs:
             processors, devices = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
             raise InputError(
                 f"a job needs {self.cpus:g} CPUs and {self.gpus:g} GPUs of one node, which none of the cluster's "
                 f"{len(nodes)} has ({processors:g} CPUs and {devices:g} GPUs in all); ask for less"
             )
-        return fitting if self.workers is None else min(fitting, self.workers)
+        return jobs if self.workers is None else min(jobs, self.workers)
 
-    def _fitting(self, node: dict[str, float]) -> int:
-        fitting = int(node.get("CPU", 0) / self.cpus + 1e-6)
-        return min(fitting, _fitting_gpus(node.get("GPU", 0), self.gpus)) if self.gpus else fitting
+    def _fitting(self, processors: float, devices: float) -> int:
+        """How many jobs a node holds. A fraction of a GPU never spans two of them."""
+        jobs = int(processors / self.cpus + 1e-6)
+        if not self.gpus:
+            return jobs
+        return min(jobs, int(devices) * int(1 / self.gpus + 1e-6) if self.gpus <= 1 else int(devices // self.gpus))
 
 
-@dataclass
 class _Run:
-    """The jobs of one call, begun, running and arriving."""
+    """The jobs of one call: to be begun, running, arriving.
 
-    ray: Any
-    engine: RayEngine
-    work: Any
-    jobs: Sequence[Any]
-    packed: InitVar[Any]
-    progress: Progress
-    names: Sequence[str]
-    _running: dict[int, Any] = field(default_factory=dict)
-    _failed: tuple[int, BaseException] | None = None
-    _begun: int = 0
-    _looked: float = -math.inf
-    _jobs_at_once: int = 0
+    Args:
+        sent: what every job is sent beside itself: the work, pickled, and the reference to what is shared, in a list
+            so that Ray does not fetch it.
+    """
 
-    def __post_init__(self, packed: Any) -> None:
-        options = {"num_returns": "streaming", "max_retries": 0, "num_cpus": self.engine.cpus}
-        self._perform = self.ray.remote(_entrance()).options(**options, num_gpus=self.engine.gpus)
-        self._shared = self.ray.put(packed)
-        self._packed_work = self.ray.cloudpickle.dumps(self.work)
+    def __init__(
+        self,
+        ray: Any,
+        engine: RayEngine,
+        jobs: Sequence[Any],
+        progress: Progress,
+        names: Sequence[str],
+        sent: tuple[bytes, list[Any]],
+    ) -> None:
+        self.ray, self.engine, self.jobs, self.progress, self.names, self.sent = (
+            ray,
+            engine,
+            jobs,
+            progress,
+            names,
+            sent,
+        )
+        self._perform = ray.remote(_entrance()).options(
+            num_returns="streaming", max_retries=0, num_cpus=engine.cpus, num_gpus=engine.gpus
+        )
         self._surroundings = _surroundings()
-        self._lost = [0] * len(self.jobs)
-        self._again: deque[int] = deque()
-        self._tally = Tally(self.progress, len(self.jobs))
+        self._running: dict[Any, int] = {}  # the stream of a job's messages -> its place
+        self._waiting = list(range(len(jobs)))  # ascending, those among them whose worker died
+        self._losses = [0] * len(jobs)
+        self._failure: tuple[int, BaseException] | None = None
+        self._capacity, self._capacity_time = 0, -math.inf
+        self._tally = Tally(progress, len(jobs))
 
     @property
     def unfinished(self) -> bool:
         """Whether a job is running, or still to be begun."""
-        return bool(self._running or self._again) or (self._failed is None and self._begun < len(self.jobs))
+        return bool(self._running or self._waiting)
 
     def begin_more(self) -> None:
-        """Begin as many jobs as there is room for: those again whose worker died, then the next ones."""
-        room = self._capacity() - len(self._running)
-        while room > 0 and self._again:
-            self._begin(self._again.popleft())
-            room -= 1
-        while room > 0 and self._failed is None and self._begun < len(self.jobs):
-            if self.names:
-                self.progress.note(begun(self.names, self._begun))
-            self._begin(self._begun)
-            self._begun += 1
-            room -= 1
-
-    def _capacity(self) -> int:
-        """Looked at now and then, for nodes come and go; a cluster that has none left may get one again."""
-        now = time.monotonic()
-        if now - self._looked > CAPACITY_SECONDS:
-            with suppress(InputError) if self._begun else nullcontext():
-                self._jobs_at_once = self.engine.capacity(self.ray)
-            self._looked = now
-        return self._jobs_at_once
-
-    def _begin(self, place: int) -> None:
+        """Begin as many jobs as there is room for."""
         from attar.base.engines.packing import pack
 
-        job = pickle.dumps(pack(self.jobs[place]), protocol=5)
-        self._running[place] = self._perform.remote(self._surroundings, self._packed_work, [self._shared], job)
+        room = self._room()
+        for place in self._waiting[:room]:
+            if self.names and not self._losses[place]:
+                self.progress.note(announcement(self.names, place))
+            job = pickle.dumps(pack(self.jobs[place]), protocol=5)
+            self._running[self._perform.remote(self._surroundings, *self.sent, job)] = place
+        del self._waiting[:room]
+
+    def _room(self) -> int:
+        """How many more jobs the cluster holds; looked at now and then, since nodes come and go.
+
+        A cluster that has no node left may get one again, so that only before the first job it is an error.
+        """
+        now = time.monotonic()
+        if now - self._capacity_time > CAPACITY_SECONDS:
+            with suppress(InputError) if self._capacity else nullcontext():
+                self._capacity = self.engine.capacity(self.ray)
+            self._capacity_time = now
+        return max(0, self._capacity - len(self._running))
 
     def arrived(self) -> Iterator[tuple[int, Any]]:
         """Wait a moment for a message; the results among what has come."""
-        streams = list(self._running.values())
-        ready, _ = self.ray.wait(streams, num_returns=1, timeout=POLL_SECONDS)
+        ready, _ = self.ray.wait(list(self._running), num_returns=1, timeout=POLL_SECONDS)
         for stream in ready:
-            place = next(place for place, each in self._running.items() if each is stream)
-            outcome = self._next(place, stream)
-            if outcome is None:
-                continue
-            del self._running[place]
-            if isinstance(outcome, _Raised):
-                self._fail(place, outcome.as_exception())
-            elif isinstance(outcome, _Done):
-                yield place, outcome.result
+            place = self._running[stream]
+            try:
+                message = self.ray.get(next(stream))
+            except self.ray.exceptions.RayTaskError as error:
+                del self._running[stream]
+                error.cause.__cause__ = error  # the trace in the worker
+                self._fail(place, error.cause)
+            except (self.ray.exceptions.RayError, StopIteration) as error:
+                del self._running[stream]
+                self._lose(place, " ".join((str(error) or type(error).__name__).split())[:200])
+            else:
+                if isinstance(message, _Done):
+                    del self._running[stream]
+                    yield place, message.result
+                else:
+                    self._tally.take(place, self._name(place), message)
 
-    def _next(self, place: int, stream: Any) -> _Done | _Raised | _Gone | None:
-        """The outcome of a job, `_Gone` where it is begun again, or None where it goes on."""
-        try:
-            message = self.ray.get(next(stream))
-        except self.ray.exceptions.RayTaskError as error:
-            return _Raised(error.cause if isinstance(error.cause, Exception) else error, str(error))
-        except (self.ray.exceptions.RayError, StopIteration) as error:
-            return self._lose(place, error)
-        if isinstance(message, _Done | _Raised):
-            return message
-        self._tally.take(place, self._name(place), message)
-        return None
-
-    def _lose(self, place: int, error: Exception) -> _Raised | _Gone:
-        self._lost[place] += 1
-        reason = " ".join((str(error) or type(error).__name__).split())[:200]
-        if self._lost[place] > self.engine.retries:
-            told = f"{self._name(place)}: its worker died {self._lost[place]} times; the last time: {reason}"
-            return _Raised(WorkerLostError(told), "")
-        self.progress.note(
-            f"{self._name(place)}: its worker died and the job begins anew "
-            f"({self._lost[place]} of {self.engine.retries} retries): {reason}"
-        )
+    def _lose(self, place: int, reason: str) -> None:
+        """The job begins anew, unless its workers have died too often."""
+        self._losses[place] += 1
+        losses, retries, name = self._losses[place], self.engine.retries, self._name(place)
+        if losses > retries:
+            self._fail(place, WorkerLostError(f"{name}: its worker died {losses} times; the last time: {reason}"))
+            return
+        self.progress.note(f"{name}: its worker died and the job begins anew ({losses} of {retries} retries): {reason}")
         self._tally.begin_anew(place)
-        self._again.append(place)
-        return _Gone()
+        bisect.insort(self._waiting, place)
 
     def _fail(self, place: int, error: BaseException) -> None:
         """Remember the first failure in the jobs' order, and end the jobs after it."""
-        if self._failed is None or place < self._failed[0]:
-            self._failed = place, error
-        self._again = deque(each for each in self._again if each < self._failed[0])
-        self._end([each for each in self._running if each > self._failed[0]])
+        if self._failure is None or place < self._failure[0]:
+            self._failure = place, error
+        self._waiting = [waiting for waiting in self._waiting if waiting < self._failure[0]]
+        self.cancel(after=self._failure[0])
 
-    def raise_failure(self) -> None:
-        """Raise what the first job that failed has raised."""
-        if self._failed is not None:
-            raise self._failed[1]
+    def finish(self) -> None:
+        """Raise what the first job that failed has raised, or close the bar."""
+        if self._failure is not None:
+            raise self._failure[1]
         self._tally.finish()
 
-    def cancel(self) -> None:
-        """End what is running, and wait until it has ended."""
-        self._end(list(self._running))
-
-    def _end(self, places: Sequence[int]) -> None:
-        streams = [self._running.pop(place) for place in places]
+    def cancel(self, after: int = -1) -> None:
+        """End the running jobs behind a place, and wait until they have ended."""
+        streams = [stream for stream, place in self._running.items() if place > after]
         for stream in streams:
+            del self._running[stream]
             self.ray.cancel(stream, force=True)
         if streams:
             self.ray.wait([stream.completed() for stream in streams], num_returns=len(streams), timeout=CANCEL_SECONDS)
@@ -302,34 +295,13 @@ class _Done:
     result: Any
 
 
-class _Gone:
-    """The worker is gone and the job waits for another."""
-
-
-@dataclass(frozen=True)
-class _Raised:
-    """What a job raised, with the text of its trace where it ran."""
-
-    error: BaseException
-    trace: str
-
-    def as_exception(self) -> BaseException:
-        """The exception, with the worker's trace as its cause."""
-        if self.trace:
-            self.error.__cause__ = _WorkerTrace(f"\n{self.trace}")
-        return self.error
-
-
-class _WorkerTrace(Exception):
-    """The trace of an exception in the process that raised it."""
-
-
 def _surroundings() -> dict[str, Any]:
     """What of this process a job's result, its imports or its cache depend on, in plain types."""
     import torch
 
     variables = {name: value for name, value in os.environ.items() if name.startswith("ATTAR_")}
-    return {"path": [each for each in sys.path if each], "threads": torch.get_num_threads(), "variables": variables}
+    path = [folder for folder in sys.path if folder]
+    return {"path": path, "threads": torch.get_num_threads(), "variables": variables}
 
 
 def _entrance() -> Any:
@@ -339,7 +311,7 @@ def _entrance() -> Any:
         import sys
 
         path = surroundings["path"]
-        sys.path[:] = [*path, *(each for each in sys.path if each not in path)]
+        sys.path[:] = [*path, *(folder for folder in sys.path if folder not in path)]
         import attar.base.engines.ray  # in the worker: this very module, which the driver sends no copy of
 
         yield from attar.base.engines.ray._perform(surroundings, packed_work, shared, packed_job)
@@ -350,14 +322,14 @@ def _entrance() -> Any:
 def _perform(
     surroundings: dict[str, Any], packed_work: bytes, shared: list[Any], packed_job: bytes
 ) -> Generator[Any, None, None]:
-    """In a worker: what a job tells, as it tells it, and its outcome.
+    """In a worker: what a job reports, as it reports it, and its result; or what it raised.
 
     The job runs in a thread of its own, so that messages leave while it computes. Nothing is unpacked, and so torch not
     imported, before the process is prepared.
     """
     prepare_process()
     os.environ.update(surroundings["variables"])
-    telling, outcome = Telling(), list[_Done | _Raised]()
+    messages, outcome = Messages(), list[_Done | Exception]()
 
     def run() -> None:
         try:
@@ -367,46 +339,42 @@ def _perform(
 
             torch.set_num_threads(surroundings["threads"])
             work, job = pickle.loads(packed_work), unpack(pickle.loads(packed_job))
-            outcome.append(_Done(work(_held(shared[0]), job, telling)))
+            outcome.append(_Done(work(_shared_value(shared[0]), job, messages)))
         except BaseException as error:
-            outcome.append(_raised(error))
+            outcome.append(_sendable(error))
 
     thread = threading.Thread(target=run, name="attar job", daemon=True)
     thread.start()
-    while thread.is_alive():
+    running = True
+    while running:
         thread.join(POLL_SECONDS)
-        if told := telling.take():
-            yield told
-    if told := telling.take():
-        yield told
+        running = thread.is_alive()  # before the last messages are taken, which may come until then
+        if batch := messages.take():
+            yield batch
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
     yield outcome[0]
 
 
-def _raised(error: BaseException) -> _Raised:
-    trace = "".join(traceback.format_exception(error))
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # whatever an exception's class does when it is pickled
-        return _Raised(RuntimeError(f"{type(error).__name__}: {error}"), trace)
-    return _Raised(error, trace)
+def _sendable(error: BaseException) -> Exception:
+    """The error; or its text, where its class cannot be pickled and made again."""
+    with suppress(Exception):  # whatever an exception's class does when it is pickled
+        if isinstance(pickle.loads(pickle.dumps(error)), Exception) and isinstance(error, Exception):
+            return error
+    return RuntimeError(f"{type(error).__name__}: {error}").with_traceback(error.__traceback__)
 
 
-_HELD: dict[Any, Any] = {}
+_SHARED: dict[Any, Any] = {}
 """In a worker: what the jobs of the last call share, by its reference."""
 
 
-def _held(reference: Any) -> Any:
+def _shared_value(reference: Any) -> Any:
     from attar.base.engines.packing import unpack
 
-    if reference not in _HELD:
-        _HELD.clear()
-        _HELD[reference] = unpack(_import_ray().get(reference))
-    return _HELD[reference]
-
-
-def _fitting_gpus(devices: float, each: float) -> int:
-    """Jobs that fit a node's GPUs: a fraction of one never spans two."""
-    return int(devices) * int(1 / each + 1e-6) if each <= 1 else int(devices // each)
+    if reference not in _SHARED:
+        _SHARED.clear()
+        _SHARED[reference] = unpack(_import_ray().get(reference))
+    return _SHARED[reference]
 
 
 def _warn_of_threads(cpus: float, progress: Progress) -> None:

@@ -26,11 +26,11 @@ def engine_named(name: str, **options: Any) -> Engine:
     """
     if name not in ENGINES:
         raise unknown("engine", name, ENGINES)
-    given = {option: value for option, value in options.items() if value is not None}
+    options = {option: value for option, value in options.items() if value is not None}
     if name == "ray":
         from attar.base.engines.ray import RayEngine
 
-        return RayEngine(**given)
-    if given:
-        raise InputError(f"engine 'local' has no {', '.join(given)}; leave it out, or take engine 'ray'")
+        return RayEngine(**options)
+    if options:
+        raise InputError(f"engine 'local' has no {', '.join(options)}; leave it out, or take engine 'ray'")
     return Local()

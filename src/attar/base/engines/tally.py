@@ -7,12 +7,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
-from attar.base.progress import Progress
+from attar.base.progress import Progress, Silent
 
 
 @dataclass
-class Told:
-    """One message of a job's progress.
+class Message:
+    """One call of a job's progress.
 
     Args:
         kind: which method was called.
@@ -27,38 +27,36 @@ class Told:
     figures: dict[str, float] = field(default_factory=dict)
 
 
-class Telling:
-    """A job's progress: keeps what it is told until it is taken. Steps told one after another become one message."""
+class Messages(Silent):
+    """A job's progress: keeps what is reported until it is taken. Steps that follow one another become one message."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._told: list[Told] = []
+        self._messages: list[Message] = []
 
     def start(self, description: str, total: int) -> None:
-        self._add(Told("start", description, total))
+        self._add(Message("start", description, total))
 
     def advance(self, count: int = 1, **figures: float) -> None:
-        self._add(Told("advance", "", count, figures))
-
-    def finish(self) -> None: ...
+        self._add(Message("advance", "", count, figures))
 
     def note(self, text: str) -> None:
-        self._add(Told("note", text))
+        self._add(Message("note", text))
 
-    def take(self) -> list[Told]:
-        """What was told since the last time."""
+    def take(self) -> list[Message]:
+        """What was reported since the last time."""
         with self._lock:
-            told, self._told = self._told, []
-        return told
+            messages, self._messages = self._messages, []
+        return messages
 
-    def _add(self, message: Told) -> None:
+    def _add(self, message: Message) -> None:
         with self._lock:
-            last = self._told[-1] if self._told else None
+            last = self._messages[-1] if self._messages else None
             if last is not None and last.kind == message.kind == "advance":
                 last.count += message.count
                 last.figures.update(message.figures)
             else:
-                self._told.append(message)
+                self._messages.append(message)
 
 
 class Tally:
@@ -66,7 +64,7 @@ class Tally:
 
     Steps of jobs that open no task of their own count in the task that is open already. Where jobs open tasks, the bar
     is the task that was opened last for the first time, with its total for every job. A job that begins anew counts
-    again only where it passes what it had told before.
+    again only where it passes what it had reported before.
 
     Args:
         progress: of the whole.
@@ -80,13 +78,16 @@ class Tally:
         self._now: Counter[tuple[int, str]] = Counter()
         self._counted: Counter[tuple[int, str]] = Counter()
 
-    def take(self, place: int, name: str, messages: list[Told]) -> None:
-        """What job `place` has told."""
+    def take(self, place: int, name: str, messages: list[Message]) -> None:
+        """What job `place` has reported."""
         for message in messages:
             if message.kind == "note":
                 self._progress.note(f"{name}: {message.text}")
             elif message.kind == "start":
-                self._start(place, message)
+                self._task[place] = message.text
+                if message.text not in self._opened:
+                    self._opened.append(message.text)
+                    self._progress.start(message.text, message.count * self._num_jobs)
             else:
                 self._advance(place, message)
 
@@ -101,13 +102,7 @@ class Tally:
         if self._opened:
             self._progress.finish()
 
-    def _start(self, place: int, message: Told) -> None:
-        self._task[place] = message.text
-        if message.text not in self._opened:
-            self._opened.append(message.text)
-            self._progress.start(message.text, message.count * self._num_jobs)
-
-    def _advance(self, place: int, message: Told) -> None:
+    def _advance(self, place: int, message: Message) -> None:
         task = self._task.get(place, "")
         key = place, task
         self._now[key] += message.count
