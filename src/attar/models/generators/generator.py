@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from attar.base.container import one_line
 from attar.base.errors import InputError
 from attar.base.shapes import Float, Int64
-from attar.models.networks.synthesis import LARGEST_VALUES
+from attar.models.networks.network import LARGEST_VALUES
 
 VARIABLE = "ATTAR_GENERATORS"
 """Names the code of others that may run to render files: package.module:Name, several with commas between them."""

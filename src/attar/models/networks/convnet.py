@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from torch import Tensor, nn
+from torch import nn
 
 from attar.base.errors import InputError
-from attar.base.shapes import Float
 from attar.models.networks.network import Network, NetworkConfig, depth_for, first_padding, norm_layer
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -24,11 +21,6 @@ class ConvNet(Network):
     Odd sizes lose their last row or column in pooling, as pooling does. Inputs of 28 x 28 are padded to 32 x 32 by the
     first convolution (padding 3), whatever their channels.
 
-    Args:
-        config: of kind "convnet".
-        input_shape: (c, h, w).
-        num_classes: K.
-
     Raises:
         InputError: more blocks than the input has halvings; the largest possible depth is named.
 
@@ -37,14 +29,11 @@ class ConvNet(Network):
     """
 
     def __init__(self, config: NetworkConfig, input_shape: tuple[int, int, int], num_classes: int) -> None:
-        super().__init__()
-        self.input_shape = input_shape
-        self.num_classes = num_classes
+        super().__init__(input_shape, num_classes)
         channels, *sides = input_shape
         padding, size = first_padding(sides, 1)
         depth = config.depth or depth_for(min(sides))
         _check_depth(config, depth, size)
-        self.num_blocks = depth
         self.blocks = nn.Sequential()
         for index in range(depth):
             self.blocks.append(_block(config, channels, size, padding if index == 0 else 1))
@@ -52,21 +41,9 @@ class ConvNet(Network):
             size = size if config.pooling == "none" else (size[0] // 2, size[1] // 2)
         self.classifier = nn.Linear(channels * size[0] * size[1], num_classes)
 
-    def features(self, inputs: Float[Tensor, "items c h w"]) -> Float[Tensor, "items features"]:
-        """The last block's map, flattened."""
-        return self.blocks(inputs).flatten(1)
-
-    def forward(self, inputs: Float[Tensor, "items c h w"]) -> Float[Tensor, "items classes"]:
-        """Logits."""
-        return self.classifier(self.features(inputs))
-
-    def block_maps(self, inputs: Float[Tensor, "items c h w"]) -> Iterator[Tensor]:
-        """After norm and activation of every block."""
-        for block in self.blocks:
-            assert isinstance(block, nn.Sequential)
-            inputs = block[:3](inputs)
-            yield inputs
-            inputs = block[3:](inputs)
+    def parts(self) -> list[tuple[nn.Module, bool]]:
+        """A block's map is the one after its norm and activation."""
+        return [(layer, name == "activation") for block in self.blocks for name, layer in block.named_children()]
 
 
 def _block(config: NetworkConfig, channels: int, size: tuple[int, int], padding: int) -> nn.Sequential:

@@ -11,12 +11,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from attar.base.config import Config
-from attar.base.errors import InputError
 from attar.base.shapes import Float, Int64
-from attar.models.networks.network import initialise_parameters
-
-LARGEST_VALUES = 2**28
-"""Of one denoiser: 1 GiB as float32."""
+from attar.models.networks.network import bounded_shell, initialise_parameters
 
 FREQUENCIES = 32
 _GROUPS = 8
@@ -84,15 +80,15 @@ class Denoiser(nn.Module):
             conditioning: `classes` of the items, or anything learned in its place.
         """
         embedded = conditioning + self.time(_waves(levels).to(codes.dtype))
-        maps, kept = self.first(codes), list[Tensor]()
+        maps, skips = self.first(codes), list[Tensor]()
         for level, block in enumerate(self.down):
             maps = block(maps if level == 0 else self.halve[level - 1](maps), embedded)
-            kept.append(maps)
+            skips.append(maps)
         maps = self.middle[1](self.attention(self.middle[0](maps, embedded)), embedded)
-        for level in reversed(range(len(kept))):
-            if maps.shape[-2:] != kept[level].shape[-2:]:
-                maps = F.interpolate(maps, size=kept[level].shape[-2:])
-            maps = self.up[level](torch.cat([maps, kept[level]], 1), embedded)
+        for level in reversed(range(len(skips))):
+            if maps.shape[-2:] != skips[level].shape[-2:]:
+                maps = F.interpolate(maps, size=skips[level].shape[-2:])
+            maps = self.up[level](torch.cat([maps, skips[level]], 1), embedded)
         return self.last(maps)
 
 
@@ -102,12 +98,7 @@ def denoiser_shell(config: DenoiserConfig, code_shape: tuple[int, int, int], num
     Raises:
         InputError: more than 2^28 values.
     """
-    with torch.device("meta"):
-        shell = Denoiser(config, code_shape, num_classes)
-    num_values = sum(value.numel() for value in shell.state_dict().values())
-    if num_values > LARGEST_VALUES:
-        raise InputError(f"a denoiser of {num_values} values; at most {LARGEST_VALUES} are allowed: take less width")
-    return shell
+    return bounded_shell(lambda: Denoiser(config, code_shape, num_classes), "denoiser")
 
 
 def build_denoiser(
@@ -154,8 +145,8 @@ class _Attention(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         query, key, value = self.asked(self.norm(maps)).flatten(2).transpose(1, 2).chunk(3, -1)
-        found = F.scaled_dot_product_attention(query, key, value)
-        return maps + self.told(found.transpose(1, 2).reshape(maps.shape))
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return maps + self.told(attended.transpose(1, 2).reshape(maps.shape))
 
 
 def _norm(width: int) -> nn.GroupNorm:

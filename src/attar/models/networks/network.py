@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import torch
 from pydantic import Field, model_validator
@@ -20,6 +20,11 @@ Norm: TypeAlias = Literal["instance", "batch", "layer", "group", "none"]
 Pooling: TypeAlias = Literal["average", "max", "none"]
 Activation: TypeAlias = Literal["relu", "leaky_relu", "sigmoid", "gelu"]
 Stem: TypeAlias = Literal["small", "imagenet"]
+
+ModuleType = TypeVar("ModuleType", bound=nn.Module)
+
+LARGEST_VALUES = 2**28
+"""Of one denoiser, generator or decoder: 1 GiB as float32."""
 
 #: Kind -> the norms it can have, its default first.
 NORMS: dict[str, tuple[Norm, ...]] = {
@@ -131,37 +136,57 @@ _WORDS: dict[str, tuple[str, str]] = {
 
 
 @runtime_checkable
-class HasOwnValues(Protocol):
-    """A network, or a block of one, with parameters that belong to no layer, for which it has a law of its own."""
+class DrawsOwnValues(Protocol):
+    """A network, or a block of one, with parameters that belong to no layer and a law of their own."""
 
     def draw_own(self, generator: torch.Generator) -> None:
         """Draw these parameters anew, in place."""
 
 
 class Network(nn.Module, ABC):
-    """A classifier of network inputs: features, then one linear layer.
+    """A classifier of network inputs: parts one after another, features, then one linear layer.
 
-    Attributes:
-        input_shape: (c, h, w) it was built for.
+    Args:
+        input_shape: (c, h, w) it is built for.
         num_classes: K.
-        num_blocks: maps that `maps` can show.
     """
 
-    input_shape: tuple[int, int, int]
-    num_classes: int
-    num_blocks: int
+    last_layer: ClassVar[str] = "classifier"
+    """Name of the linear layer that makes logits of the features."""
+
+    def __init__(self, input_shape: tuple[int, int, int], num_classes: int) -> None:
+        super().__init__()
+        self.input_shape, self.num_classes = input_shape, num_classes
 
     @abstractmethod
+    def parts(self) -> list[tuple[nn.Module, bool]]:
+        """What inputs go through up to the last map, in order; and whether a part's output is a block's map."""
+
+    def pooled(self, maps: Tensor) -> Tensor:
+        """The features in the output of the last part."""
+        return maps.flatten(1)
+
     def features(self, inputs: Float[Tensor, "items c h w"]) -> Float[Tensor, "items features"]:
         """What the last linear layer sees, flattened."""
+        for part, _ in self.parts():
+            inputs = part(inputs)
+        return self.pooled(inputs)
 
-    @abstractmethod
     def forward(self, inputs: Float[Tensor, "items c h w"]) -> Float[Tensor, "items classes"]:
         """Logits."""
+        return self.get_submodule(self.last_layer)(self.features(inputs))
 
-    @abstractmethod
+    @property
+    def num_blocks(self) -> int:
+        """How many maps `maps` can show."""
+        return sum(ends_block for _, ends_block in self.parts())
+
     def block_maps(self, inputs: Float[Tensor, "items c h w"]) -> Iterator[Tensor]:
         """The map after every block, before its pooling, first to last; each is computed when it is asked for."""
+        for part, ends_block in self.parts():
+            inputs = part(inputs)
+            if ends_block:
+                yield inputs
 
     def maps(self, inputs: Float[Tensor, "items c h w"], layer: int) -> Float[Tensor, "items channels height width"]:
         """The map after one block, before its pooling; what comes later is not computed.
@@ -173,12 +198,21 @@ class Network(nn.Module, ABC):
         Raises:
             InputError: there is no such block.
         """
-        if not -self.num_blocks <= layer < self.num_blocks:
+        count = self.num_blocks
+        if not -count <= layer < count:
             raise InputError(
-                f"layer {layer} was asked for; this network's {self.num_blocks} are 0 to {self.num_blocks - 1}, "
-                f"or from the end -1 to {-self.num_blocks}"
+                f"layer {layer} was asked for; this network's {count} are 0 to {count - 1}, or from the end -1 to "
+                f"-{count}"
             )
-        return next(islice(self.block_maps(inputs), layer % self.num_blocks, None))
+        return next(islice(self.block_maps(inputs), layer % count, None))
+
+
+class AveragingNetwork(Network):
+    """A network whose features are the last map averaged over its pixels."""
+
+    def pooled(self, maps: Tensor) -> Tensor:
+        """The mean over all pixels, whatever the size."""
+        return maps.mean((2, 3))
 
 
 def depth_for(resolution: int) -> int:
@@ -227,17 +261,54 @@ def initialise_parameters(network: nn.Module, generator: torch.Generator) -> Non
     """
     with torch.no_grad():
         for layer in network.modules():
-            own = [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
                 bound = 1 / math.sqrt(layer.weight[0].numel())
-                for tensor in own:
-                    _fill_uniform(tensor, bound, generator)
+                for parameter in layer.parameters(recurse=False):
+                    values = torch.empty(parameter.shape, device=generator.device)
+                    parameter.copy_(values.uniform_(-bound, bound, generator=generator))
             elif isinstance(layer, (nn.GroupNorm, nn.LayerNorm, nn.BatchNorm2d)):
-                _reset_norm(layer)
-            elif isinstance(layer, HasOwnValues):
+                layer.reset_parameters()
+            elif isinstance(layer, DrawsOwnValues):
                 layer.draw_own(generator)
-            elif own:
+            elif [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]:
                 raise ValueError(f"no law of initialisation for {type(layer).__name__}")
+
+
+def bounded_shell(build: Callable[[], ModuleType], name: str) -> ModuleType:
+    """A module of names and shapes without values, on the meta device.
+
+    Args:
+        build: makes the module.
+        name: of its kind, for the message.
+
+    Raises:
+        InputError: more than `LARGEST_VALUES` values.
+    """
+    with torch.device("meta"):
+        shell = build()
+    num_values = sum(value.numel() for value in shell.state_dict().values())
+    if num_values > LARGEST_VALUES:
+        raise InputError(f"a {name} of {num_values} values; at most {LARGEST_VALUES} are allowed: take less width")
+    return shell
+
+
+def keep_torchvisions_keys(network: nn.Module) -> None:
+    """Calls `layers` what torchvision calls `features`, in state dicts given and taken; their order is kept.
+
+    Every network here has a method `features`, so that no child can have that name.
+    """
+
+    def rename(state: dict[str, Any], old: str, new: str) -> None:
+        for key in list(state):
+            value = state.pop(key)
+            state[new + key.removeprefix(old) if key.startswith(old) else key] = value
+
+    network.register_state_dict_post_hook(
+        lambda module, state, prefix, metadata: rename(state, f"{prefix}layers.", f"{prefix}features.")
+    )
+    network.register_load_state_dict_pre_hook(
+        lambda module, state, prefix, *rest: rename(state, f"{prefix}features.", f"{prefix}layers.")
+    )
 
 
 def norm_layer(norm: Norm, channels: int, size: tuple[int, int]) -> nn.Module:
@@ -253,16 +324,3 @@ def norm_layer(norm: Norm, channels: int, size: tuple[int, int]) -> nn.Module:
     if norm == "layer":
         return nn.LayerNorm([channels, *size])
     return nn.BatchNorm2d(channels) if norm == "batch" else nn.Identity()
-
-
-def _fill_uniform(tensor: Tensor, bound: float, generator: torch.Generator) -> None:
-    drawn = torch.empty(tensor.shape, device=generator.device).uniform_(-bound, bound, generator=generator)
-    tensor.copy_(drawn)
-
-
-def _reset_norm(layer: nn.GroupNorm | nn.LayerNorm | nn.BatchNorm2d) -> None:
-    if layer.weight is not None:
-        layer.weight.fill_(1)
-        layer.bias.fill_(0)
-    if isinstance(layer, nn.BatchNorm2d):
-        layer.reset_running_stats()

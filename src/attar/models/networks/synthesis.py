@@ -11,12 +11,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from attar.base.config import Config
-from attar.base.errors import InputError
 from attar.base.shapes import Float, Int64
-from attar.models.networks.network import initialise_parameters
-
-LARGEST_VALUES = 2**28
-"""Of one generator: 1 GiB as float32."""
+from attar.models.networks.network import bounded_shell, initialise_parameters
 
 SMALLEST_SIDE = 4
 LAYERS_PER_SIDE = 2
@@ -80,8 +76,7 @@ class Synthesis(nn.Module):
     def mapping(self, noise: Float[Tensor, "batch z"], classes: Int64[Tensor, " batch"]) -> Float[Tensor, "batch d"]:
         """w of noise from N(0, I) and a class."""
         entered = self.enter(torch.cat([noise, self.classes(classes)], 1))
-        found: Tensor = self.leave(F.leaky_relu(entered, _SLOPE))
-        return found
+        return self.leave(F.leaky_relu(entered, _SLOPE))
 
     def features(self, latents: Float[Tensor, "batch d"], depth: int) -> Float[Tensor, "batch c h w"]:
         """f_depth, the map after the first `depth` layers, 1 to N."""
@@ -98,8 +93,7 @@ class Synthesis(nn.Module):
         for layer in self.layers[depth:]:
             maps = layer(maps, latents)
         _, height, width = self.image_shape
-        made: Tensor = 0.5 + self.to_image(self.last(maps, latents))
-        return made[:, :, :height, :width]
+        return (0.5 + self.to_image(self.last(maps, latents)))[:, :, :height, :width]
 
 
 def synthesis_shell(config: SynthesisConfig, image_shape: tuple[int, int, int], num_classes: int) -> Synthesis:
@@ -108,12 +102,7 @@ def synthesis_shell(config: SynthesisConfig, image_shape: tuple[int, int, int], 
     Raises:
         InputError: more than 2^28 values.
     """
-    with torch.device("meta"):
-        shell = Synthesis(config, image_shape, num_classes)
-    num_values = sum(value.numel() for value in shell.state_dict().values())
-    if num_values > LARGEST_VALUES:
-        raise InputError(f"a generator of {num_values} values; at most {LARGEST_VALUES} are allowed: take less width")
-    return shell
+    return bounded_shell(lambda: Synthesis(config, image_shape, num_classes), "generator")
 
 
 def build_synthesis(
