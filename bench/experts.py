@@ -32,7 +32,7 @@ from attar.models.experts.training import training_of
 from attar.models.networks.network import NetworkConfig
 from attar.models.networks.registry import build_network
 from attar.models.real_items import GatheredInputs, RealItems, codes_to_hold, real_items
-from attar.models.training.loop import _Hooks, _Trainer
+from attar.models.training.loop import Hooks, Trainer
 from attar.models.training.settings import Plan
 
 NUM_ITEMS = 50_000
@@ -62,7 +62,7 @@ class RepeatedItems:
         return self, self._labels
 
 
-def trainer(train: ImageSet, codec_text: str, depth: int, augmented: bool, device: torch.device) -> _Trainer:
+def trainer(train: ImageSet, codec_text: str, depth: int, augmented: bool, device: torch.device) -> Trainer:
     """What `train_experts` trains one expert with."""
     codec = fit_codec(codec_from_text(codec_text), train)
     preprocess = codec if isinstance(codec, Pixels) else fit_codec(PixelsConfig(), train)
@@ -71,10 +71,10 @@ def trainer(train: ImageSet, codec_text: str, depth: int, augmented: bool, devic
     augmentation: Augmentation | None = siamese_augmentation(dsa, codec.to(device), preprocess.to(device))
     config = TrajectoriesConfig(network=NetworkConfig(depth=depth), augmentation=dsa)
     network = build_network(config.network, real.shape, 10).to(device)
-    return _Trainer(network, RepeatedItems(real), training_of(config), device, Silent(), _Hooks(augmentation))
+    return Trainer(network, RepeatedItems(real), training_of(config), device, Silent(), Hooks(augmentation))
 
 
-def described(each: _Trainer, seconds: float) -> dict[str, Any]:
+def described(each: Trainer, seconds: float) -> dict[str, Any]:
     """An epoch of 50,000 items, from the time of STEPS steps."""
     how = each.acceleration
     return {

@@ -42,7 +42,7 @@ from attar.models.codecs.registry import fit_codec
 from attar.models.experts.training import training_of
 from attar.models.networks.registry import build_network
 from attar.models.real_items import RealItems
-from attar.models.training.loop import _Hooks, _Trainer
+from attar.models.training.loop import Hooks, Trainer
 from attar.runs.memory import plan_memory
 
 BATCH = 64
@@ -130,7 +130,7 @@ def expert_steps(space: Space, device: torch.device, small: bool) -> Run:
     items = RepeatedItems(made(space, device, small).real)
     network = build_network(config.network, space.shape, 10).to(device)
     augmentation = Dsa(config.augmentation) if config.augmentation else None
-    trainer = _Trainer(network, items, training_of(config), device, Silent(), _Hooks(augmentation))
+    trainer = Trainer(network, items, training_of(config), device, Silent(), Hooks(augmentation))
     return lambda: trainer.alone(0, EXPERT_STEPS) and None
 
 

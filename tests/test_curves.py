@@ -159,7 +159,7 @@ def test_rates_are_not_compared_by_curves(digits: Splits, small: DistilledSet, m
     usual = measuring.train_networks
 
     def noting(*arguments: Any, **named: Any) -> Any:
-        watched.append(named["watch"] is not None)
+        watched.append(named["callback"] is not None)
         return usual(*arguments, **named)
 
     monkeypatch.setattr(measuring, "train_networks", noting)
@@ -175,7 +175,7 @@ def test_only_the_epochs_asked_for_are_seen_and_networks_come_back_as_they_were(
     seen: list[Snapshot] = []
     settings = TrainingConfig(epochs=4, batch_size=8, learning_rate=0.1, schedule="constant")
     arguments = (NETWORK, toy_items(), 3)
-    train_networks(*arguments, settings, [3, 4], mode=mode, watch=seen.append, watched=(2,))
+    train_networks(*arguments, settings, [3, 4], mode=mode, callback=seen.append, callback_epochs=(2,))
     assert {snapshot.epoch for snapshot in seen} == {2}
     found = [network for snapshot in seen for network in snapshot.networks(NETWORK, (2, 8, 8), 3, "cpu")]
     expected = train_networks(*arguments, settings.model_copy(update={"epochs": 2}), [3, 4], mode=mode)

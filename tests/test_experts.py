@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from attar.models.codecs.pixels import PixelsConfig
 from attar.models.codecs.registry import codec_from_text, fit_codec
 from attar.models.experts import ExpertBuffer, growing, train_experts, training
 from attar.models.experts.config import Experts, ExpertsConfig
-from attar.models.experts.teaching import expert_seed
+from attar.models.experts.teaching import Teaching, expert_seed
 from attar.models.networks import NetworkConfig, build_network
 from attar.models.real_items import RealItems, RealTrainingItems
 from attar.models.training import FixedItems, TrainingConfig, train_networks
@@ -75,6 +76,7 @@ prepare_process()
 import torch
 torch.set_num_threads(1)
 from attar.models.experts import growing
+from attar.models.training import snapshots
 from test_experts import experts
 
 def die(*arguments):
@@ -86,7 +88,7 @@ count = iter(range(10**6))
 
 def dying_add(group, snapshot):
     if moment == "between rows and state" and snapshot.epoch == 2:
-        growing.atomic_path = die
+        snapshots.atomic_path = die
     add(group, snapshot)
     if moment == "between epochs" and snapshot.epoch == 2:
         die()
@@ -458,18 +460,17 @@ def test_states_of_whole_experts_are_removed() -> None:
 def test_groups_fit_the_memory_of_a_gpu(free: int, mode: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[int] = []
 
-    def faster(*arguments: Any, **options: Any) -> str:
+    def trainer(*arguments: Any) -> Any:
         tried.append(len(arguments[4]))
-        return mode
+        return SimpleNamespace(faster_mode=lambda seeds: mode)
 
     monkeypatch.setattr(training, "free_bytes", lambda device: free)
-    monkeypatch.setattr(training, "faster_mode", faster)
+    monkeypatch.setattr(training, "trainer_for", trainer)
     images = digit_images().select(first_items(digit_images(), 4))
     real = RealItems(images.labels, 10, codes=torch.zeros(40, 1, 8, 8))
     network = build_network(NETWORK, (1, 8, 8), 10)
-    settings = training.training_of(config())
-    assert training._group_size(config(), settings, network, real, None, Silent()) == 1, "never stacked on CPUs"
+    teaching = Teaching(config(), training.training_of(config()), real, None)
+    assert training._group_size(teaching, network, Silent()) == 1, "never stacked on CPUs"
     real.device = torch.device("cuda")
-    found = training._group_size(config(), settings, network, real, None, Silent())
-    assert found == size
+    assert training._group_size(teaching, network, Silent()) == size
     assert tried == ([] if free == 10**3 else [size if mode == "stacked" else training.LARGEST_GROUP])

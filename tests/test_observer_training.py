@@ -188,7 +188,7 @@ def test_snapshots_hold_running_statistics_and_both_optimisers(optimizer: Any, m
     items = FixedItems(pixels_normalised("data", images).encode(images.images.float() / 255), images.labels)
     training = TrainingConfig(epochs=4, batch_size=32, optimizer=optimizer, momentum=momentum, milestones=(0.75,))
     seen: list[Snapshot] = []
-    first, second = train_networks(config, items, 10, training, [1, 2], watch=seen.append)
+    first, second = train_networks(config, items, 10, training, [1, 2], callback=seen.append)
     assert [one.epoch for one in seen] == [0, 1, 2, 3, 4] * 2
     assert [one.num_updates for one in seen[:5]] == ([0, 3, 6, 9, 3] if optimizer == "adamw" else [0] * 5)
     for snapshot in seen:
@@ -205,7 +205,7 @@ def test_snapshots_of_other_trainings_are_refused() -> None:
     def last(text: str, optimizer: Any, start: Snapshot | None = None) -> Snapshot:
         seen: list[Snapshot] = []
         training = TrainingConfig(epochs=2, optimizer=optimizer)
-        train_networks(network_from_text(text), items, 2, training, [1], start=start, watch=seen.append)
+        train_networks(network_from_text(text), items, 2, training, [1], start=start, callback=seen.append)
         return seen[-2]
 
     plain, batch, adaptive = (

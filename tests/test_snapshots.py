@@ -62,7 +62,7 @@ def test_sharpness_aware_steps_agree_with_the_literal_ones(mode: Any) -> None:
 def test_training_goes_on_from_a_snapshot_bit_for_bit(mode: Any) -> None:
     settings = TrainingConfig(epochs=4, batch_size=8, augmentation=DsaConfig(), milestones=(0.75,))
     seen: list[Snapshot] = []
-    unbroken = train_networks(NETWORK, toy_items(), 3, settings, [1, 2], mode=mode, watch=seen.append)
+    unbroken = train_networks(NETWORK, toy_items(), 3, settings, [1, 2], mode=mode, callback=seen.append)
     assert [one.epoch for one in seen] == [0, 1, 2, 3, 4] * (2 if mode == "looped" else 1)
     if mode == "looped":
         pairs = zip(seen[:5], seen[5:], strict=True)

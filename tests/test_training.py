@@ -25,7 +25,7 @@ from attar.models.training import (
     train_networks,
 )
 from attar.models.training.acceleration import BFLOAT16_FLOPS, COMPILE_FLOPS, forward_flops, has_bfloat16, has_compiler
-from attar.models.training.loop import _Trainer
+from attar.models.training.loop import Trainer
 from attar.models.training.settings import Plan, learning_rate_at
 from reference.training import train
 
@@ -336,7 +336,7 @@ def test_compiled_training_agrees_for_every_batch_size(backend: str, monkeypatch
 def test_trying_both_modes_picks_one_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     network, recorder = build_network(SMALL, (2, 8, 8), 3), Recorder()
     training = TrainingConfig(epochs=100, batch_size=11)
-    trainer = _Trainer(network, toy_items(), training, torch.device("cpu"), recorder)
+    trainer = Trainer(network, toy_items(), training, torch.device("cpu"), recorder)
     times = iter([1.0, 2.0, 1.0, 4.0])
     monkeypatch.setattr(
         "attar.models.training.loop._seconds", lambda train, steps, device: (train(steps), next(times))[1]

@@ -293,7 +293,7 @@ def _scores(
     watch = CurveWatch(network, setting.preprocess.code_shape, inputs_of, test, training.precision, device)
     trained = train_networks(
         network, items, test.num_classes, training, seeds, device=device, progress=Within(progress),
-        watch=watch if epochs else None, watched=epochs[:-1],
+        callback=watch if epochs else None, callback_epochs=epochs[:-1],
     )  # fmt: skip
     training_seconds = time.perf_counter() - start - watch.seconds
     results = test_networks(trained, inputs_of, test, precision=training.precision)

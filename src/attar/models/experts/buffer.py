@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, TypeAlias
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -14,9 +16,10 @@ from attar.base.config import Config, parse_config
 from attar.base.errors import InputError
 from attar.base.files import cache_directory, content_key, write_text
 from attar.base.shapes import Float
-from attar.models.experts.layout import ExpertLayout, Storage, floats_from_bytes
-from attar.models.networks.network import NetworkConfig
-from attar.models.training.settings import TrainingConfig
+from attar.base.version import __version__
+from attar.models.training.loop import TrainingIdentity
+
+Storage: TypeAlias = Literal["float32", "bfloat16"]
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -25,36 +28,18 @@ MAX_EPOCHS = 100_000
 MAX_PARAMETERS = 1 << 34
 
 
-class ExpertsIdentity(Config):
-    """All that the bytes of expert i depend on besides i; its content key names the buffer.
-
-    How many experts there are is no part of it, so that a buffer can grow. The kind of device and the precision are:
-    the same seed gives other roundings there, and a distilled file must not depend on where experts came from. The
-    versions of attar and torch are not: they change roundings alone, and a patch release should not cost days.
+class ExpertsIdentity(TrainingIdentity):
+    """All that the bytes of expert i depend on besides i; how many there are is no part of it, so a buffer can grow.
 
     Args:
-        data: fingerprint of the real images.
-        codec: identity of the codec whose codes are the items.
+        codec: identity of the codec whose codes are the items; the augmentation goes through it.
         item_shape: (c, h, w).
-        num_classes: K.
-        network: the architecture.
-        training: with the precision resolved; the augmentation goes through the codec (`codecs.augmenting`).
-        compiled: whether forward passes run compiled.
-        device: its kind.
         storage: of the trajectories.
-        seed: of all experts.
     """
 
-    data: str
     codec: str
     item_shape: tuple[int, int, int]
-    num_classes: int = Field(ge=2)
-    network: NetworkConfig
-    training: TrainingConfig
-    compiled: bool
-    device: str
     storage: Storage
-    seed: int
 
     @property
     def key(self) -> str:
@@ -77,8 +62,82 @@ class ExpertsManifest(Config):
     num_parameters: int = Field(ge=1, le=MAX_PARAMETERS)
     group_size: int = Field(ge=1, le=4096)
     identity: ExpertsIdentity
-    attar_version: str
-    torch_version: str
+    attar_version: str = __version__
+    torch_version: str = torch.__version__
+
+
+@dataclass(frozen=True)
+class ExpertLayout:
+    """The bytes of one expert's file: a safetensors file whose every offset is known before it is written.
+
+    The tensors are, in this order: "accuracy" float32 [1], "losses" float32 [E], "trajectories" [E + 1, P], whose rows
+    are the parameters before the first epoch and after every one.
+
+    Args:
+        num_epochs: E.
+        num_parameters: P.
+        storage: of the trajectories.
+    """
+
+    num_epochs: int
+    num_parameters: int
+    storage: Storage
+
+    @property
+    def header(self) -> bytes:
+        """The file's beginning, the same for every expert: whoever reads compares it and parses nothing."""
+        end = self.figures_bytes + self.num_rows * self.row_bytes
+        entries = {
+            "__metadata__": {"attar": "expert"},
+            "accuracy": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
+            "losses": {"dtype": "F32", "shape": [self.num_epochs], "data_offsets": [4, self.figures_bytes]},
+            "trajectories": {
+                "dtype": "F32" if self.storage == "float32" else "BF16",
+                "shape": [self.num_rows, self.num_parameters],
+                "data_offsets": [self.figures_bytes, end],
+            },
+        }
+        text = json.dumps(entries, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        return len(text).to_bytes(8, "little") + text
+
+    @property
+    def num_rows(self) -> int:
+        return self.num_epochs + 1
+
+    @property
+    def row_bytes(self) -> int:
+        return (4 if self.storage == "float32" else 2) * self.num_parameters
+
+    @property
+    def figures_bytes(self) -> int:
+        """Of accuracy and losses."""
+        return 4 * (1 + self.num_epochs)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the whole file."""
+        return self.row_start(self.num_rows)
+
+    def loss_start(self, epoch: int) -> int:
+        """Where the loss of an epoch, counted from 1, begins; before the first lies the accuracy."""
+        return len(self.header) + 4 * epoch
+
+    def row_start(self, epoch: int) -> int:
+        """Where the parameters after `epoch` epochs begin."""
+        return len(self.header) + self.figures_bytes + epoch * self.row_bytes
+
+    def row(self, parameters: Float[Tensor, " parameters"]) -> bytes:
+        """Parameters as they are stored."""
+        if self.storage == "float32":
+            return floats_to_bytes(parameters)
+        return parameters.to(torch.bfloat16).view(torch.int16).numpy().astype("<i2", copy=False).tobytes()
+
+    def parameters(self, row: bytes) -> Float[Tensor, " parameters"]:
+        """Stored parameters in float32."""
+        if self.storage == "float32":
+            return floats_from_bytes(row)
+        return torch.from_numpy(np.frombuffer(row, "<i2").astype(np.int16)).view(torch.bfloat16).float()
 
 
 @dataclass(frozen=True)
@@ -119,7 +178,7 @@ class ExpertBuffer:
             raise InputError(f"{self.folder / MANIFEST} says {epochs} epochs; at most {MAX_EPOCHS} are allowed")
         self.layout = ExpertLayout(epochs, self.manifest.num_parameters, identity.storage)
         self.pace: float | None = None
-        self._known = 0
+        self._num_opened = 0
 
     @classmethod
     def make(cls, manifest: ExpertsManifest) -> ExpertBuffer:
@@ -145,10 +204,10 @@ class ExpertBuffer:
     @property
     def num_experts(self) -> int:
         """Experts 0 and up without a gap; looks again at every call, for one new file only."""
-        while self.has(self._known):
-            with self._open(self._known):
-                self._known += 1
-        return self._known
+        while self.has(self._num_opened):
+            with self._open(self._num_opened):
+                self._num_opened += 1
+        return self._num_opened
 
     @property
     def num_epochs(self) -> int:
@@ -206,17 +265,14 @@ class ExpertBuffer:
         return file
 
 
-def new_manifest(identity: ExpertsIdentity, num_parameters: int, group_size: int) -> ExpertsManifest:
-    """The manifest that this version of attar gives a new folder."""
-    from attar.base.version import __version__
+def floats_to_bytes(values: Tensor) -> bytes:
+    """float32, little-endian."""
+    return values.float().numpy().astype("<f4", copy=False).tobytes()
 
-    return ExpertsManifest(
-        num_parameters=num_parameters,
-        group_size=group_size,
-        identity=identity,
-        attar_version=__version__,
-        torch_version=torch.__version__,
-    )
+
+def floats_from_bytes(data: bytes) -> Tensor:
+    """float32 of its own memory."""
+    return torch.from_numpy(np.frombuffer(data, "<f4").astype(np.float32))
 
 
 def _read_manifest(path: Path) -> ExpertsManifest:
@@ -235,5 +291,5 @@ def _read_manifest(path: Path) -> ExpertsManifest:
         raise InputError(f"{error}; {mend}") from None
 
 
-def _damaged(path: Path, what: str) -> InputError:
-    return InputError(f"{path} is damaged ({what}); delete it, and the same command trains this expert again")
+def _damaged(path: Path, fault: str) -> InputError:
+    return InputError(f"{path} is damaged ({fault}); delete it, and the same command trains this expert again")

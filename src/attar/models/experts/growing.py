@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from attar.base.files import atomic_path
 from attar.base.shapes import Float
-from attar.models.experts.buffer import ExpertBuffer
-from attar.models.experts.layout import floats_to_bytes
-from attar.models.training.snapshots import Snapshot
-
-STATE_FORMAT = "1"
+from attar.models.experts.buffer import ExpertBuffer, floats_to_bytes
+from attar.models.training.snapshots import Snapshot, SnapshotFile
 
 
 class GrowingGroup:
@@ -30,73 +27,58 @@ class GrowingGroup:
 
     def __init__(self, buffer: ExpertBuffer, experts: range) -> None:
         self.buffer, self.experts = buffer, experts
-        self._state = _state_path(buffer, experts.start)
-        self._losses = torch.zeros(len(experts), 0)
+        self._state = _state_file(buffer, experts.start)
 
     def resume(self, seeds: tuple[int, ...]) -> Snapshot | None:
         """What to go on from; None where there is nothing, or nothing whole, which is then made anew."""
-        found = _read_state(self._state, self.buffer, len(self.experts))
-        if found is None or not all(self._has_rows(expert, int(found["losses"].shape[1])) for expert in self.experts):
+        snapshot = self._state.read(self.buffer.num_epochs, len(self.experts))
+        if snapshot is None or snapshot.seeds != seeds:
             return None
-        self._losses = found["losses"]
-        return Snapshot(seeds, self._losses.shape[1], found["parameters"], found.get("momentum"))
+        return snapshot if all(self._has_rows(expert, snapshot.epoch) for expert in self.experts) else None
 
     def add(self, snapshot: Snapshot) -> None:
         """Keep a snapshot of all the group's networks."""
-        from safetensors.torch import save_file
-
-        layout = self.buffer.layout
-        for expert, parameters in zip(self.experts, snapshot.parameters, strict=True):
-            with _part_path(self.buffer, expert).open("r+b" if snapshot.epoch else "wb") as file:
-                if not snapshot.epoch:
-                    file.write(layout.header + bytes(layout.figures_bytes))
-                file.seek(layout.row_start(snapshot.epoch))
-                file.write(layout.row(parameters))
-                _to_disk(file.fileno())
-        if snapshot.losses is not None:
-            self._losses = torch.cat([self._losses, snapshot.losses.float().unsqueeze(1)], 1)
-        state = {"parameters": snapshot.parameters.contiguous(), "losses": self._losses.contiguous()}
-        if snapshot.momentum is not None:
-            state["momentum"] = snapshot.momentum.contiguous()
-        with atomic_path(self._state) as temporary:
-            save_file(state, str(temporary), metadata={"format": STATE_FORMAT})
+        for index, expert in enumerate(self.experts):
+            losses = None if snapshot.losses is None else snapshot.losses[index : index + 1]
+            self._write(expert, snapshot.epoch, [snapshot.parameters[index]], losses)
+        self._state.keep(snapshot)
 
     def complete(
         self, rows: Float[Tensor, "epochs experts parameters"], losses: Float[Tensor, "experts epochs"]
     ) -> None:
         """Keep the rows that are still missing and the mean losses of their epochs, all at once; then `finish`."""
-        layout = self.buffer.layout
-        first = layout.num_rows - len(rows)
-        for expert, own in zip(self.experts, rows.unbind(1), strict=True):
-            with _part_path(self.buffer, expert).open("r+b" if first else "wb") as file:
-                if not first:
-                    file.write(layout.header + bytes(layout.figures_bytes))
-                file.seek(layout.row_start(first))
-                for row in own:
-                    file.write(layout.row(row))
-                _to_disk(file.fileno())
-        self._losses = torch.cat([self._losses, losses], 1)
-
-    @property
-    def last_losses(self) -> list[float]:
-        """The mean loss of the last epoch, of every expert."""
-        return self._losses[:, -1].tolist()
+        first_epoch = self.buffer.layout.num_rows - len(rows)
+        for index, expert in enumerate(self.experts):
+            self._write(expert, first_epoch, rows[:, index], losses[index])
 
     def finish(self, accuracies: list[float]) -> None:
         """All epochs are kept: the files get their names, the first expert's last, for the state bears its number."""
         layout = self.buffer.layout
-        figures = torch.cat([torch.tensor(accuracies).unsqueeze(1), self._losses], 1)
-        for expert, row in reversed(list(zip(self.experts, figures, strict=True))):
-            part = _part_path(self.buffer, expert)
+        for expert, accuracy in reversed(list(zip(self.experts, accuracies, strict=True))):
+            part = self._part_path(expert)
             if not part.exists():  # named before this process was killed
                 continue
             with part.open("r+b") as file:
                 file.seek(len(layout.header))
-                file.write(floats_to_bytes(row))
+                file.write(floats_to_bytes(torch.tensor([accuracy])))
                 file.truncate(layout.num_bytes)
                 _to_disk(file.fileno())
             part.replace(self.buffer.path(expert))
-        self._state.unlink(missing_ok=True)
+        self._state.remove()
+
+    def _write(self, expert: int, first_epoch: int, rows: Iterable[Tensor], losses: Tensor | None) -> None:
+        """Rows from an epoch on, and the losses of the same epochs; there is none of epoch 0."""
+        layout = self.buffer.layout
+        with self._part_path(expert).open("r+b" if first_epoch else "wb") as file:
+            if not first_epoch:
+                file.write(layout.header + bytes(layout.figures_bytes))
+            if losses is not None:
+                file.seek(layout.loss_start(max(first_epoch, 1)))
+                file.write(floats_to_bytes(losses))
+            file.seek(layout.row_start(first_epoch))
+            for row in rows:
+                file.write(layout.row(row))
+            _to_disk(file.fileno())
 
     def _has_rows(self, expert: int, epoch: int) -> bool:
         """Whether a part has all rows up to `epoch`, or is already whole."""
@@ -104,10 +86,13 @@ class GrowingGroup:
         if epoch == layout.num_epochs and self.buffer.has(expert):
             return True
         try:
-            with _part_path(self.buffer, expert).open("rb") as file:
+            with self._part_path(expert).open("rb") as file:
                 return file.read(len(layout.header)) == layout.header and file.seek(0, 2) >= layout.row_start(epoch + 1)
         except OSError:
             return False
+
+    def _part_path(self, expert: int) -> Path:
+        return self.buffer.path(expert).with_suffix(".part")
 
 
 def remove_old_states(buffer: ExpertBuffer) -> None:
@@ -119,40 +104,12 @@ def remove_old_states(buffer: ExpertBuffer) -> None:
 
 def begun_group_size(buffer: ExpertBuffer, first: int) -> int | None:
     """How many experts were being trained together from `first` on when their process ended; None if none were."""
-    found = _read_state(_state_path(buffer, first), buffer, None)
-    return None if found is None else len(found["parameters"])
+    snapshot = _state_file(buffer, first).read(buffer.num_epochs, buffer.manifest.group_size)
+    return None if snapshot is None else len(snapshot.seeds)
 
 
-def _part_path(buffer: ExpertBuffer, expert: int) -> Path:
-    return buffer.path(expert).with_suffix(".part")
-
-
-def _state_path(buffer: ExpertBuffer, first: int) -> Path:
-    return buffer.path(first).with_suffix(".state")
-
-
-def _read_state(path: Path, buffer: ExpertBuffer, count: int | None) -> dict[str, Tensor] | None:
-    """The tensors of a whole state for `count` networks; None for anything else: a damaged state is no state."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    layout = buffer.layout
-    per_network = 4 * (2 * layout.num_parameters + layout.num_epochs)
-    try:
-        if path.stat().st_size > (count or buffer.manifest.group_size) * per_network + (1 << 16):
-            return None
-        found = load_file(str(path))
-    except (OSError, SafetensorError, ValueError, RuntimeError, TypeError):
-        return None
-    parameters, losses = found.get("parameters"), found.get("losses")
-    if parameters is None or losses is None or not found.keys() <= {"parameters", "losses", "momentum"}:
-        return None
-    rows = count or len(parameters)
-    shape = (rows, layout.num_parameters)
-    whole = all(value.dtype == torch.float32 and bool(value.isfinite().all()) for value in found.values())
-    whole &= parameters.shape == shape and found.get("momentum", parameters).shape == shape
-    whole &= losses.ndim == 2 and len(losses) == rows and losses.shape[1] <= layout.num_epochs
-    return found if whole and rows else None
+def _state_file(buffer: ExpertBuffer, first: int) -> SnapshotFile:
+    return SnapshotFile(buffer.path(first).with_suffix(".state"), buffer.layout.num_parameters)
 
 
 def _to_disk(handle: int) -> None:

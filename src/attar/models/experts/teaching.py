@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,16 +12,16 @@ from attar.base.progress import Progress, Within
 from attar.base.randomness import generator
 from attar.base.shapes import Float
 from attar.data.augmentation import Augmentation
+from attar.models.experts.buffer import Storage
 from attar.models.experts.config import ReadsExperts
-from attar.models.experts.layout import Storage
 from attar.models.networks.network import Network
 from attar.models.real_items import RealItems, RealTrainingItems
-from attar.models.training.loop import Watch, train_networks
+from attar.models.training.loop import Callback, train_networks
 from attar.models.training.settings import TrainingConfig
 from attar.models.training.snapshots import Snapshot
 
 TESTED_ITEMS = 2560
-"""Training items on which a finished expert is tried."""
+"""Training items on which a finished expert is tested, at most."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class Teaching:
         """Of the experts' networks."""
         return tuple(expert_seed(self.config.experts.seed, expert) for expert in experts)
 
-    def train(self, experts: range, start: Snapshot | None, watch: Watch, progress: Progress) -> list[float]:
-        """Train a group from its start on, and say how many of the tried items each expert has right.
+    def train(self, experts: range, start: Snapshot | None, callback: Callback, progress: Progress) -> list[float]:
+        """Train a group from its start on, and say what fraction of the tested items each expert has right.
 
         Args:
             experts: their numbers.
             start: what to go on from, or None.
-            watch: sees every epoch.
+            callback: receives every epoch.
             progress: told every step.
 
         Raises:
@@ -66,7 +66,7 @@ class Teaching:
                 device=self.real.device,
                 mode="stacked" if len(experts) > 1 else "looped",
                 augmentation=self.augmentation,
-                watch=watch,
+                callback=callback,
                 start=start,
                 progress=Within(progress),
             )
@@ -76,7 +76,7 @@ class Teaching:
 
     @property
     def num_tested(self) -> int:
-        """Items that an expert is tried on."""
+        """Items that a finished expert is tested on."""
         return min(len(self.real.labels), TESTED_ITEMS)
 
     @torch.no_grad()
@@ -92,13 +92,7 @@ class Teaching:
 
 @dataclass(frozen=True)
 class Lesson:
-    """A group of experts to be trained by whichever process.
-
-    Args:
-        experts: their numbers.
-        start: what to go on from, or None.
-        storage: of the parameters that are sent back.
-    """
+    """A group of experts to be trained by whichever process, what it goes on from, and how rows are sent back."""
 
     experts: range
     start: Snapshot | None
@@ -113,7 +107,7 @@ class Taught:
         rows: in the storage's type, the parameters before the first epoch that was trained (unless the group had begun
             before) and after every one.
         losses: mean training loss of every epoch that was trained.
-        accuracies: fraction right of the tried items.
+        accuracies: fraction right of the tested items.
     """
 
     rows: Float[Tensor, "epochs experts parameters"]
@@ -123,22 +117,19 @@ class Taught:
 
 def teach(teaching: Teaching, lesson: Lesson, progress: Progress) -> Taught:
     """Train a group of experts and keep in memory what its files will hold."""
-    rows, losses = list[Tensor](), list[Tensor]()
+    snapshots: list[Snapshot] = []
     dtype = torch.bfloat16 if lesson.storage == "bfloat16" else torch.float32
 
-    def watch(snapshot: Snapshot) -> None:
-        rows.append(snapshot.parameters.to(dtype))
-        if snapshot.losses is not None:
-            losses.append(snapshot.losses.float())
+    def keep(snapshot: Snapshot) -> None:
+        snapshots.append(replace(snapshot, parameters=snapshot.parameters.to(dtype), momentum=None))
 
-    accuracies = teaching.train(lesson.experts, lesson.start, watch, progress)
-    parameters = lesson.start.parameters.shape[1] if lesson.start is not None else rows[0].shape[1]
-    none = torch.zeros(0, len(lesson.experts), parameters, dtype=dtype)
-    return Taught(
-        torch.stack(rows) if rows else none,
-        torch.stack(losses, 1) if losses else torch.zeros(len(lesson.experts), 0),
-        accuracies,
-    )
+    accuracies = teaching.train(lesson.experts, lesson.start, keep, progress)
+    losses = [snapshot.losses.float() for snapshot in snapshots if snapshot.losses is not None]
+    num_parameters = (lesson.start or snapshots[0]).parameters.shape[1]
+    # A group that was whole already gives no snapshot.
+    no_rows = torch.zeros(0, len(lesson.experts), num_parameters, dtype=dtype)
+    rows = torch.cat([no_rows, *(snapshot.parameters.unsqueeze(0) for snapshot in snapshots)])
+    return Taught(rows, torch.stack(losses, 1) if losses else no_rows[..., 0].float().T, accuracies)
 
 
 def expert_seed(seed: int, expert: int) -> int:

@@ -18,14 +18,14 @@ from attar.base.progress import Progress, Silent
 from attar.data.augmentation import Augmentation
 from attar.data.image_set import ImageSet
 from attar.models.codecs.codec import Codec
-from attar.models.experts.buffer import ExpertBuffer, ExpertsIdentity, new_manifest
+from attar.models.experts.buffer import ExpertBuffer, ExpertsIdentity, ExpertsManifest
 from attar.models.experts.config import ReadsExperts
 from attar.models.experts.growing import GrowingGroup, begun_group_size, remove_old_states
-from attar.models.experts.teaching import Lesson, Teaching, expert_seed, teach
+from attar.models.experts.teaching import Lesson, Teaching, teach
 from attar.models.networks.network import Network, num_parameters
 from attar.models.networks.registry import build_network
 from attar.models.real_items import RealItems, RealTrainingItems
-from attar.models.training.loop import faster_mode, training_acceleration
+from attar.models.training.loop import Hooks, trainer_for
 from attar.models.training.settings import Plan, TrainingConfig
 from attar.models.training.snapshots import Snapshot
 from attar.models.training.stacked import is_stackable
@@ -85,7 +85,7 @@ def train_experts(
         raise ValueError("the augmentation given is not the configuration's")
     if engine is not None:
         engine.check_device(real.device)
-    work = _Work.of(config, augmentation, real, (train.fingerprint, codec.identity()), progress or Silent())
+    work = _work(config, augmentation, real, (train.fingerprint, codec.identity()), progress or Silent())
     buffer = work.buffer
     remove_old_states(buffer)
     if all(buffer.has(expert) for expert in range(count)):
@@ -97,17 +97,40 @@ def train_experts(
 
 def training_of(config: ReadsExperts) -> TrainingConfig:
     """How the training loop is to train an expert; precision is still "auto"."""
-    experts = config.experts
-    return TrainingConfig(
-        epochs=experts.epochs,
-        batch_size=experts.batch_size,
-        learning_rate=experts.learning_rate,
-        momentum=experts.momentum,
-        weight_decay=experts.weight_decay,
-        schedule="constant",
-        augmentation=config.augmentation,
-        flat_radius=experts.flat_radius,
+    settings = config.experts.model_dump(exclude={"count", "storage", "seed"})
+    return TrainingConfig(**settings, schedule="constant", augmentation=config.augmentation)
+
+
+def _work(
+    config: ReadsExperts,
+    augmentation: Augmentation | None,
+    real: RealItems,
+    source: tuple[str, str],
+    progress: Progress,
+) -> _Work:
+    """`source` is the fingerprint of the images and the identity of the codec."""
+    network = build_network(config.network, real.shape, real.num_classes)
+    if not is_stackable(network):
+        raise InputError(
+            "networks with batch norm have running statistics that trajectories lack; "
+            "take objective.network.norm=instance"
+        )
+    identity = ExpertsIdentity.of(
+        network,
+        len(real.labels),
+        training_of(config),
+        real.device,
+        data=source[0],
+        codec=source[1],
+        item_shape=real.shape,
+        network=config.network,
+        storage=config.experts.storage,
+        seed=config.experts.seed,
     )
+    teaching = Teaching(config, identity.training, real, augmentation)
+    size = 1 if ExpertBuffer.place(identity).exists() else _group_size(teaching, network, progress)
+    manifest = ExpertsManifest(num_parameters=num_parameters(network), group_size=size, identity=identity)
+    return _Work(teaching, progress, ExpertBuffer.make(manifest))
 
 
 @dataclass
@@ -118,55 +141,18 @@ class _Work:
     progress: Progress
     buffer: ExpertBuffer
 
-    @classmethod
-    def of(
-        cls,
-        config: ReadsExperts,
-        augmentation: Augmentation | None,
-        real: RealItems,
-        source: tuple[str, str],
-        progress: Progress,
-    ) -> _Work:
-        """`source` is the fingerprint of the images and the identity of the codec."""
-        network = build_network(config.network, real.shape, real.num_classes)
-        if not is_stackable(network):
-            raise InputError(
-                "networks with batch norm have running statistics that trajectories lack; "
-                "take objective.network.norm=instance"
-            )
-        training = training_of(config)
-        acceleration = training_acceleration(network, len(real.labels), training, real.device)
-        training = training.model_copy(update={"precision": acceleration.precision})
-        identity = ExpertsIdentity(
-            data=source[0],
-            codec=source[1],
-            item_shape=real.shape,
-            num_classes=real.num_classes,
-            network=config.network,
-            training=training,
-            compiled=acceleration.compile,
-            device=real.device.type,
-            storage=config.experts.storage,
-            seed=config.experts.seed,
-        )
-        folder = ExpertBuffer.place(identity)
-        known = folder.exists()
-        size = 1 if known else _group_size(config, training, network, real, augmentation, progress)
-        buffer = ExpertBuffer.make(new_manifest(identity, num_parameters(network), size))
-        return cls(Teaching(config, training, real, augmentation), progress, buffer)
-
     def fill(self, count: int, claims: Claims, stop: threading.Event, engine: Engine | None) -> None:
         """Train, or wait for, every expert below `count`."""
         missing = self._missing(count)
-        steps = self._steps_per_expert
-        self.progress.start(f"training {len(missing)} experts", len(missing) * steps)
+        num_steps = Plan.of(self.teaching.training, len(self.teaching.real.labels)).num_steps
+        self.progress.start(f"training {len(missing)} experts", len(missing) * num_steps)
         waiting = False
         try:
             while missing:
                 groups = self._claimed_groups(missing, claims, 1 if engine is None else len(missing))
                 if groups:
                     try:
-                        self._train_all(groups, stop, engine)
+                        self._train(groups, stop, engine)
                     finally:
                         for expert in itertools.chain(*groups):
                             claims.release(expert)
@@ -178,16 +164,22 @@ class _Work:
                 before, missing = missing, self._missing(count)
                 others = set(before) - set(missing) - set(itertools.chain(*groups))
                 if others:
-                    self.progress.advance(len(others) * steps)
+                    self.progress.advance(len(others) * num_steps)
         finally:
             self.progress.finish()
 
-    @property
-    def _steps_per_expert(self) -> int:
-        return Plan.of(self.teaching.training, len(self.teaching.real.labels)).num_steps
-
     def _missing(self, count: int) -> list[int]:
         return [expert for expert in range(count) if not self.buffer.has(expert)]
+
+    def _claimed_groups(self, missing: Sequence[int], claims: Claims, most: int) -> list[range]:
+        groups: list[range] = []
+        while len(groups) < most:
+            others = set(missing) - set(itertools.chain(*groups))
+            group = self._claimed_group(sorted(others), claims)
+            if group is None:
+                break
+            groups.append(group)
+        return groups
 
     def _claimed_group(self, missing: Sequence[int], claims: Claims) -> range | None:
         """The next experts that no other process trains, claimed; None where there are none.
@@ -197,103 +189,73 @@ class _Work:
         for first in missing:
             if not claims.take(first):
                 continue
-            begun = begun_group_size(self.buffer, first)
-            wanted = range(first + 1, first + (begun or self.buffer.manifest.group_size))
+            unfinished_size = begun_group_size(self.buffer, first)
             end = first + 1
-            for expert in wanted:
-                if not (begun or expert in missing) or not claims.take(expert):
+            while end < first + (unfinished_size or self.buffer.manifest.group_size):
+                if not (unfinished_size or end in missing) or not claims.take(end):
                     break
-                end = expert + 1
+                end += 1
             group = range(first, end)
-            if not self.buffer.has(first) and (begun is None or len(group) == begun):
+            if not self.buffer.has(first) and unfinished_size in (None, len(group)):
                 return group
             for expert in group:
                 claims.release(expert)
         return None
 
-    def _claimed_groups(self, missing: Sequence[int], claims: Claims, most: int) -> list[range]:
-        groups: list[range] = []
-        while len(groups) < most:
-            taken = set(itertools.chain(*groups))
-            group = self._claimed_group([expert for expert in missing if expert not in taken], claims)
-            if group is None:
-                break
-            groups.append(group)
-        return groups
-
-    def _train_all(self, groups: Sequence[range], stop: threading.Event, engine: Engine | None) -> None:
-        if engine is not None:
-            self._train_elsewhere(groups, engine)
+    def _train(self, groups: Sequence[range], stop: threading.Event, engine: Engine | None) -> None:
+        growing = [GrowingGroup(self.buffer, experts) for experts in groups]
+        starts = [group.resume(self.teaching.seeds(group.experts)) for group in growing]
+        if engine is None:
+            for group, start in zip(growing, starts, strict=True):
+                self._finish(group, self._train_here(group, start, stop))
             return
-        for group in groups:
-            self._train(group, stop)
-
-    def _train(self, experts: range, stop: threading.Event) -> None:
-        group = GrowingGroup(self.buffer, experts)
-        start = group.resume(self.teaching.seeds(experts))
-        begin, done = time.perf_counter(), start.epoch if start else 0
-
-        def watch(snapshot: Snapshot) -> None:
-            group.add(snapshot)
-            if snapshot.epoch > done:
-                self.buffer.pace = (time.perf_counter() - begin) / (snapshot.epoch - done) / len(experts)
-            if stop.is_set():
-                raise KeyboardInterrupt
-
-        accuracies = self.teaching.train(experts, start, watch, self.progress)
-        group.finish(accuracies)
-        self._tell(experts, group.last_losses, accuracies)
-
-    def _train_elsewhere(self, groups: Sequence[range], engine: Engine) -> None:
-        """Each group is a job; what comes back is written here at once."""
-        begun = [GrowingGroup(self.buffer, experts) for experts in groups]
+        # Each group is a job; what comes back is written here at once.
         storage = self.teaching.config.experts.storage
-        lessons = [Lesson(each.experts, each.resume(self.teaching.seeds(each.experts)), storage) for each in begun]
+        lessons = [Lesson(group.experts, start, storage) for group, start in zip(growing, starts, strict=True)]
         names = [
             f"expert {experts[0]}" if len(experts) == 1 else f"experts {experts[0]} to {experts[-1]}"
             for experts in groups
         ]
         with closing(engine.results(teach, lessons, self.teaching, self.progress, names)) as results:
             for place, taught in results:
-                group = begun[place]
-                group.complete(taught.rows, taught.losses)
-                group.finish(taught.accuracies)
-                self._tell(group.experts, group.last_losses, taught.accuracies)
+                growing[place].complete(taught.rows, taught.losses)
+                self._finish(growing[place], taught.accuracies)
 
-    def _tell(self, experts: range, losses: Sequence[float], accuracies: Sequence[float]) -> None:
-        for expert, loss, accuracy in zip(experts, losses, accuracies, strict=True):
+    def _train_here(self, group: GrowingGroup, start: Snapshot | None, stop: threading.Event) -> list[float]:
+        begin, first_epoch = time.perf_counter(), start.epoch if start else 0
+
+        def keep(snapshot: Snapshot) -> None:
+            group.add(snapshot)
+            num_epochs = (snapshot.epoch - first_epoch) * len(group.experts)
+            if num_epochs:
+                self.buffer.pace = (time.perf_counter() - begin) / num_epochs
+            if stop.is_set():
+                raise KeyboardInterrupt
+
+        return self.teaching.train(group.experts, start, keep, self.progress)
+
+    def _finish(self, group: GrowingGroup, accuracies: list[float]) -> None:
+        group.finish(accuracies)
+        for expert, accuracy in zip(group.experts, accuracies, strict=True):
             chance = "; no better than chance" if accuracy < 1.5 / self.teaching.real.num_classes else ""
             self.progress.note(
-                f"expert {expert}: loss {loss:.4g}, {100 * accuracy:.1f} % of "
+                f"expert {expert}: loss {self.buffer.figures(expert).losses[-1]:.4g}, {100 * accuracy:.1f} % of "
                 f"{self.teaching.num_tested} training items right{chance}"
             )
 
 
-def _group_size(
-    config: ReadsExperts,
-    training: TrainingConfig,
-    network: Network,
-    real: RealItems,
-    augmentation: Augmentation | None,
-    progress: Progress,
-) -> int:
+def _group_size(teaching: Teaching, network: Network, progress: Progress) -> int:
     """How many experts to train stacked: 1 on CPUs, where stacking is slower; elsewhere by memory and a trial."""
+    real, training = teaching.real, teaching.training
     if real.device.type != "cuda":
         return 1
     batch = min(training.batch_size, len(real.labels))
-    each = batch * saved_bytes_per_item(network, real.shape) + 16 * num_parameters(network)
-    size = min(LARGEST_GROUP, int(MEMORY_SHARE * free_bytes(real.device)) // each)
+    expert_bytes = batch * saved_bytes_per_item(network, real.shape) + 16 * num_parameters(network)
+    size = min(LARGEST_GROUP, int(MEMORY_SHARE * free_bytes(real.device)) // expert_bytes)
     if size < 2:
         return 1
-    items, seeds = RealTrainingItems(real), [expert_seed(config.experts.seed, expert) for expert in range(size)]
-    mode = faster_mode(
-        config.network,
-        items,
-        real.num_classes,
-        training,
-        seeds,
-        device=real.device,
-        augmentation=augmentation,
-        progress=progress,
+    items, seeds, hooks = RealTrainingItems(real), teaching.seeds(range(size)), Hooks(teaching.augmentation)
+    trainer = trainer_for(
+        teaching.config.network, items, real.num_classes, training, seeds, real.device, progress, hooks
     )
-    return size if mode == "stacked" else 1
+    return size if trainer.faster_mode(seeds) == "stacked" else 1

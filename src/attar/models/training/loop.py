@@ -8,11 +8,13 @@ from collections.abc import Callable, Collection, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from attar.base.config import Config
 from attar.base.errors import InputError, NonFiniteLossError
 from attar.base.progress import Progress, Silent
 from attar.base.randomness import generator
@@ -30,8 +32,14 @@ from attar.models.training.items import (
     item_losses,
     training_batches,
 )
-from attar.models.training.settings import Plan, TrainingConfig, learning_rate_at, make_optimizer, num_decays
-from attar.models.training.sharpness import flatten_gradients
+from attar.models.training.settings import (
+    Plan,
+    TrainingConfig,
+    flatten_gradients,
+    learning_rate_at,
+    make_optimizer,
+    num_decays,
+)
 from attar.models.training.snapshots import Snapshot
 from attar.models.training.stacked import StackedNetworks, is_stackable
 
@@ -39,8 +47,8 @@ __all__ = ["FixedItems", "Mode", "TrainingConfig", "TrainingItems", "train_netwo
 
 Mode: TypeAlias = Literal["auto", "stacked", "looped"]
 
-Watch: TypeAlias = Callable[[Snapshot], None]
-"""Called between epochs with a snapshot of each looped network, or of all stacked ones."""
+Callback: TypeAlias = Callable[[Snapshot], None]
+"""Receives, between epochs, a snapshot of each looped network, or of all stacked ones."""
 
 _CHECK_STEPS = {"cpu": 1}
 """Steps between looks at the loss, by device: elsewhere 50, because each look waits for the device."""
@@ -56,8 +64,8 @@ def train_networks(
     device: torch.device | str = "cpu",
     mode: Mode = "auto",
     augmentation: Augmentation | None = None,
-    watch: Watch | None = None,
-    watched: Collection[int] | None = None,
+    callback: Callback | None = None,
+    callback_epochs: Collection[int] | None = None,
     start: Snapshot | None = None,
     progress: Progress | None = None,
 ) -> list[Network]:
@@ -77,9 +85,9 @@ def train_networks(
             cannot be stacked). "auto" is looped on CPUs, where stacking three ConvNets took 1.4 to 1.6 times as long;
             on CUDA both are tried for a few steps, the faster is taken and noted.
         augmentation: in place of that of `training`, e.g. of codes; drawn for every item where it can be.
-        watch: sees the networks between epochs; what it raises ends the training.
-        watched: after how many epochs it sees them; None: before the first and after every one.
-        start: of the same seeds, from `watch`; training goes on there, and on CPUs ends in the same bits as unbroken.
+        callback: receives the networks between epochs; what it raises ends the training.
+        callback_epochs: after how many epochs it is called; None: before the first and after every one.
+        start: of the same seeds, from `callback`; training goes on there, on CPUs to the same bits as unbroken.
         progress: told every step's loss.
 
     Raises:
@@ -87,46 +95,83 @@ def train_networks(
             whose spread batch norm would need.
         ValueError: a start of other seeds, or of another network or optimiser.
         NonFiniteLossError: a loss became infinite or not a number; the step is named.
-
-    Example:
-        >>> items = FixedItems(torch.randn(20, 1, 8, 8), torch.arange(20) % 2)
-        >>> len(train_networks(NetworkConfig(width=8), items, 2, TrainingConfig(epochs=2), seeds=[0, 1]))
-        2
     """
     if not len(seeds):
         raise InputError("no seeds were given; give one for each network to train")
-    device, progress = torch.device(device), progress or Silent()
-    hooks = _Hooks(augmentation, watch, watched, start)
-    trainer = _trainer(network_config, items, num_classes, training, seeds, device, progress, hooks)
-    if start is not None:
-        _check_start(start, seeds)
-    if mode == "stacked" and not is_stackable(trainer.network):
-        raise InputError("networks with batch norm cannot be stacked; take mode 'looped' or norm 'instance'")
-    if mode == "auto":
-        mode = trainer.faster_mode(seeds) if device.type == "cuda" and is_stackable(trainer.network) else "looped"
-    progress.start(f"training {len(seeds)} network{'s' * (len(seeds) > 1)}", trainer.plan.num_steps * len(seeds))
-    try:
-        return trainer.stacked(seeds) if mode == "stacked" else [trainer.alone(seed) for seed in seeds]
-    finally:
-        progress.finish()
+    hooks = Hooks(augmentation, callback, callback_epochs, start)
+    trainer = trainer_for(network_config, items, num_classes, training, seeds, device, progress, hooks)
+    if start is not None and start.seeds != tuple(seeds):
+        raise ValueError(f"a snapshot of seeds {start.seeds} cannot start seeds {tuple(seeds)}")
+    return trainer.train(seeds, mode)
 
 
-def faster_mode(
+def trainer_for(
     network_config: NetworkConfig,
     items: TrainingItems,
     num_classes: int,
     training: TrainingConfig,
     seeds: Sequence[int],
-    *,
     device: torch.device | str,
-    augmentation: Augmentation | None = None,
     progress: Progress | None = None,
-) -> Literal["stacked", "looped"]:
-    """What `train_networks` with these arguments would take for "auto": by trial on any device."""
-    hooks = _Hooks(augmentation)
-    progress = progress or Silent()
-    trainer = _trainer(network_config, items, num_classes, training, seeds, torch.device(device), progress, hooks)
-    return trainer.faster_mode(seeds) if is_stackable(trainer.network) else "looped"
+    hooks: Hooks | None = None,
+) -> Trainer:
+    """What `train_networks` trains with, once the items have been checked; raises what it raises of them."""
+    inputs, labels = items.epoch(0, generator(seeds[0], "items", 0))
+    check_items(inputs, labels, items.num_items, num_classes, gives_logits(items))
+    channels, height, width = inputs.shape[1:]
+    network = build_network(network_config, (channels, height, width), num_classes)
+    _check_smallest_batch(network, Plan.of(training, items.num_items), training.batch_size, items.num_items)
+    network.to(device, torch.float64 if inputs.dtype == torch.float64 else torch.float32)
+    return Trainer(network, items, training, torch.device(device), progress or Silent(), hooks or Hooks())
+
+
+IdentityType = TypeVar("IdentityType", bound="TrainingIdentity")
+
+
+class TrainingIdentity(Config):
+    """All that the bytes of a trained network depend on; its content key names what is cached.
+
+    The kind of device and the precision are among it: the same seed gives other roundings there, and a distilled file
+    must not depend on where a network came from. The versions of attar and torch are not: they change roundings alone,
+    and a patch release should not cost days.
+
+    Args:
+        data: fingerprint of the real images.
+        num_classes: K.
+        network: the architecture.
+        training: with the precision resolved.
+        compiled: whether forward passes run compiled.
+        device: its kind.
+        seed: of the network, or of all networks.
+    """
+
+    data: str
+    num_classes: int = Field(ge=2)
+    network: NetworkConfig
+    training: TrainingConfig
+    compiled: bool
+    device: str
+    seed: int
+
+    @classmethod
+    def of(
+        cls: type[IdentityType],
+        architecture: Network,
+        num_items: int,
+        training: TrainingConfig,
+        device: torch.device,
+        **others: Any,
+    ) -> IdentityType:
+        """The identity of training so on that many items; `others` are the fields that do not follow from these."""
+        acceleration = training_acceleration(architecture, num_items, training, device)
+        training = training.model_copy(update={"precision": acceleration.precision})
+        return cls(
+            num_classes=architecture.num_classes,
+            training=training,
+            compiled=acceleration.compile,
+            device=device.type,
+            **others,
+        )
 
 
 def training_acceleration(
@@ -139,25 +184,6 @@ def training_acceleration(
     flops = 3.0 * passes * forward_flops(network, network.input_shape) * items_per_step * plan.num_steps
     precision = "float32" if next(network.parameters()).dtype == torch.float64 else training.precision
     return resolve_acceleration(precision, device, flops)
-
-
-def _trainer(
-    network_config: NetworkConfig,
-    items: TrainingItems,
-    num_classes: int,
-    training: TrainingConfig,
-    seeds: Sequence[int],
-    device: torch.device,
-    progress: Progress,
-    hooks: _Hooks,
-) -> _Trainer:
-    inputs, labels = items.epoch(0, generator(seeds[0], "items", 0))
-    check_items(inputs, labels, items.num_items, num_classes, gives_logits(items))
-    channels, height, width = inputs.shape[1:]
-    network = build_network(network_config, (channels, height, width), num_classes)
-    _check_smallest_batch(network, Plan.of(training, items.num_items), training.batch_size, items.num_items)
-    network.to(device, torch.float64 if inputs.dtype == torch.float64 else torch.float32)
-    return _Trainer(network, items, training, device, progress, hooks)
 
 
 def _check_smallest_batch(network: Network, plan: Plan, batch_size: int, num_items: int) -> None:
@@ -175,26 +201,17 @@ def _check_smallest_batch(network: Network, plan: Plan, batch_size: int, num_ite
         ) from error
 
 
-def _check_start(start: Snapshot, seeds: Sequence[int]) -> None:
-    if start.seeds != tuple(seeds):
-        raise ValueError(f"a snapshot of seeds {start.seeds} cannot start seeds {tuple(seeds)}")
-
-
 @dataclass(frozen=True)
-class _Hooks:
+class Hooks:
     """What a caller adds to the loop; see `train_networks`."""
 
     augmentation: Augmentation | None = None
-    watch: Watch | None = None
-    watched: Collection[int] | None = None
+    callback: Callback | None = None
+    callback_epochs: Collection[int] | None = None
     start: Snapshot | None = None
 
-    def sees(self, epoch: int) -> bool:
-        """Whether anyone looks after so many epochs."""
-        return self.watch is not None and (self.watched is None or epoch in self.watched)
 
-
-class _Trainer:
+class Trainer:
     """One module that is initialised anew for every seed, so that compiled code is reused."""
 
     def __init__(
@@ -204,9 +221,9 @@ class _Trainer:
         training: TrainingConfig,
         device: torch.device,
         progress: Progress,
-        hooks: _Hooks = _Hooks(),
+        hooks: Hooks = Hooks(),
     ) -> None:
-        self.network, self.items, self.training, self.device, self.progress = network, items, training, device, progress
+        self.network, self.training, self.device, self.progress = network, training, device, progress
         self.hooks = hooks
         self.plan = Plan.of(training, items.num_items)
         self.acceleration = training_acceleration(network, items.num_items, training, device)
@@ -214,6 +231,19 @@ class _Trainer:
         self.forward = forward_function(network, self.acceleration, progress)
         if self.acceleration.remark:
             progress.note(self.acceleration.remark)
+
+    def train(self, seeds: Sequence[int], mode: Mode) -> list[Network]:
+        """A trained network for each seed."""
+        if mode == "stacked" and not is_stackable(self.network):
+            raise InputError("networks with batch norm cannot be stacked; take mode 'looped' or norm 'instance'")
+        if mode == "auto":
+            mode = self.faster_mode(seeds) if self.device.type == "cuda" else "looped"
+        count = len(seeds)
+        self.progress.start(f"training {count} network{'s' * (count > 1)}", self.plan.num_steps * count)
+        try:
+            return self.stacked(seeds) if mode == "stacked" else [self.alone(seed) for seed in seeds]
+        finally:
+            self.progress.finish()
 
     def alone(self, seed: int, num_steps: int | None = None) -> Network:
         """A trained copy for one seed; `num_steps` stops earlier, for a trial."""
@@ -235,7 +265,7 @@ class _Trainer:
 
     def faster_mode(self, seeds: Sequence[int], trial_steps: int = 5) -> Literal["stacked", "looped"]:
         """The mode that takes less time for a few steps after warming up; notes what it found."""
-        if len(seeds) == 1 or self.plan.num_steps < 20 * trial_steps:
+        if len(seeds) == 1 or self.plan.num_steps < 20 * trial_steps or not is_stackable(self.network):
             return "looped"
         looped = len(seeds) * _seconds(lambda steps: self.alone(seeds[0], steps), trial_steps, self.device)
         try:
@@ -262,85 +292,83 @@ class _Trainer:
         """Runs the plan, or a trial of `num_steps`. The gradient of the losses' sum is each network's own."""
         trial = num_steps is not None
         optimizer = make_optimizer(parameters, self.training)
-        loss_watch = _LossWatch(seeds, self.device, Silent() if trial else self.progress)
-        epoch = 0 if trial else self._begin(parameters, seeds, optimizer, loss_watch)
+        monitor = _LossMonitor(seeds, self.device, Silent() if trial else self.progress)
+
+        def report(epoch: int) -> None:
+            hooks = self.hooks
+            if hooks.callback and (hooks.callback_epochs is None or epoch in hooks.callback_epochs):
+                losses = monitor.means() if epoch else None
+                buffers = list(self.network.buffers())
+                hooks.callback(Snapshot.take(seeds, epoch, parameters, optimizer, losses, buffers))
+
+        first_epoch = 0
+        if not trial and self.hooks.start is None:
+            report(0)
+        elif not trial:
+            first_epoch = self._go_on(parameters, seeds, optimizer, monitor)
         streams = [
-            training_batches(self.items, self.training, self.plan, seed, self.device, self.hooks.augmentation, epoch)
+            training_batches(
+                self.items, self.training, self.plan, seed, self.device, self.hooks.augmentation, first_epoch
+            )
             for seed in seeds
         ]
-        for step, drawn in enumerate(zip(*streams, strict=True), epoch * self.plan.steps_per_epoch):
+        for step, batches in enumerate(zip(*streams, strict=True), first_epoch * self.plan.steps_per_epoch):
             if step == num_steps:
                 break
-            optimizer = _scheduled(optimizer, parameters, self.training, self.plan, step)
-            batch_losses = partial(loss_of, list(drawn))
+            _schedule(optimizer, self.training, self.plan, step)
+            batch_losses = partial(loss_of, list(batches))
             losses = batch_losses()
             optimizer.zero_grad(set_to_none=True)
             losses.sum().backward()
-            loss_watch.see(step, losses.detach())
+            monitor.record(losses.detach())
             if self.training.flat_radius:
                 flatten_gradients(parameters, self.training.flat_radius, batch_losses, len(seeds))
             optimizer.step()
             if not trial and self.plan.ends_epoch(step):
-                self._show(step // self.plan.steps_per_epoch + 1, parameters, seeds, optimizer, loss_watch)
-        loss_watch.look()
+                report(step // self.plan.steps_per_epoch + 1)
+        monitor.flush()
 
-    def _begin(
-        self, parameters: list[Tensor], seeds: Sequence[int], optimizer: torch.optim.Optimizer, loss_watch: _LossWatch
+    def _go_on(
+        self, parameters: list[Tensor], seeds: Sequence[int], optimizer: torch.optim.Optimizer, monitor: _LossMonitor
     ) -> int:
         """The epoch to go on from, everything being as it was then."""
         start = self.hooks.start
-        if start is None:
-            self._show(0, parameters, seeds, optimizer, loss_watch)
-            return 0
-        own = start if len(seeds) == len(start.seeds) else start.row(start.seeds.index(seeds[0]))
-        own.restore(parameters, optimizer, list(self.network.buffers()))
-        loss_watch.skip(min(start.epoch * self.plan.steps_per_epoch, self.plan.num_steps))
+        assert start is not None
+        snapshot = start if len(seeds) == len(start.seeds) else start.row(start.seeds.index(seeds[0]))
+        snapshot.restore(parameters, optimizer, list(self.network.buffers()))
+        monitor.skip(min(start.epoch * self.plan.steps_per_epoch, self.plan.num_steps))
         return start.epoch
 
-    def _show(
-        self,
-        epoch: int,
-        parameters: list[Tensor],
-        seeds: Sequence[int],
-        optimizer: torch.optim.Optimizer,
-        loss_watch: _LossWatch,
-    ) -> None:
-        if not self.hooks.sees(epoch):
-            return
-        assert self.hooks.watch is not None
-        losses = loss_watch.means() if epoch else None
-        self.hooks.watch(Snapshot.take(seeds, epoch, parameters, optimizer, losses, list(self.network.buffers())))
 
-
-class _LossWatch:
+class _LossMonitor:
     """Looks at the losses every few steps: reports their mean and refuses what is not finite."""
 
     def __init__(self, seeds: Sequence[int], device: torch.device, progress: Progress) -> None:
         self._seeds, self._progress = seeds, progress
         self._interval = _CHECK_STEPS.get(device.type, 50)
         self._losses: list[Tensor] = []
-        self._first = 0
-        self._sum, self._summed = torch.zeros(len(seeds)), 0
+        self._num_steps = 0
+        self._sum, self._num_summed = torch.zeros(len(seeds)), 0
 
     def skip(self, num_steps: int) -> None:
         """So many steps of each network were done before."""
-        self._first = num_steps
+        self._num_steps = num_steps
         self._progress.advance(num_steps * len(self._seeds))
 
     def means(self) -> Tensor:
         """[networks], the mean losses since the last call. Waits for the device."""
-        self.look()
-        means = self._sum / self._summed
-        self._sum, self._summed = torch.zeros_like(means), 0
+        self.flush()
+        means = self._sum / self._num_summed
+        self._sum, self._num_summed = torch.zeros_like(means), 0
         return means
 
-    def see(self, step: int, losses: Tensor) -> None:
+    def record(self, losses: Tensor) -> None:
         """The losses of one step, [] or [networks]."""
         self._losses.append(losses.reshape(-1))
         if len(self._losses) >= self._interval:
-            self.look()
+            self.flush()
 
-    def look(self) -> None:
+    def flush(self) -> None:
         """Waits for the device."""
         if not self._losses:
             return
@@ -350,24 +378,21 @@ class _LossWatch:
             step, network = bad[0].tolist()
             raise NonFiniteLossError(
                 f"the loss of seed {self._seeds[network]} is {losses[step, network].item()} at step "
-                f"{self._first + step + 1}; lower the learning rate, or take precision float32"
+                f"{self._num_steps + step + 1}; lower the learning rate, or take precision float32"
             )
         self._progress.advance(losses.numel(), loss=losses[-1].mean().item())
-        self._first += len(self._losses)
-        self._sum, self._summed = self._sum + losses.float().sum(0), self._summed + len(losses)
+        self._num_steps += len(self._losses)
+        self._sum, self._num_summed = self._sum + losses.float().sum(0), self._num_summed + len(losses)
         self._losses = []
 
 
-def _scheduled(
-    optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], training: TrainingConfig, plan: Plan, step: int
-) -> torch.optim.Optimizer:
-    """The optimiser for a step, with its rate; a new one where a milestone resets it."""
+def _schedule(optimizer: torch.optim.Optimizer, training: TrainingConfig, plan: Plan, step: int) -> None:
+    """Gives the optimiser the rate of a step, and forgets its state where a milestone resets it."""
     decays_now = step > 0 and num_decays(training, plan, step) > num_decays(training, plan, step - 1)
     if decays_now and training.reset_momentum:
-        optimizer = make_optimizer(parameters, training)
+        optimizer.state.clear()
     for group in optimizer.param_groups:
         group["lr"] = learning_rate_at(training, plan, step)
-    return optimizer
 
 
 def _seconds(train: Callable[[int], object], num_steps: int, device: torch.device) -> float:
