@@ -12,7 +12,7 @@ from attar.models.codecs.pixels import PixelsConfig
 from attar.models.codecs.registry import fit_codec
 from attar.models.networks.network import NetworkConfig, Norm
 from attar.models.networks.registry import build_network
-from attar.models.observers.fused import SwiftObserver
+from attar.models.observers.observer import FusedObserver
 from attar.models.training.acceleration import Precision
 from small_sets import digit_images
 
@@ -53,8 +53,8 @@ class SmallObserver(nn.Module):
             inputs = block(inputs)
         return blocks[last][:3](inputs)
 
-    def swift(self, num_images: int, precision: Precision) -> SwiftObserver:
-        return SwiftObserver(self.network, self.preprocess, "bfloat16" if precision == "bfloat16" else "float32")
+    def fused(self, num_images: int, precision: Precision) -> FusedObserver:
+        return FusedObserver(self.network, self.preprocess, "bfloat16" if precision == "bfloat16" else "float32")
 
     def batch_statistics(self) -> list[nn.BatchNorm2d]:
         return [layer for layer in self.network.modules() if isinstance(layer, nn.BatchNorm2d)]

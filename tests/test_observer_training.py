@@ -43,20 +43,21 @@ from attar.base.process import prepare_process
 prepare_process()
 import torch
 torch.set_num_threads(1)
-from attar.models.observers import training, unfinished
+from attar.models.observers import training
+from attar.models.training import snapshots
 from observer_settings import few_digits, short
 
 def die(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
 
-keep = unfinished.Unfinished.keep
+keep = snapshots.SnapshotFile.keep
 
 def dying_keep(self, snapshot):
     if snapshot.epoch == 2:
-        unfinished.atomic_path = die
+        snapshots.atomic_path = die
     keep(self, snapshot)
 
-unfinished.Unfinished.keep = dying_keep
+snapshots.SnapshotFile.keep = dying_keep
 training.observer_for(short(training__optimizer="adamw"), few_digits())
 """
 
@@ -75,7 +76,9 @@ class Died(BaseException):
     """Stands for a kill: nothing after it runs, apart from what unwinding does."""
 
 
-@pytest.mark.parametrize(("place", "resumed"), [("training.save_observer", 12), ("unfinished.Unfinished.remove", 0)])
+@pytest.mark.parametrize(
+    ("place", "resumed"), [("observers.training.save_observer", 12), ("training.snapshots.SnapshotFile.remove", 0)]
+)
 def test_an_end_just_before_the_end_costs_nothing(
     place: str, resumed: int, monkeypatch: pytest.MonkeyPatch, unbroken: dict[str, dict[str, bytes]]
 ) -> None:
@@ -83,7 +86,7 @@ def test_an_end_just_before_the_end_costs_nothing(
         raise Died
 
     with monkeypatch.context() as patch, pytest.raises(Died):
-        patch.setattr(f"attar.models.observers.{place}", die)
+        patch.setattr(f"attar.models.{place}", die)
         observer_for(short(), few_digits())
     assert any(name.endswith(".state") for name in contents())
     watcher = Watcher()

@@ -53,7 +53,7 @@ class ObserverLike(Protocol):
     def batch_statistics(self) -> Sequence[nn.BatchNorm2d]:
         """Its batch norms, the first layer's first."""
 
-    def swift(self, num_images: int, precision: Precision) -> MapsOfImages:
+    def fused(self, num_images: int, precision: Precision) -> MapsOfImages:
         """One that answers the same up to rounding, made fast for so many images."""
 
 

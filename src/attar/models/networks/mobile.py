@@ -35,6 +35,8 @@ class MobileNetV2(AveragingNetwork):
     Deviation: no dropout before the linear layer (torchvision: 0.2), whose draws would come from the global generator.
     """
 
+    last_layer = "classifier.1"
+
     def __init__(self, config: NetworkConfig, input_shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__(input_shape, num_classes)
         small, channels = config.stem == "small", 32

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,11 +12,12 @@ from attar.base.config import Config, parse_config
 from attar.base.container import METADATA_KEY, pack, unpack
 from attar.base.errors import InputError
 from attar.base.files import atomic_path, cache_directory, canonical_json
+from attar.base.version import __version__
 from attar.models.codecs.pixels import Pixels
 from attar.models.codecs.restoring import ImageShape
 from attar.models.networks.network import NetworkConfig
 from attar.models.observers.observer import Observer
-from attar.models.observers.weights import OWN, loaded_network
+from attar.models.observers.weights import PREPROCESS, loaded_network
 
 SCHEMA_VERSION = 1
 
@@ -57,8 +57,6 @@ def folder() -> Path:
 
 def save_observer(observer: Observer, path: Path, source: str) -> None:
     """Writes a checked observer; the file appears whole or not at all, and equal observers give equal bytes."""
-    from attar.base.version import __version__
-
     manifest = ObserverManifest(
         identity=observer.identity,
         network=observer.config,
@@ -70,9 +68,9 @@ def save_observer(observer: Observer, path: Path, source: str) -> None:
         attar_version=__version__,
         torch_version=torch.__version__,
     )
-    own = {OWN + name: value for name, value in observer.preprocess.stored_tensors().items()}
+    stored = {PREPROCESS + name: value for name, value in observer.preprocess.stored_tensors().items()}
     with atomic_path(path) as temporary:
-        temporary.write_bytes(pack(canonical_json(manifest.model_dump(mode="json")), {**observer.weights(), **own}))
+        temporary.write_bytes(pack(canonical_json(manifest.model_dump(mode="json")), {**observer.weights(), **stored}))
 
 
 def read_observer(path: Path) -> Observer:
@@ -84,12 +82,13 @@ def read_observer(path: Path) -> Observer:
     try:
         text, tensors = unpack(path)
         manifest = parse_config(ObserverManifest, text, "its manifest")
-        kept = {name.removeprefix(OWN): tensors.pop(name) for name in list(tensors) if name.startswith(OWN)}
-        preprocess = Pixels.restore(manifest.preprocess, kept)
+        names = [name for name in tensors if name.startswith(PREPROCESS)]
+        stored = {name.removeprefix(PREPROCESS): tensors.pop(name) for name in names}
+        preprocess = Pixels.restore(manifest.preprocess, stored)
         if preprocess.image_shape != manifest.input_shape:
             raise InputError(f"its inputs are {manifest.input_shape} and its images {preprocess.image_shape}")
-        count = len(manifest.classes)
-        network = loaded_network(manifest.network, manifest.input_shape, count, tensors, "the file")
+        num_classes = len(manifest.classes)
+        network = loaded_network(manifest.network, manifest.input_shape, num_classes, tensors, "the file")
         observer = Observer(network, manifest.network, preprocess, manifest.classes, manifest.accuracy)
         if observer.identity != manifest.identity:
             raise InputError("its content has another identity than it says")
@@ -102,7 +101,17 @@ def read_observer(path: Path) -> Observer:
 
 def cached_path(identity: str) -> Path | None:
     """The cache's file of the observer of this identity, by what the files say of themselves; None if none does."""
-    return next((path for path, found in _identities() if found == identity), None)
+    from safetensors import SafetensorError, safe_open
+
+    for path in sorted(folder().glob("*.safetensors")):
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                text = (file.metadata() or {}).get(METADATA_KEY, "")
+            if parse_config(ObserverManifest, text, "manifest").identity == identity:
+                return path
+        except (OSError, SafetensorError, InputError):  # a file that claims nothing
+            continue
+    return None
 
 
 def cached_observer(identity: str) -> Observer | None:
@@ -113,16 +122,3 @@ def cached_observer(identity: str) -> Observer | None:
     """
     path = cached_path(identity)
     return None if path is None else read_observer(path)
-
-
-def _identities() -> Iterator[tuple[Path, str]]:
-    """Every file of the cache with the identity that it claims; files that claim nothing are passed over."""
-    from safetensors import SafetensorError, safe_open
-
-    for path in sorted(folder().glob("*.safetensors")):
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                text = (file.metadata() or {}).get(METADATA_KEY, "")
-            yield path, parse_config(ObserverManifest, text, "manifest").identity
-        except (OSError, SafetensorError, InputError):
-            continue

@@ -47,10 +47,10 @@ def check_observer(observer: Observer, images: ImageSet, least_accuracy: float) 
 
 def balanced_sample(images: ImageSet, most: int) -> Int64[Tensor, " items"]:
     """Indices of at most `most` images, class-major: about as many of every class, from its first to its last."""
-    members = [each for each in images.class_indices if len(each)][:most]
-    count = max(1, most // len(members))
-    chosen = [each[torch.linspace(0, len(each) - 1, min(count, len(each))).round().long()] for each in members]
-    return torch.cat(chosen)
+    classes = [indices for indices in images.class_indices if len(indices)][:most]
+    count = max(1, most // len(classes))
+    places = [torch.linspace(0, len(indices) - 1, min(count, len(indices))).round().long() for indices in classes]
+    return torch.cat([indices[chosen] for indices, chosen in zip(classes, places, strict=True)])
 
 
 def better_normalisation(observer: Observer, images: ImageSet) -> str | None:
@@ -59,12 +59,12 @@ def better_normalisation(observer: Observer, images: ImageSet) -> str | None:
     Given weights may pass the check under a wrong normalisation, and then be a worse observer than they could be.
     """
     sample = images.select(balanced_sample(images, CHECKED_IMAGES))
-    own = _trial(observer, observer.preprocess, sample).accuracy
+    accuracy = _trial(observer, observer.preprocess, sample).accuracy
     name, best = max(_other_normalisations(observer, sample).items(), key=lambda item: item[1].accuracy)
-    if best.accuracy < own + _CLEARLY:
+    if best.accuracy < accuracy + _CLEARLY:
         return None
     return (
-        f"the observer has {own:.1f} % of {len(sample)} training images right, and {best.accuracy:.1f} % under "
+        f"the observer has {accuracy:.1f} % of {len(sample)} training images right, and {best.accuracy:.1f} % under "
         f"normalisation={name}, which it seems to expect"
     )
 
@@ -87,11 +87,10 @@ class _Trial:
 
 @torch.no_grad()
 def _trial(observer: Observer, preprocess: Codec, sample: ImageSet) -> _Trial:
-    device = next(observer.network.parameters()).device
-    dtype = next(observer.network.parameters()).dtype
+    weights = next(observer.network.parameters())
     predicted = []
     for chosen in torch.arange(len(sample)).split(_BATCH):
-        images = sample.images[chosen].to(device, dtype) / 255
+        images = sample.images[chosen].to(weights.device, weights.dtype) / 255
         predicted.append(observer.network(preprocess.encode(images)).argmax(1).cpu())
     outputs, labels, count = torch.cat(predicted), sample.labels, sample.num_classes
     right = 0
@@ -127,7 +126,7 @@ def _diagnosis(observer: Observer, sample: ImageSet, least_accuracy: float) -> s
 
 def _explanations(observer: Observer, sample: ImageSet) -> Iterator[tuple[float, str]]:
     """Percent right and what that means: another normalisation, another order, both."""
-    own = _trial(observer, observer.preprocess, sample)
+    trial = _trial(observer, observer.preprocess, sample)
     others = _other_normalisations(observer, sample)
     name, best = max(others.items(), key=lambda item: item[1].accuracy)
     yield (
@@ -135,27 +134,27 @@ def _explanations(observer: Observer, sample: ImageSet) -> Iterator[tuple[float,
         f"it expects images normalised otherwise, and under {name!r} has {best.accuracy:.1f} % right; "
         f"take normalisation={name}",
     )
-    yield own.reordered, _order_text(own, sample.classes)
+    yield trial.reordered, _order_text(trial, sample.classes)
     name, best = max(others.items(), key=lambda item: item[1].reordered)
     yield best.reordered, f"it expects normalisation={name}, and {_order_text(best, sample.classes)}"
 
 
 def _other_normalisations(observer: Observer, sample: ImageSet) -> dict[str, _Trial]:
-    device = next(observer.network.parameters()).device
+    weights = next(observer.network.parameters())
     trials = {}
     for name in NORMALISATIONS:
         if name != "imagenet" or sample.image_shape[0] == 3:
-            codec = pixels_normalised(name, sample).to(device, next(observer.network.parameters()).dtype)
+            codec = pixels_normalised(name, sample).to(weights.device, weights.dtype)
             trials[str(name)] = _trial(observer, codec, sample)
     return trials
 
 
 def _order_text(trial: _Trial, classes: tuple[str, ...]) -> str:
-    named = ", ".join(classes[index] for index in trial.order[:_NAMED_CLASSES])
+    names = ", ".join(classes[index] for index in trial.order[:_NAMED_CLASSES])
     more = ", ..." if len(classes) > _NAMED_CLASSES else ""
     return (
         f"its outputs stand for the classes in another order, in which it has {trial.reordered:.1f} % right: "
-        f"{named}{more}; load the data with the classes in that order (--classes), or reorder its last layer"
+        f"{names}{more}; load the data with the classes in that order (--classes), or reorder its last layer"
     )
 
 

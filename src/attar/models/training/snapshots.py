@@ -81,7 +81,7 @@ class Snapshot:
         """The snapshot of one network alone."""
         one = slice(index, index + 1)
         rows = {name: value[one] for name, value in self.tensors().items()}
-        return replace(self, seeds=self.seeds[one], losses=None, **rows)
+        return replace(self, seeds=self.seeds[one], losses=None, **rows)  # type: ignore[arg-type]
 
     def networks(
         self, config: NetworkConfig, input_shape: tuple[int, int, int], num_classes: int, device: torch.device | str

@@ -15,8 +15,7 @@ from attar.models.codecs.pixels import PixelsConfig
 from attar.models.codecs.registry import fit_codec
 from attar.models.networks.network import Network
 from attar.models.networks.registry import build_network, network_from_text
-from attar.models.observers import Observer
-from attar.models.observers.fused import SwiftObserver, memory_format, without_batch_norm
+from attar.models.observers.observer import FusedObserver, Observer, memory_format, without_batch_norm
 from attar.models.real_items import RealItems
 from small_observer import SmallObserver
 from small_sets import digit_images
@@ -75,7 +74,7 @@ def test_half_the_digits_are_near_and_given_back_whole(text: str) -> None:
     network = trained(text, 16).float()
     codec = fit_codec(PixelsConfig(), digit_images())
     codec.encode = lambda images: images * 2 - 1  # type: ignore[method-assign]
-    whole, half = (SwiftObserver(network, codec, precision) for precision in ("float32", "bfloat16"))  # type: ignore[arg-type]
+    whole, half = (FusedObserver(network, codec, precision) for precision in ("float32", "bfloat16"))  # type: ignore[arg-type]
     exact, rounded = whole.maps(images, -1), half.maps(images, -1)
     assert rounded.dtype == torch.float32
     gap = float((rounded - exact).norm() / exact.norm())
@@ -91,9 +90,9 @@ def test_an_observer_chooses_the_precision_by_its_work() -> None:
     network = trained("convnet:d3w8-batch").float()
     codec = fit_codec(PixelsConfig(), digit_images())
     observer = Observer(network, network_from_text("convnet:d3w8-batch"), codec, tuple("abcdefghij"))
-    assert observer.swift(1).precision == "float32"
-    assert observer.swift(1, "bfloat16").precision == "bfloat16"
-    assert observer.swift(10**12, "float32").precision == "float32"
+    assert observer.fused(1).precision == "float32"
+    assert observer.fused(1, "bfloat16").precision == "bfloat16"
+    assert observer.fused(10**12, "float32").precision == "float32"
 
 
 class Counting:
