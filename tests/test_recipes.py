@@ -52,6 +52,11 @@ def test_figures_are_for_the_recipes_own_budget_and_stand_in_its_docstring(name:
         assert all(f" {each.accuracy}" in (REGISTRY[name].__doc__ or "") for each in made.expected)
 
 
+def test_the_bibliography_is_in_the_package() -> None:
+    pyproject = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    assert '"methods/citations.bib"' in pyproject and all(entry.startswith("@") for entry in ENTRIES.values())
+
+
 @pytest.mark.parametrize("name", REGISTRY)
 def test_augmentation_stays_out_of_spaces_that_are_not_affine(name: str) -> None:
     made = recipe(name)
