@@ -7,70 +7,62 @@ Tiny-ImageNet and ImageNet subsets: the table below takes MTT's numbers for so m
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from attar.data.augmentation import DsaConfig
 from attar.methods.labels import SoftLabels
 from attar.methods.objectives.discrepancy import DiscrepancyConfig
+from attar.methods.objectives.registry import ObjectiveConfig
 from attar.methods.objectives.sums import SumConfig
 from attar.methods.objectives.trajectories import TrajectoriesConfig
 from attar.methods.parameterizations.decoders import DecoderConfig
 from attar.methods.parameterizations.priors import PriorsConfig
-from attar.methods.recipes.dc import BENCHMARKS, Benchmark
-from attar.methods.recipes.recipe import Expected, OptimizerConfig, Recipe
+from attar.methods.recipes.published import BENCHMARKS, Benchmark
+from attar.methods.recipes.recipe import OptimizerConfig, Recipe
 from attar.models.codecs.pixels import PixelsConfig
 from attar.models.experts.config import ExpertsConfig
 from attar.models.networks.network import NetworkConfig
 
-SAMPLES_PER_CLASS = 30
-"""Of all priors of a class together, in one estimate of the MMD."""
-
-WEIGHT_DECAY = 1e-5
-
 _LABELS = SoftLabels(initial="expert", computed="end")
-_SUBSETS = {
-    "imagenette": Benchmark("ImageNette 128 px", 10, 128, 5),
-    "imagewoof": Benchmark("ImageWoof 128 px", 10, 128, 5),
-}
+_WEIGHT_DECAY = 1e-5
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A row of Table 9, its accuracy, N, M and the latest start of MTT, and what a student's step takes."""
+class _Row(NamedTuple):
+    """A row of Table 9, its accuracy, and MTT's settings for so many items."""
 
-    benchmark: str
-    size: Literal["S", "M", "L"]
-    priors_per_class: int
+    data: str
+    decoder: Literal["S", "M", "L"]
+    lpc: int
     accuracy: float | None
-    table: str
-    student_steps: int
-    expert_epochs: int
-    max_start: int
-    batch: int | None = None
-
-
-@dataclass(frozen=True)
-class _Rates:
-    """Of priors, decoder and the student's rate: the official commands for ImageNet-1K."""
-
-    items: float
-    decoder: float
-    student: float
+    source: str
+    syn_steps: int
+    max_start_epoch: int
+    expert_epochs: int = 2
+    batch_syn: int | None = None
 
 
 D3 = {
-    "d3-cifar10-10lpc": _Row("cifar10", "S", 10, 71.8, "Table 11, 5 MB", 30, 2, 19),
-    "d3-cifar10-50lpc": _Row("cifar10", "S", 50, 74.4, "Table 11, 25 MB", 30, 2, 39),
-    "d3-cifar100-2lpc": _Row("cifar100", "S", 2, None, "", 20, 3, 19),
-    "d3-cifar100-5lpc": _Row("cifar100", "M", 5, None, "", 20, 2, 19, batch=250),
-    "d3-imagenette": _Row("imagenette", "S", 5, 71.04, "Table 12", 20, 2, 9),
-    "d3-imagewoof": _Row("imagewoof", "S", 5, 41.6, "Table 12", 20, 2, 9),
-    "d3-tiny-2lpc": _Row("tiny", "S", 2, 24.6, "Table 1, 4 MB", 10, 2, 9),
-    "d3-tiny-m": _Row("tiny", "M", 2, 26.0, "Table 1, 10 MB", 10, 2, 9, batch=250),
-    "d3-tiny-l": _Row("tiny", "L", 10, 30.5, "Table 1, 100 MB", 20, 2, 39, batch=250),
+    "d3-cifar10-10lpc": _Row("cifar10", "S", 10, 71.8, "D3 Table 11, 5 MB", syn_steps=30, max_start_epoch=19),
+    "d3-cifar10-50lpc": _Row("cifar10", "S", 50, 74.4, "D3 Table 11, 25 MB", syn_steps=30, max_start_epoch=39),
+    "d3-cifar100-2lpc": _Row("cifar100", "S", 2, None, "", syn_steps=20, max_start_epoch=19, expert_epochs=3),
+    "d3-cifar100-5lpc": _Row("cifar100", "M", 5, None, "", syn_steps=20, max_start_epoch=19, batch_syn=250),
+    "d3-imagenette": _Row("nette-128", "S", 5, 71.04, "D3 Table 12", syn_steps=20, max_start_epoch=9),
+    "d3-imagewoof": _Row("woof-128", "S", 5, 41.6, "D3 Table 12", syn_steps=20, max_start_epoch=9),
+    "d3-tiny-2lpc": _Row("tiny", "S", 2, 24.6, "D3 Table 1, 4 MB", syn_steps=10, max_start_epoch=9),
+    "d3-tiny-m": _Row("tiny", "M", 2, 26.0, "D3 Table 1, 10 MB", syn_steps=10, max_start_epoch=9, batch_syn=250),
+    "d3-tiny-l": _Row("tiny", "L", 10, 30.5, "D3 Table 1, 100 MB", syn_steps=20, max_start_epoch=39, batch_syn=250),
 }
 
+
+class _Rates(NamedTuple):
+    """Rates of priors, of the decoder and of the student's rate."""
+
+    priors: float
+    decoder: float
+    lr_lr: float
+
+
+# Of the official commands for ImageNet-1K with the same decoder.
 _RATES = {"S": _Rates(3e-4, 3e-4, 1e-6), "M": _Rates(5e-3, 8e-5, 5e-6), "L": _Rates(5e-3, 8e-5, 1e-6)}
 
 
@@ -97,7 +89,7 @@ def d3_fixed() -> Recipe:
 
     Source: D3 section 3.3 and Figure 6, "fixed".
     """
-    return _small("d3-fixed", "D3 without distributions: means with a decoder; small", _both(sampled=False), "fixed")
+    return _small("d3-fixed", "D3 without distributions: means with a decoder; small", _both(sampled=False), fixed=True)
 
 
 def d3_mtt() -> Recipe:
@@ -158,46 +150,43 @@ def d3_published(name: str) -> Recipe:
         larger than Table 9's storage on CIFAR-100 at 5 LPC and Tiny-ImageNet in M and L. Figures of CIFAR-100 (Table
         10) are left out: they could not be read from the source that was at hand.
     """
-    row, rates = D3[name], _RATES[D3[name].size]
-    benchmark = (BENCHMARKS | _SUBSETS)[row.benchmark]
-    network, budget = NetworkConfig(depth=benchmark.depth), f"{row.priors_per_class}lpc"
-    num_priors = row.priors_per_class * benchmark.num_classes
-    steps_of_a_pass = math.ceil(num_priors / (row.batch or num_priors))
-    trajectories = TrajectoriesConfig(
-        network=network,
-        expert_epochs=row.expert_epochs,
-        student_steps=row.student_steps,
-        max_start_epoch=row.max_start,
-        student_batch_size=row.batch,
-        student_rate_learning_rate=rates.student,
-        augmentation=DsaConfig(),
-        augmented="experts",
-        samples=math.ceil(row.student_steps / steps_of_a_pass),
-    )
-    samples = max(1, SAMPLES_PER_CLASS // row.priors_per_class)
-    figures = [] if row.accuracy is None else [(row.accuracy, f"D3 {row.table}")]
+    row, rates = D3[name], _RATES[D3[name].decoder]
+    benchmark = BENCHMARKS[row.data]
     return Recipe(
         name=name,
-        title=f"D3: priors with decoder {row.size}, {benchmark.title}, {row.priors_per_class} LPC",
-        codec=PixelsConfig(whitening="zca" if row.benchmark == "cifar10" else "normalise"),
+        title=f"D3: priors with decoder {row.decoder}, {benchmark.title}, {row.lpc} LPC",
+        codec=PixelsConfig(whitening="zca" if row.data == "cifar10" else "normalise"),
         initialization="noise",
-        parameterization=PriorsConfig(decoder=DecoderConfig(size=row.size), initial_log_variance="normal"),
+        parameterization=PriorsConfig(decoder=DecoderConfig(size=row.decoder), initial_log_variance="normal"),
         objective=SumConfig(
-            parts=(trajectories, DiscrepancyConfig(network=network, samples=samples)),
+            parts=(
+                _published_trajectories(row, benchmark),
+                DiscrepancyConfig(network=benchmark.network, samples=max(1, 30 // row.lpc)),
+            ),
             weights=(1.0, 1 / benchmark.num_classes),
         ),
         labels=_LABELS,
-        optimizer=OptimizerConfig(learning_rate=rates.items, momentum=0.5),
-        decoder_optimizer=OptimizerConfig(kind="adam", learning_rate=rates.decoder, weight_decay=WEIGHT_DECAY),
+        optimizer=OptimizerConfig(learning_rate=rates.priors, momentum=0.5),
+        decoder_optimizer=OptimizerConfig(kind="adam", learning_rate=rates.decoder, weight_decay=_WEIGHT_DECAY),
         steps=10_000,
-        evaluation_network=network,
-        image_size=benchmark.image_size,
-        budget=budget,
         citations=("d3", "mtt"),
-        expected=tuple(
-            Expected(data=benchmark.title, budget=budget, accuracy=accuracy, source=source)
-            for accuracy, source in figures
-        ),
+        **benchmark.settings(f"{row.lpc}lpc", row.accuracy, row.source),
+    )
+
+
+def _published_trajectories(row: _Row, benchmark: Benchmark) -> TrajectoriesConfig:
+    num_priors = row.lpc * benchmark.num_classes
+    steps_of_a_pass = math.ceil(num_priors / (row.batch_syn or num_priors))
+    return TrajectoriesConfig(
+        network=benchmark.network,
+        expert_epochs=row.expert_epochs,
+        student_steps=row.syn_steps,
+        max_start_epoch=row.max_start_epoch,
+        student_batch_size=row.batch_syn,
+        student_rate_learning_rate=_RATES[row.decoder].lr_lr,
+        augmentation=DsaConfig(),
+        augmented="experts",
+        samples=math.ceil(row.syn_steps / steps_of_a_pass),  # each pass of the student has samples of its own
     )
 
 
@@ -225,24 +214,18 @@ def _both(sampled: bool = True, mode: Literal["sum", "alternating"] = "sum") -> 
     return SumConfig(parts=(_trajectories(sampled), _discrepancy(sampled)), weights=(1.0, 0.1), mode=mode)
 
 
-def _small(
-    name: str,
-    title: str,
-    objective: SumConfig | TrajectoriesConfig | DiscrepancyConfig,
-    distribution: Literal["gaussian", "fixed"] = "gaussian",
-    steps: int = 300,
-) -> Recipe:
+def _small(name: str, title: str, objective: ObjectiveConfig, fixed: bool = False, steps: int = 300) -> Recipe:
     decoder = DecoderConfig(latent_dim=32, width=32, scale=2.5)
     return Recipe(
         name=name,
         title=title,
         codec=PixelsConfig(),
         initialization="noise",
-        parameterization=PriorsConfig(decoder=decoder, distribution=distribution),
+        parameterization=PriorsConfig(decoder=decoder, distribution="fixed" if fixed else "gaussian"),
         objective=objective,
         labels=_LABELS,
         optimizer=OptimizerConfig(learning_rate=10.0, momentum=0.5),
-        decoder_optimizer=OptimizerConfig(kind="adam", learning_rate=0.002, weight_decay=WEIGHT_DECAY),
+        decoder_optimizer=OptimizerConfig(kind="adam", learning_rate=0.002, weight_decay=_WEIGHT_DECAY),
         steps=steps,
         budget="10lpc",
         citations=("d3", "mtt"),

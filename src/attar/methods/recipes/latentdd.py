@@ -9,7 +9,8 @@ from attar.methods.objectives.features import FeaturesConfig
 from attar.methods.objectives.gradients import GradientsConfig
 from attar.methods.objectives.registry import MatchingConfig
 from attar.methods.objectives.trajectories import TrajectoriesConfig
-from attar.methods.recipes.recipe import Expected, OptimizerConfig, Recipe
+from attar.methods.recipes.published import Accuracies, expected
+from attar.methods.recipes.recipe import OptimizerConfig, Recipe
 from attar.models.codecs.autoencoder import AutoencoderConfig
 from attar.models.codecs.pca import PcaConfig
 from attar.models.codecs.registry import CodecConfig
@@ -19,56 +20,64 @@ from attar.models.networks.network import NetworkConfig
 
 STABLE_DIFFUSION = AutoencoderConfig(path="CompVis/stable-diffusion-v1-4")
 
-SUBSETS = ("Bird", "Fruit", "Woof", "Cat", "Nette")
-
-ITERATIONS, OUTER_STEPS = 1000, 10
-
 
 class _Column(NamedTuple):
     """What the three methods share in a column of Table 6, and the table of its accuracies."""
 
     image_size: int
     factor: int
-    images_per_class: int
+    ipc: int
     batch: int
-    train_depth: int
+    depth: int
     test_depth: int
-    table: str
+    table: int
 
 
 COLUMNS = {
-    "256-f4-ipc1": _Column(256, 4, 1, 64, 4, 6, "Table 1"),
-    "256-f8-ipc1": _Column(256, 8, 1, 64, 3, 6, "Table 5"),
-    "256-f4-ipc10": _Column(256, 4, 10, 64, 4, 6, "Table 1"),
-    "512-f4-ipc1": _Column(512, 4, 1, 32, 5, 7, "Table 1"),
-    "512-f8-ipc1": _Column(512, 8, 1, 16, 4, 7, "Table 5"),
+    "256-f4-ipc1": _Column(image_size=256, factor=4, ipc=1, batch=64, depth=4, test_depth=6, table=1),
+    "256-f8-ipc1": _Column(image_size=256, factor=8, ipc=1, batch=64, depth=3, test_depth=6, table=5),
+    "256-f4-ipc10": _Column(image_size=256, factor=4, ipc=10, batch=64, depth=4, test_depth=6, table=1),
+    "512-f4-ipc1": _Column(image_size=512, factor=4, ipc=1, batch=32, depth=5, test_depth=7, table=1),
+    "512-f8-ipc1": _Column(image_size=512, factor=8, ipc=1, batch=16, depth=4, test_depth=7, table=5),
 }
 
-# Name -> base rate, accuracies in the order of SUBSETS.
-LATENT_DC: dict[str, tuple[float, tuple[float, ...]]] = {
-    "latent-dc-256-f4-ipc1": (0.05, (46.72, 30.12, 28.96, 38.08, 55.92)),
-    "latent-dc-256-f8-ipc1": (0.05, (67.28, 38.08)),
-    "latent-dc-256-f4-ipc10": (0.05, (80.44, 51.60)),
-    "latent-dc-512-f4-ipc1": (0.25, (47.52, 29.68)),
-    "latent-dc-512-f8-ipc1": (0.05, (69.46, 37.22)),
+
+class _Row(NamedTuple):
+    """A method's rate of codes in a column of Table 6, the student's steps N, and accuracies by subset."""
+
+    lr: float
+    accuracies: Accuracies
+    syn_steps: int = 0
+
+
+SUBSETS = ("Bird", "Fruit", "Woof", "Cat", "Nette")
+
+LATENT_DC = {
+    "latent-dc-256-f4-ipc1": _Row(lr=0.05, accuracies=(46.72, 30.12, 28.96, 38.08, 55.92)),
+    "latent-dc-256-f8-ipc1": _Row(lr=0.05, accuracies=(67.28, 38.08)),
+    "latent-dc-256-f4-ipc10": _Row(lr=0.05, accuracies=(80.44, 51.60)),
+    "latent-dc-512-f4-ipc1": _Row(lr=0.25, accuracies=(47.52, 29.68)),
+    "latent-dc-512-f8-ipc1": _Row(lr=0.05, accuracies=(69.46, 37.22)),
 }
 
-LATENT_DM: dict[str, tuple[float, tuple[float, ...]]] = {
-    "latent-dm-256-f4-ipc1": (0.5, (47.08, 30.68, 28.00, 36.28, 56.08)),
-    "latent-dm-256-f8-ipc1": (0.1, (67.40, 37.60)),
-    "latent-dm-256-f4-ipc10": (0.5, (77.20, 47.76)),
-    "latent-dm-512-f4-ipc1": (0.5, (46.20, 30.60)),
-    "latent-dm-512-f8-ipc1": (0.1, (68.22, 37.20)),
+LATENT_DM = {
+    "latent-dm-256-f4-ipc1": _Row(lr=0.5, accuracies=(47.08, 30.68, 28.00, 36.28, 56.08)),
+    "latent-dm-256-f8-ipc1": _Row(lr=0.1, accuracies=(67.40, 37.60)),
+    "latent-dm-256-f4-ipc10": _Row(lr=0.5, accuracies=(77.20, 47.76)),
+    "latent-dm-512-f4-ipc1": _Row(lr=0.5, accuracies=(46.20, 30.60)),
+    "latent-dm-512-f8-ipc1": _Row(lr=0.1, accuracies=(68.22, 37.20)),
 }
 
-# Name -> base rate, student steps N, accuracies.
-LATENT_MTT: dict[str, tuple[float, int, tuple[float, ...]]] = {
-    "latent-mtt-256-f4-ipc1": (50.0, 40, (52.86, 37.82, 39.84, 41.42, 62.86)),
-    "latent-mtt-256-f8-ipc1": (1.0, 60, (66.42, 45.28)),
-    "latent-mtt-256-f4-ipc10": (10.0, 80, (78.44, 52.46)),
-    "latent-mtt-512-f4-ipc1": (500.0, 40, (52.44, 36.20)),
-    "latent-mtt-512-f8-ipc1": (20.0, 60, (69.20, 42.84)),
+LATENT_MTT = {
+    "latent-mtt-256-f4-ipc1": _Row(lr=50.0, syn_steps=40, accuracies=(52.86, 37.82, 39.84, 41.42, 62.86)),
+    "latent-mtt-256-f8-ipc1": _Row(lr=1.0, syn_steps=60, accuracies=(66.42, 45.28)),
+    "latent-mtt-256-f4-ipc10": _Row(lr=10.0, syn_steps=80, accuracies=(78.44, 52.46)),
+    "latent-mtt-512-f4-ipc1": _Row(lr=500.0, syn_steps=40, accuracies=(52.44, 36.20)),
+    "latent-mtt-512-f8-ipc1": _Row(lr=20.0, syn_steps=60, accuracies=(69.20, 42.84)),
 }
+
+
+_PATCH_PCA = PcaConfig(factor=4, channels=4, scaling="whiten")
 
 
 def latent_dm() -> Recipe:
@@ -79,7 +88,7 @@ def latent_dm() -> Recipe:
     return Recipe(
         name="latent-dm",
         title="LatentDM: mean features in the space of a patch-PCA codec",
-        codec=PcaConfig(factor=4, channels=4, scaling="whiten"),
+        codec=_PATCH_PCA,
         objective=FeaturesConfig(network=NetworkConfig(depth=1), augmentation=DsaConfig()),
         optimizer=OptimizerConfig(learning_rate=0.08, learning_rate_unit="per-item", schedule="cosine"),
         steps=1000,
@@ -101,20 +110,20 @@ def latent_dc() -> Recipe:
     return Recipe(
         name="latent-dc",
         title="LatentDC: gradients in the space of a patch-PCA codec",
-        codec=PcaConfig(factor=4, channels=4, scaling="whiten"),
+        codec=_PATCH_PCA,
         objective=GradientsConfig(
             network=NetworkConfig(depth=2),
             distance="mse",
             matched="convolutions",
             real_batch_size=64,
-            outer_steps=OUTER_STEPS,
+            outer_steps=10,
             inner_steps=10,
             train_on="real",
             train_batch_size=64,
             augmentation=DsaConfig(),
         ),
         optimizer=OptimizerConfig(learning_rate=0.1, learning_rate_unit="per-item"),
-        steps=20 * OUTER_STEPS,
+        steps=20 * 10,
         citations=("latentdd", "dc", "idc", "dsa"),
     )
 
@@ -133,7 +142,7 @@ def latent_mtt() -> Recipe:
     return Recipe(
         name="latent-mtt",
         title="LatentMTT: trajectories in the space of a patch-PCA codec",
-        codec=PcaConfig(factor=4, channels=4, scaling="whiten"),
+        codec=_PATCH_PCA,
         objective=TrajectoriesConfig(
             network=NetworkConfig(depth=2),
             experts=ExpertsConfig(count=5, epochs=12),
@@ -164,20 +173,19 @@ def latent_dc_published(name: str) -> Recipe:
         matching: convolutions alone, the distance summed, not averaged. What is not said is DC's: momentum 0.5 of the
         codes, none of the network. The one batch size is taken for the matching and for the network's training.
     """
-    column, rate, accuracies = COLUMNS[name.removeprefix("latent-dc-")], *LATENT_DC[name]
+    column = _column(name)
     objective = GradientsConfig(
-        network=NetworkConfig(depth=column.train_depth),
+        network=NetworkConfig(depth=column.depth),
         distance="mse",
         matched="convolutions",
         real_batch_size=column.batch,
-        outer_steps=OUTER_STEPS,
+        outer_steps=10,
         inner_steps=50,
         train_on="real",
         train_batch_size=column.batch,
         learning_rate=0.01,
     )
-    citations = ("latentdd", "dc", "idc")
-    return _table_6(name, "LatentDC", column, objective, rate, ITERATIONS * OUTER_STEPS, citations, accuracies)
+    return _table_6(name, "LatentDC", objective, LATENT_DC[name], 1000 * 10, ("latentdd", "dc", "idc"))
 
 
 def latent_dm_published(name: str) -> Recipe:
@@ -190,9 +198,9 @@ def latent_dm_published(name: str) -> Recipe:
 
     Source: LatentDD Algorithm 2, Tables 1, 5, 6, Eq. 10. Momentum is DM's 0.5: "the default settings of the original".
     """
-    column, rate, accuracies = COLUMNS[name.removeprefix("latent-dm-")], *LATENT_DM[name]
-    objective = FeaturesConfig(network=NetworkConfig(depth=column.train_depth), real_batch_size=column.batch)
-    return _table_6(name, "LatentDM", column, objective, rate, ITERATIONS, ("latentdd", "dm"), accuracies)
+    column = _column(name)
+    objective = FeaturesConfig(network=NetworkConfig(depth=column.depth), real_batch_size=column.batch)
+    return _table_6(name, "LatentDM", objective, LATENT_DM[name], 1000, ("latentdd", "dm"))
 
 
 def latent_mtt_published(name: str) -> Recipe:
@@ -207,45 +215,42 @@ def latent_mtt_published(name: str) -> Recipe:
     Source: LatentDD Algorithm 3, Tables 1, 5, 6, Eq. 10. Algorithm 3 draws starts from {0, ..., T+}. What is not said
         is MTT's: 100 experts of 50 epochs, momentum 0.5. The batch size is read as that of the synthetic batch.
     """
-    column, (rate, student_steps, accuracies) = COLUMNS[name.removeprefix("latent-mtt-")], LATENT_MTT[name]
+    column, row = _column(name), LATENT_MTT[name]
     objective = TrajectoriesConfig(
-        network=NetworkConfig(depth=column.train_depth),
+        network=NetworkConfig(depth=column.depth),
         expert_epochs=1,
-        student_steps=student_steps,
+        student_steps=row.syn_steps,
         max_start_epoch=5,
         student_batch_size=column.batch,
         student_rate=0.01,
         student_rate_learning_rate=1e-6,
     )
-    return _table_6(name, "LatentMTT", column, objective, rate, 5000, ("latentdd", "mtt"), accuracies)
+    return _table_6(name, "LatentMTT", objective, row, 5000, ("latentdd", "mtt"))
+
+
+def _column(name: str) -> _Column:
+    return COLUMNS[name.split("-", 2)[2]]
 
 
 def _table_6(
-    name: str,
-    method: str,
-    column: _Column,
-    objective: MatchingConfig,
-    rate: float,
-    steps: int,
-    citations: tuple[str, ...],
-    accuracies: tuple[float, ...],
+    name: str, method: str, objective: MatchingConfig, row: _Row, steps: int, citations: tuple[str, ...]
 ) -> Recipe:
+    column = _column(name)
     codec: CodecConfig = STABLE_DIFFUSION if column.factor == 8 else ResampleConfig(factor=2, codec=STABLE_DIFFUSION)
-    size = f"{column.image_size} px"
-    budget = f"{column.images_per_class}ipc"
+    size, budget = f"{column.image_size} px", f"{column.ipc}ipc"
+    figures = zip(SUBSETS, row.accuracies, strict=False)
     return Recipe(
         name=name,
         title=f"{method} as published: {size}, f = {column.factor}, Stable Diffusion's autoencoder",
         codec=codec,
         objective=objective,
-        optimizer=OptimizerConfig(learning_rate=rate, learning_rate_unit="per-item"),
+        optimizer=OptimizerConfig(learning_rate=row.lr, learning_rate_unit="per-item"),
         steps=steps,
         evaluation_network=NetworkConfig(depth=column.test_depth),
         image_size=column.image_size,
         budget=budget,
         citations=citations,
-        expected=tuple(
-            Expected(data=f"{subset} {size}", budget=budget, accuracy=accuracy, source=f"LatentDD {column.table}")
-            for subset, accuracy in zip(SUBSETS, accuracies, strict=False)
+        expected=expected(
+            f"LatentDD Table {column.table}", {(f"{subset} {size}", budget): accuracy for subset, accuracy in figures}
         ),
     )

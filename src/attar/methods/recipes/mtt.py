@@ -1,157 +1,139 @@
 """Trajectories matched in pixel space: MTT (Cazenavette et al. 2022), TESLA, FTD and DATM.
 
-The tables hold the official commands' numbers, start epochs included; the builders turn them into configs. The official
-code draws a start below `max_start`, so the latest start here is one less.
+The tables hold the official commands' numbers under the official names. The official code draws a start below
+`max_start_epoch`, so that the latest start of these recipes is one less.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from attar.data.augmentation import DsaConfig
 from attar.methods.labels import HardLabels, SoftLabels
 from attar.methods.objectives.trajectories import TrajectoriesConfig
-from attar.methods.recipes.dc import BENCHMARKS, Benchmark, expected
+from attar.methods.recipes.published import BENCHMARKS, by_ipc, data_and_ipc
 from attar.methods.recipes.recipe import OptimizerConfig, Recipe
 from attar.models.codecs.pixels import PixelsConfig
 from attar.models.experts.config import ExpertsConfig
-from attar.models.networks.network import NetworkConfig
-
-_PAD = "the figure in PAD's README"
-_LD3M = "LD3M Table 1, mean of AlexNet, VGG-11, ResNet-18, ViT"
-_FTD_TABLE_2 = "MTT's paper, as in FTD Table 2"
-_AUTOPALETTE = "MTT's paper, as in AutoPalette Table 2"
-
-_EXPERTS = ExpertsConfig()
 
 
 @dataclass(frozen=True)
 class _Row:
-    """An official command: N, M, max_start, the items' rate, the rate's rate, the student's rate, and what differs.
+    """An official command.
 
-    A label_rate makes labels soft; 0 keeps them as the expert gave them.
+    Args:
+        accuracy: published, in percent.
+        syn_steps: N, steps of the student.
+        expert_epochs: M, epochs of the expert that the student is to reproduce.
+        max_start_epoch: starts are drawn below it,
+        min_start_epoch: and not below this one (DATM).
+        growth: the bound of starts in the first step, and the step from which on it is `max_start_epoch` (DATM's
+            current_max_start_epoch and expansion_end_epoch); None: it does not grow.
+        lr_img: rate of the images.
+        lr_lr: rate of the student's rate.
+        lr_teacher: the student's rate at the start.
+        batch_syn: images in a step of the student; None takes all.
+        zca: images are ZCA-whitened.
+        ema_decay: of the images' average over the steps (FTD).
+        lr_y: rate of soft labels, 0 keeps them as the expert gave them; None: hard labels.
     """
 
-    benchmark: str
-    images_per_class: int
     accuracy: float | None
-    student_steps: int
-    expert_epochs: int
-    max_start: int
-    rate: float
-    rate_rate: float
-    student_rate: float = 0.01
+    syn_steps: int
+    max_start_epoch: int
+    lr_img: float
+    expert_epochs: int = 2
+    lr_lr: float = 1e-5
+    lr_teacher: float = 0.01
+    batch_syn: int | None = None
     zca: bool = False
-    batch: int | None = None
-    average: float = 0.0
-    min_start: int = 0
-    initial_max_start: int | None = None
-    growth_steps: int = 0
-    label_rate: float | None = None
-    source: str = _PAD
-
-
-@dataclass(frozen=True)
-class _Method:
-    """What all rows of a method share."""
-
-    title: str
-    citations: tuple[str, ...]
-    steps: int = 5000
-    experts: ExpertsConfig = _EXPERTS
-    gradient: Literal["adjoint", "tesla"] = "adjoint"
+    ema_decay: float = 0.0
+    lr_y: float | None = None
+    min_start_epoch: int = 0
+    growth: tuple[int, int] | None = None
 
 
 MTT = {
-    "mtt-cifar10-ipc1": _Row("cifar10", 1, 46.2, 50, 2, 2, 100, 1e-7, zca=True),
-    "mtt-cifar10-ipc10": _Row("cifar10", 10, 65.4, 30, 2, 20, 100, 1e-5, 0.001, zca=True),
-    "mtt-cifar10-ipc50": _Row("cifar10", 50, 71.6, 30, 2, 40, 1000, 1e-5, 0.001),
-    "mtt-cifar100-ipc1": _Row("cifar100", 1, 24.3, 20, 3, 20, 1000, 1e-5, zca=True),
-    "mtt-cifar100-ipc10": _Row("cifar100", 10, 39.7, 20, 2, 20, 1000, 1e-5),
-    "mtt-cifar100-ipc50": _Row("cifar100", 50, 47.7, 80, 2, 40, 1000, 1e-5, zca=True, batch=125),
-    "mtt-tiny-ipc1": _Row("tiny", 1, 8.8, 10, 2, 10, 10_000, 1e-4),
-    "mtt-tiny-ipc10": _Row("tiny", 10, 23.2, 20, 2, 40, 10_000, 1e-4, batch=200),
-    "mtt-tiny-ipc50": _Row("tiny", 50, 28.0, 20, 2, 40, 10_000, 1e-4, batch=300),
+    "mtt-cifar10-ipc1": _Row(46.2, syn_steps=50, max_start_epoch=2, lr_img=100, lr_lr=1e-7, zca=True),
+    "mtt-cifar10-ipc10": _Row(65.4, syn_steps=30, max_start_epoch=20, lr_img=100, lr_teacher=0.001, zca=True),
+    "mtt-cifar10-ipc50": _Row(71.6, syn_steps=30, max_start_epoch=40, lr_img=1000, lr_teacher=0.001),
+    "mtt-cifar100-ipc1": _Row(24.3, syn_steps=20, expert_epochs=3, max_start_epoch=20, lr_img=1000, zca=True),
+    "mtt-cifar100-ipc10": _Row(39.7, syn_steps=20, max_start_epoch=20, lr_img=1000),
+    "mtt-cifar100-ipc50": _Row(47.7, syn_steps=80, max_start_epoch=40, lr_img=1000, zca=True, batch_syn=125),
+    "mtt-tiny-ipc1": _Row(8.8, syn_steps=10, max_start_epoch=10, lr_img=10_000, lr_lr=1e-4),
+    "mtt-tiny-ipc10": _Row(23.2, syn_steps=20, max_start_epoch=40, lr_img=10_000, lr_lr=1e-4, batch_syn=200),
+    "mtt-tiny-ipc50": _Row(28.0, syn_steps=20, max_start_epoch=40, lr_img=10_000, lr_lr=1e-4, batch_syn=300),
 }
 
-# Name -> subset, images per class, accuracy or None, its source.
-MTT_IMAGENET: dict[str, tuple[str, int, float | None, str]] = {
-    "mtt-nette-128-ipc1": ("ImageNette", 1, 47.7, _FTD_TABLE_2),
-    "mtt-nette-128-ipc10": ("ImageNette", 10, 63.0, _FTD_TABLE_2),
-    "mtt-woof-128-ipc1": ("ImageWoof", 1, 28.6, _FTD_TABLE_2),
-    "mtt-woof-128-ipc10": ("ImageWoof", 10, 35.8, _FTD_TABLE_2),
-    "mtt-fruit-128-ipc1": ("ImageFruit", 1, 26.6, _FTD_TABLE_2),
-    "mtt-fruit-128-ipc10": ("ImageFruit", 10, 40.3, _FTD_TABLE_2),
-    "mtt-cat-128-ipc1": ("ImageMeow", 1, 30.7, _FTD_TABLE_2),
-    "mtt-cat-128-ipc10": ("ImageMeow", 10, 40.4, _FTD_TABLE_2),
-    "mtt-bird-128-ipc1": ("ImageSquawk", 1, None, ""),
-    "mtt-bird-128-ipc10": ("ImageSquawk", 10, 52.3, _AUTOPALETTE),
-    "mtt-yellow-128-ipc1": ("ImageYellow", 1, None, ""),
-    "mtt-yellow-128-ipc10": ("ImageYellow", 10, 60.0, _AUTOPALETTE),
-    "mtt-imagenet-a-128-ipc1": ("ImageNet-A", 1, 33.4, _LD3M),
-    "mtt-imagenet-b-128-ipc1": ("ImageNet-B", 1, 34.0, _LD3M),
-    "mtt-imagenet-c-128-ipc1": ("ImageNet-C", 1, 31.4, _LD3M),
-    "mtt-imagenet-d-128-ipc1": ("ImageNet-D", 1, 27.7, _LD3M),
-    "mtt-imagenet-e-128-ipc1": ("ImageNet-E", 1, 24.9, _LD3M),
-}
-
-_TESLA = "TESLA's paper, as in PAD Table 1"
-_DELT = "TESLA's paper, as in DELT Table 2"
+# Columns: 1 and 10 images per class. ImageNet-A to -E: LD3M Table 1; bird and yellow: AutoPalette Table 2; the others:
+# FTD Table 2.
+MTT_IMAGENET = by_ipc(
+    "mtt",
+    {
+        "nette-128": (47.7, 63.0),
+        "woof-128": (28.6, 35.8),
+        "fruit-128": (26.6, 40.3),
+        "cat-128": (30.7, 40.4),
+        "bird-128": (None, 52.3),
+        "yellow-128": (None, 60.0),
+        "imagenet-a-128": (33.4,),
+        "imagenet-b-128": (34.0,),
+        "imagenet-c-128": (31.4,),
+        "imagenet-d-128": (27.7,),
+        "imagenet-e-128": (24.9,),
+    },
+)
 
 # README commands: cifar10-ipc1, cifar100-ipc50, imagenet1k-ipc1. The other rows are MTT's of the same name. Rates of
 # README commands are halved: the official code loses the factor 2 of the squared distance.
 TESLA = {
-    "tesla-cifar10-ipc1": _Row("cifar10", 1, 48.5, 50, 2, 5, 500, 1e-7, source=_TESLA),
-    "tesla-cifar10-ipc10": _Row("cifar10", 10, 66.4, 30, 2, 20, 100, 1e-5, 0.001, zca=True, source=_TESLA),
-    "tesla-cifar10-ipc50": _Row("cifar10", 50, 72.6, 30, 2, 40, 1000, 1e-5, 0.001, source=_TESLA),
-    "tesla-cifar100-ipc1": _Row("cifar100", 1, 24.8, 20, 3, 20, 1000, 1e-5, zca=True, source=_TESLA),
-    "tesla-cifar100-ipc10": _Row("cifar100", 10, 41.7, 20, 2, 20, 1000, 1e-5, source=_TESLA),
-    "tesla-cifar100-ipc50": _Row("cifar100", 50, 47.9, 80, 2, 40, 500, 1e-5, zca=True, batch=125, source=_TESLA),
-    "tesla-imagenet1k-ipc1": _Row("imagenet1k", 1, 7.7, 10, 3, 10, 5000, 1e-4, batch=100, label_rate=0.0, source=_DELT),
+    "tesla-cifar10-ipc1": _Row(48.5, syn_steps=50, max_start_epoch=5, lr_img=500, lr_lr=1e-7),
+    "tesla-cifar10-ipc10": replace(MTT["mtt-cifar10-ipc10"], accuracy=66.4),
+    "tesla-cifar10-ipc50": replace(MTT["mtt-cifar10-ipc50"], accuracy=72.6),
+    "tesla-cifar100-ipc1": replace(MTT["mtt-cifar100-ipc1"], accuracy=24.8),
+    "tesla-cifar100-ipc10": replace(MTT["mtt-cifar100-ipc10"], accuracy=41.7),
+    "tesla-cifar100-ipc50": _Row(47.9, syn_steps=80, max_start_epoch=40, lr_img=500, zca=True, batch_syn=125),
+    "tesla-imagenet1k-ipc1": _Row(
+        7.7, syn_steps=10, expert_epochs=3, max_start_epoch=10, lr_img=5000, lr_lr=1e-4, batch_syn=100, lr_y=0.0
+    ),
 }
-
-_FTD = "FTD Table 1"
 
 # Official commands: cifar10-ipc10 and cifar100-ipc10; tiny-ipc10 is DATM's run of FTD. The other rows are MTT's of the
 # same name with FTD's average.
 FTD = {
-    "ftd-cifar10-ipc1": _Row("cifar10", 1, 46.8, 50, 2, 2, 100, 1e-7, zca=True, average=0.9995, source=_FTD),
-    "ftd-cifar10-ipc10": _Row("cifar10", 10, 66.6, 30, 2, 20, 100, 1e-5, 0.001, zca=True, average=0.9995, source=_FTD),
-    "ftd-cifar10-ipc50": _Row("cifar10", 50, 73.8, 30, 2, 40, 1000, 1e-5, 0.001, average=0.9995, source=_FTD),
-    "ftd-cifar100-ipc1": _Row("cifar100", 1, 25.2, 20, 3, 20, 1000, 1e-5, zca=True, average=0.9995, source=_FTD),
-    "ftd-cifar100-ipc10": _Row("cifar100", 10, 43.4, 20, 2, 40, 1000, 1e-5, zca=True, average=0.9995, source=_FTD),
-    "ftd-cifar100-ipc50": _Row(
-        "cifar100", 50, 50.7, 80, 2, 40, 1000, 1e-5, zca=True, batch=125, average=0.9995, source=_FTD
-    ),
-    "ftd-tiny-ipc1": _Row("tiny", 1, 10.4, 10, 2, 10, 10_000, 1e-4, average=0.999, source=_FTD),
-    "ftd-tiny-ipc10": _Row("tiny", 10, 24.5, 20, 2, 40, 10_000, 1e-4, zca=True, batch=500, average=0.999, source=_FTD),
-    "ftd-tiny-ipc50": _Row("tiny", 50, None, 20, 2, 40, 10_000, 1e-4, batch=300, average=0.999),
+    "ftd-cifar10-ipc1": replace(MTT["mtt-cifar10-ipc1"], accuracy=46.8, ema_decay=0.9995),
+    "ftd-cifar10-ipc10": replace(MTT["mtt-cifar10-ipc10"], accuracy=66.6, ema_decay=0.9995),
+    "ftd-cifar10-ipc50": replace(MTT["mtt-cifar10-ipc50"], accuracy=73.8, ema_decay=0.9995),
+    "ftd-cifar100-ipc1": replace(MTT["mtt-cifar100-ipc1"], accuracy=25.2, ema_decay=0.9995),
+    "ftd-cifar100-ipc10": _Row(43.4, syn_steps=20, max_start_epoch=40, lr_img=1000, zca=True, ema_decay=0.9995),
+    "ftd-cifar100-ipc50": replace(MTT["mtt-cifar100-ipc50"], accuracy=50.7, ema_decay=0.9995),
+    "ftd-tiny-ipc1": replace(MTT["mtt-tiny-ipc1"], accuracy=10.4, ema_decay=0.999),
+    "ftd-tiny-ipc10": replace(MTT["mtt-tiny-ipc10"], accuracy=24.5, zca=True, batch_syn=500, ema_decay=0.999),
+    "ftd-tiny-ipc50": replace(MTT["mtt-tiny-ipc50"], accuracy=None, ema_decay=0.999),
 }
 
+
+# Images are ZCA-whitened in all of them.
 DATM = {
-    "datm-cifar10-ipc1": _Row("cifar10", 1, 46.9, 80, 2, 4, 100, 1e-7, zca=True, label_rate=5.0),
-    "datm-cifar10-ipc10": _Row(
-        "cifar10", 10, 66.8, 80, 2, 20, 100, 1e-5, initial_max_start=10, growth_steps=1000, zca=True, label_rate=2.0
-    ),
-    "datm-cifar10-ipc50": _Row(
-        "cifar10", 50, 76.1, 80, 2, 40, 1000, 1e-5, initial_max_start=20, growth_steps=2000, zca=True, label_rate=2.0
-    ),
+    "datm-cifar10-ipc1": _Row(46.9, syn_steps=80, max_start_epoch=4, lr_img=100, lr_lr=1e-7, lr_y=5.0),
+    "datm-cifar10-ipc10": _Row(66.8, syn_steps=80, max_start_epoch=20, growth=(10, 1000), lr_img=100, lr_y=2.0),
+    "datm-cifar10-ipc50": _Row(76.1, syn_steps=80, max_start_epoch=40, growth=(20, 2000), lr_img=1000, lr_y=2.0),
     "datm-cifar100-ipc1": _Row(
-        "cifar100", 1, 27.9, 40, 3, 20, 1000, 1e-5, initial_max_start=10, growth_steps=1000, zca=True, label_rate=10.0
+        27.9, syn_steps=40, expert_epochs=3, max_start_epoch=20, growth=(10, 1000), lr_img=1000, lr_y=10.0
     ),
-    "datm-cifar100-ipc10": _Row(
-        "cifar100", 10, 47.2, 80, 2, 50, 1000, 1e-5, initial_max_start=30, growth_steps=2000, zca=True, label_rate=10.0
-    ),
+    "datm-cifar100-ipc10": _Row(47.2, syn_steps=80, max_start_epoch=50, growth=(30, 2000), lr_img=1000, lr_y=10.0),
     "datm-cifar100-ipc50": _Row(
-        "cifar100", 50, 55.0, 80, 2, 70, 1000, 1e-5, batch=1000, min_start=20, zca=True, label_rate=10.0
+        55.0, syn_steps=80, min_start_epoch=20, max_start_epoch=70, lr_img=1000, batch_syn=1000, lr_y=10.0
     ),
     "datm-tiny-ipc1": _Row(
-        "tiny", 1, 17.1, 40, 2, 20, 10_000, 1e-4, initial_max_start=15, growth_steps=2000, zca=True, label_rate=10.0
+        17.1, syn_steps=40, max_start_epoch=20, growth=(15, 2000), lr_img=10_000, lr_lr=1e-4, lr_y=10.0
     ),
-    "datm-tiny-ipc10": _Row("tiny", 10, 31.1, 40, 2, 50, 100, 1e-4, batch=500, min_start=10, zca=True, label_rate=10.0),
+    "datm-tiny-ipc10": _Row(
+        31.1, syn_steps=40, min_start_epoch=10, max_start_epoch=50, lr_img=100, lr_lr=1e-4, batch_syn=500, lr_y=10.0
+    ),
     "datm-tiny-ipc50": _Row(
-        "tiny", 50, 39.7, 20, 2, 70, 100, 1e-4, batch=1000, min_start=40, zca=True, label_rate=10.0
+        39.7, syn_steps=20, min_start_epoch=40, max_start_epoch=70, lr_img=100, lr_lr=1e-4, batch_syn=1000, lr_y=10.0
     ),
 }
 
@@ -177,7 +159,7 @@ def mtt(name: str) -> Recipe:
         at 50 IPC alone. The latest start is one less than `max_start_epoch`, which the official code never draws.
         Scores are of the last step; the published ones are of the best checkpoint by test accuracy.
     """
-    return _recipe(name, MTT[name], _MTT_METHOD, BENCHMARKS[MTT[name].benchmark])
+    return _recipe(name, MTT[name], "MTT: trajectories in pixel space", ("mtt", "dsa"))
 
 
 def mtt_imagenet(name: str) -> Recipe:
@@ -202,9 +184,15 @@ def mtt_imagenet(name: str) -> Recipe:
     Deviation: the latest start is one less than `max_start_epoch`, which the official code never draws. ImageNet-A to
         -E were first distilled by GLaD; the figures are those of LD3M's Table 1, of networks unseen in distilling.
     """
-    data, ipc, accuracy, source = MTT_IMAGENET[name]
-    row = _Row("", ipc, accuracy, 20, 2, 10, 1000, 1e-6, batch=20 if ipc == 10 else None, source=source)
-    return _recipe(name, row, _MTT_METHOD, Benchmark(f"{data} 128 px", 10, 128, 5))
+    data, ipc = data_and_ipc(name)
+    source = "MTT's paper, as in FTD Table 2"
+    if data.startswith("imagenet"):
+        source = "LD3M Table 1, mean of AlexNet, VGG-11, ResNet-18, ViT"
+    elif data in ("bird-128", "yellow-128"):
+        source = "MTT's paper, as in AutoPalette Table 2"
+    batch_syn = 20 if ipc == 10 else None
+    row = _Row(MTT_IMAGENET[name], syn_steps=20, max_start_epoch=10, lr_img=1000, lr_lr=1e-6, batch_syn=batch_syn)
+    return _recipe(name, row, "MTT: trajectories in pixel space", ("mtt", "dsa"), source)
 
 
 def tesla(name: str) -> Recipe:
@@ -228,15 +216,17 @@ def tesla(name: str) -> Recipe:
         Soft labels of ImageNet-1K are those of the first expert for the initial images; the official code computes them
         anew in every step. MTT's exact gradient at the same memory: objective.gradient=adjoint.
     """
-    row = TESLA[name]
-    method = _Method(
+    of_imagenet = "imagenet1k" in name
+    return _recipe(
+        name,
+        TESLA[name],
         "TESLA: trajectories in constant memory",
         ("tesla", "mtt", "dsa"),
+        source="TESLA's paper, as in " + ("DELT Table 2" if of_imagenet else "PAD Table 1"),
         steps=10_000,
-        experts=ExpertsConfig(count=50 if row.benchmark == "imagenet1k" else 100),
+        experts=ExpertsConfig(count=50 if of_imagenet else 100),
         gradient="tesla",
     )
-    return _recipe(name, row, method, BENCHMARKS[row.benchmark])
 
 
 def ftd(name: str) -> Recipe:
@@ -259,14 +249,15 @@ def ftd(name: str) -> Recipe:
     Deviation: the experts' step is that of the sharpness-aware gradient alone; the official code mixes it with the
         plain one (alpha 0.3 on CIFAR). The latest start is one less than `max_start_epoch`, as in MTT.
     """
-    row = FTD[name]
-    method = _Method(
+    return _recipe(
+        name,
+        FTD[name],
         "FTD: flat trajectories in pixel space",
         ("ftd", "mtt", "dsa"),
-        steps=10_000 if row.benchmark == "tiny" else 5000,
+        source="FTD Table 1",
+        steps=10_000 if "tiny" in name else 5000,
         experts=ExpertsConfig(flat_radius=0.01),
     )
-    return _recipe(name, row, method, BENCHMARKS[row.benchmark])
 
 
 def datm(name: str) -> Recipe:
@@ -290,46 +281,51 @@ def datm(name: str) -> Recipe:
         start as random real ones, not as ones an expert classifies rightly; steps whose loss is above the configs'
         threshold are not skipped. The latest starts are one less than the configs', as in MTT.
     """
-    row = DATM[name]
-    method = _Method(
+    return _recipe(
+        name,
+        replace(DATM[name], zca=True),
         "DATM: trajectories aligned in difficulty, soft labels",
         ("datm", "ftd", "mtt", "dsa"),
         steps=10_000,
-        experts=ExpertsConfig(flat_radius=0.01, epochs=50 if row.benchmark == "cifar10" else 100),
+        experts=ExpertsConfig(flat_radius=0.01, epochs=50 if "cifar10-" in name else 100),
     )
-    return _recipe(name, row, method, BENCHMARKS[row.benchmark])
 
 
-_MTT_METHOD = _Method("MTT: trajectories in pixel space", ("mtt", "dsa"))
-
-
-def _recipe(name: str, row: _Row, method: _Method, benchmark: Benchmark) -> Recipe:
-    network = NetworkConfig(depth=benchmark.depth)
+def _recipe(
+    name: str,
+    row: _Row,
+    title: str,
+    citations: tuple[str, ...],
+    source: str = "the figure in PAD's README",
+    steps: int = 5000,
+    experts: ExpertsConfig | None = None,
+    gradient: Literal["adjoint", "tesla"] = "adjoint",
+) -> Recipe:
+    data, ipc = data_and_ipc(name)
+    benchmark = BENCHMARKS[data]
+    first_bound, growth_steps = row.growth or (None, 0)
     return Recipe(
         name=name,
-        title=f"{method.title}, {benchmark.title}, {row.images_per_class} IPC",
+        title=f"{title}, {benchmark.title}, {ipc} IPC",
         codec=PixelsConfig(whitening="zca" if row.zca else "normalise"),
         objective=TrajectoriesConfig(
-            network=network,
-            experts=method.experts,
+            network=benchmark.network,
+            experts=experts or ExpertsConfig(),
             expert_epochs=row.expert_epochs,
-            student_steps=row.student_steps,
-            min_start_epoch=row.min_start,
-            max_start_epoch=row.max_start - 1,
-            growth_steps=row.growth_steps,
-            initial_max_start_epoch=None if row.initial_max_start is None else row.initial_max_start - 1,
-            student_batch_size=row.batch,
-            student_rate=row.student_rate,
-            student_rate_learning_rate=row.rate_rate,
-            gradient=method.gradient,
+            student_steps=row.syn_steps,
+            min_start_epoch=row.min_start_epoch,
+            max_start_epoch=row.max_start_epoch - 1,
+            growth_steps=growth_steps,
+            initial_max_start_epoch=first_bound and first_bound - 1,
+            student_batch_size=row.batch_syn,
+            student_rate=row.lr_teacher,
+            student_rate_learning_rate=row.lr_lr,
+            gradient=gradient,
             augmentation=DsaConfig(),
         ),
-        labels=HardLabels() if row.label_rate is None else SoftLabels(initial="expert", learning_rate=row.label_rate),
-        optimizer=OptimizerConfig(learning_rate=row.rate, momentum=0.5, average=row.average),
-        steps=method.steps,
-        evaluation_network=network,
-        image_size=benchmark.image_size,
-        budget=f"{row.images_per_class}ipc",
-        citations=method.citations,
-        expected=expected(benchmark.title, row.images_per_class, row.accuracy, row.source),
+        labels=HardLabels() if row.lr_y is None else SoftLabels(initial="expert", learning_rate=row.lr_y),
+        optimizer=OptimizerConfig(learning_rate=row.lr_img, momentum=0.5, average=row.ema_decay),
+        steps=steps,
+        citations=citations,
+        **benchmark.settings(f"{ipc}ipc", row.accuracy, source),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from attar.base.errors import unknown
-from attar.methods.recipes import coresets, d3, dc, dm, glad, idc, latentdd, ld3m, lic, mtt, rded, sre2l
+from attar.methods.recipes import condensation, coresets, d3, generative, latentdd, mtt, observed
 from attar.methods.recipes.recipe import Recipe
 
 
@@ -29,14 +29,11 @@ REGISTRY: dict[str, Callable[[], Recipe]] = {
     **_table(latentdd.latent_dm_published, latentdd.LATENT_DM),
     **_table(latentdd.latent_dc_published, latentdd.LATENT_DC),
     **_table(latentdd.latent_mtt_published, latentdd.LATENT_MTT),
-    "dm": dm.dm,
-    "dm-ipc100": dm.dm_ipc100,
-    **_table(dc.dc, dc.DC),
-    **_table(dc.dsa, dc.DSA),
-    "idc": idc.idc,
-    "idc-imagenet10": idc.idc_imagenet10,
-    "idc-matching": idc.idc_matching,
-    "idc-matching-imagenet10": idc.idc_matching_imagenet10,
+    "dm": condensation.dm,
+    "dm-ipc100": condensation.dm_ipc100,
+    **_table(condensation.dc, condensation.DC),
+    **_table(condensation.dsa, condensation.DSA),
+    **_table(condensation.idc, condensation.IDC),
     **_table(mtt.mtt, mtt.MTT),
     **_table(mtt.mtt_imagenet, mtt.MTT_IMAGENET),
     **_table(mtt.tesla, mtt.TESLA),
@@ -48,19 +45,14 @@ REGISTRY: dict[str, Callable[[], Recipe]] = {
     "d3-mmd": d3.d3_mmd,
     "d3-alternating": d3.d3_alternating,
     **_table(d3.d3_published, d3.D3),
-    **_table(ld3m.ld3m, ld3m.LD3M),
-    **_table(glad.glad, glad.GLAD),
-    "lic": lic.lic,
-    **_table(lic.lic_published, lic.LIC),
-    **_table(rded.rded, rded.RDED),
-    **_table(sre2l.sre2l, sre2l.SRE2L),
-    "random-regions": lic.random_regions,
-    "random": coresets.random,
-    "herding": coresets.herding,
-    "k-centre": coresets.k_centre,
-    "random-codes": coresets.random_codes,
-    "herding-codes": coresets.herding_codes,
-    "k-centre-codes": coresets.k_centre_codes,
+    **_table(generative.ld3m, generative.LD3M),
+    **_table(generative.glad, generative.GLAD),
+    "lic": observed.lic,
+    **_table(observed.lic_published, observed.LIC),
+    **_table(observed.rded, observed.RDED),
+    **_table(observed.sre2l, observed.SRE2L),
+    "random-regions": observed.random_regions,
+    **_table(coresets.coreset, coresets.CORESETS),
 }
 
 
