@@ -97,11 +97,18 @@ def test_a_damaged_file_counts_as_absent(tmp_path: Path, damage: bytes | None) -
 
 
 def test_labels_of_another_shape_are_not_taken(tmp_path: Path) -> None:
-    kept = KeptEpochs(tmp_path / "0", "key")
-    kept.add({"logits": torch.zeros(3, 10)})
-    kept.write()
-    assert len(KeptEpochs(tmp_path / "0", "key").read()) == 1
-    assert KeptEpochs(tmp_path / "0", "another").read() == []
+    with KeptEpochs(tmp_path / "0", "key") as kept:
+        kept.add({"logits": torch.ones(3, 10)})
+    epochs = {"logits": torch.zeros(2, 3, 10)}
+    assert KeptEpochs(tmp_path / "0", "key").read_into(epochs) == 1
+    assert epochs["logits"].sum((1, 2)).tolist() == [30, 0]
+    for key, labels in (
+        ("another", epochs),
+        ("key", {"logits": torch.zeros(2, 4, 10)}),
+        ("key", {"logits": torch.zeros(2, 3, 10).half()}),
+        ("key", epochs | {"scale": torch.zeros(2, 3)}),
+    ):
+        assert KeptEpochs(tmp_path / "0", key).read_into(labels) == 0
 
 
 def test_nothing_stays_once_the_set_is_written(tmp_path: Path) -> None:

@@ -28,7 +28,6 @@ from attar.models.training.settings import Plan
 from attar.sets.distilled import DistilledSet
 from attar.sets.exports.export import export
 from attar.sets.relabelling import with_regions
-from attar.sets.sizes import with_storage
 from attar.sets.streaming import RegionItems
 from small_regions import DSA, SMALL, STORAGES, SmallObserver, halves, logits_of, mosaic, observer, settings, trained
 from small_sets import CLASSES, RECIPE, build, digit_images
@@ -151,9 +150,6 @@ def test_what_a_set_says_of_its_regions() -> None:
     assert not any("region" in line for line in plain.storage.lines())
     assert built.fingerprint != plain.fingerprint != labelled(scale=(0.5, 1.0)).fingerprint != built.fingerprint
     assert built.replace(scores=[{"a": 1}]).fingerprint == built.fingerprint
-    again = with_storage(built, "float32")
-    assert again.manifest.labels_kind == "regions" and again.storage.label_bytes == 1200
-    assert torch.equal(again.region_tensors()[0]["logits"], built.region_tensors()[0]["logits"])
 
 
 def test_an_observer_that_is_asked_is_counted_and_named() -> None:

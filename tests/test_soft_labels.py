@@ -34,7 +34,6 @@ from attar.models.training.loop import TrainingConfig, train_networks
 from attar.sets.distilled import DistilledSet
 from attar.sets.exports.export import export
 from attar.sets.manifest import InitialProvenance
-from attar.sets.sizes import with_storage
 from small_sets import CLASSES, RECIPE, build, digit_images, first_items, logits_for
 
 TINY = Protocol(
@@ -222,16 +221,6 @@ def test_bytes_are_known_before_the_items_are(
         initial=("random", ()), **facts,
     )  # fmt: skip
     assert estimate == built.file_bytes == len(built.to_bytes())
-
-
-def test_another_storage_of_the_codes_keeps_the_labels(digits: ImageSet) -> None:
-    full = build(digits, "pca:f4c4", "float32", soft="float16", learned={"student_rate": 0.5})
-    small = with_storage(full, "int8")
-    assert small.soft_labels is not None and full.soft_labels is not None
-    assert torch.equal(small.soft_labels, full.soft_labels) and small.learned == full.learned
-    assert small.manifest.schema_version == 2 and small.manifest.labels_kind == "soft"
-    assert small.manifest.shards[0].parameterization["label_storage"] == "float16"
-    assert small.file_bytes < full.file_bytes
 
 
 def test_the_documented_reader_reads_soft_labels(digits: ImageSet, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from attar.base.files import content_key
 from attar.base.progress import Progress
 from attar.methods.labels.checkpoints import KeptEpochs
 from attar.methods.labels.region_logits import fitted, fitted_epochs, label_regions
-from attar.methods.labels.regions import Labeller, ObserverFacts, RegionLabels
+from attar.methods.labels.regions import Labeller, ObserverFacts, RegionLabels, Regions
 from attar.sets.composing import describe_tensors
 from attar.sets.distilled import DistilledSet
 from attar.sets.manifest import RegionSpec
@@ -71,20 +71,11 @@ def with_regions(
         kept = None
         if folder is not None and facts is not None:
             kept = KeptEpochs(folder / str(index), labels_key(distilled, index, config, facts, seed, device))
+        grid = int(part.spec().get("grid", 1))
+        canvases, shape = part.to(device).canvases, part.codec.image_shape
+        regions = Regions(canvases, part.num_canvases, shape, config, preprocess, grid, seed, device)
         tensors = label_regions(
-            observer,
-            part.to(device).canvases,
-            part.num_canvases,
-            config,
-            image_shape=part.codec.image_shape,
-            num_classes=distilled.num_classes,
-            preprocess=preprocess,
-            grid=int(part.spec().get("grid", 1)),
-            seed=seed,
-            device=device,
-            batch_size=batch_size,
-            progress=progress,
-            kept=kept,
+            observer, regions, distilled.num_classes, batch_size=batch_size, progress=progress, kept=kept
         )
         spec = RegionSpec(labels=config, seed=seed, observer=facts, tensors=describe_tensors(tensors))
         labelled.append((spec, tensors))

@@ -13,7 +13,7 @@ from torch import Tensor
 from attar.base.errors import InputError
 from attar.base.shapes import Float, Int64
 from attar.methods.labels.region_logits import check_columns, read_region_logits
-from attar.methods.labels.regions import KeptCanvases, Labeller, ObserverFacts, RegionParameters, Regions
+from attar.methods.labels.regions import Labeller, ObserverFacts, RegionParameters, Regions
 from attar.methods.parameterizations.decoders import swift_decoder
 from attar.methods.parameterizations.parameterization import Parameterization
 from attar.methods.parameterizations.priors import Priors
@@ -198,10 +198,8 @@ def _regions_of(part: Parameterization, spec: RegionSpec, preprocess: Codec, dev
     def render(places: Tensor) -> Tensor:
         return part.canvases(places.to(part.labels.device)).to(device)
 
-    shape, count = part.codec.image_shape, part.num_canvases
-    canvases = KeptCanvases(render, count, shape, device)
-    grid = int(part.spec().get("grid", 1))
-    return Regions(canvases, count, shape, spec.labels, preprocess, grid, spec.seed, device)
+    shape, count, grid = part.codec.image_shape, part.num_canvases, int(part.spec().get("grid", 1))
+    return Regions(render, count, shape, spec.labels, preprocess, grid, spec.seed, device)
 
 
 def check_observer_of(needed: Sequence[ObserverFacts], observer: Labeller | None, where: str) -> None:

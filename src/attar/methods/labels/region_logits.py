@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -16,17 +15,15 @@ from attar.base.randomness import generator
 from attar.base.shapes import Float
 from attar.methods.labels.checkpoints import KeptEpochs, Labels
 from attar.methods.labels.codebook import ENTRIES, MOST_FITTED, Codebook, fit_codebook
-from attar.methods.labels.regions import Canvases, KeptCanvases, Labeller, RegionLabels, Regions
-from attar.models.codecs.codec import Codec
+from attar.methods.labels.regions import Labeller, RegionLabels, Regions
 
 Table = dict[str, tuple[str, tuple[int, ...]]]
 
+# The most logits of one epoch: M K as they are read, in float32.
 LARGEST_EPOCH_VALUES = 2**34
-"""The most logits of one epoch: M K as they are read, in float32."""
+# Codes run from 0 to 255, and int8 from -128 to 127.
 CODE_OFFSET = 128
-"""Codes run from 0 to 255, and int8 from -128 to 127."""
-LARGEST_HALF = torch.finfo(torch.float16).max
-SMALLEST_HALF = torch.finfo(torch.float16).smallest_normal
+HALF = torch.finfo(torch.float16)
 
 
 def region_table(config: RegionLabels, num_canvases: int, num_classes: int) -> Table:
@@ -42,35 +39,8 @@ def region_table(config: RegionLabels, num_canvases: int, num_classes: int) -> T
             f"at most {LARGEST_EPOCH_VALUES} are allowed"
         )
     table = _epoch_table(config, num_canvases, num_classes)
-    every = {name: (dtype, (config.epochs, *shape)) for name, (dtype, shape) in table.items()}
-    return every | codebook_table(config, num_classes)
-
-
-def codebook_table(config: RegionLabels, num_classes: int) -> Table:
-    """What labels with storage "codebook" share; {} with any other.
-
-    Raises:
-        InputError: more bytes of a label than classes.
-    """
-    if config.storage != "codebook":
-        return {}
-    groups = config.code_bytes
-    if groups > num_classes:
-        raise InputError(
-            f"code_bytes is {groups} and there are {num_classes} classes; give at most {num_classes}, "
-            "or take storage 'int8'"
-        )
-    width = -(-num_classes // groups)
-    return {
-        "mean": ("F16", (num_classes,)),
-        "directions": ("F16", (num_classes, groups * width)),
-        "entries": ("F16", (groups, ENTRIES, width)),
-    }
-
-
-def class_dtype(num_classes: int) -> str:
-    """The smallest that holds every class's index."""
-    return next(name for name in ("I8", "I16", "I32") if num_classes - 1 <= torch.iinfo(DTYPES[name]).max)
+    all_epochs = {name: (dtype, (config.epochs, *shape)) for name, (dtype, shape) in table.items()}
+    return all_epochs | _codebook_table(config, num_classes)
 
 
 def epoch_bytes(config: RegionLabels, num_canvases: int, num_classes: int) -> int:
@@ -85,22 +55,27 @@ def fitted(config: RegionLabels, num_canvases: int | Sequence[int], num_classes:
         InputError: not even one epoch fits, and what `region_table` refuses.
     """
     shards = [num_canvases] if isinstance(num_canvases, int) else list(num_canvases)
-    each = sum(epoch_bytes(config, count, num_classes) for count in shards)
+    bytes_of_an_epoch = sum(epoch_bytes(config, count, num_classes) for count in shards)
     if config.label_bytes is None:
         return config
-    shared = len(shards) * _bytes(codebook_table(config, num_classes))
-    epochs = min(config.epochs, max(0, config.label_bytes - shared) // each)
+    shared = len(shards) * _bytes(_codebook_table(config, num_classes))
+    epochs = min(config.epochs, max(0, config.label_bytes - shared) // bytes_of_an_epoch)
     if not epochs:
         raise InputError(
-            f"label_bytes is {config.label_bytes} and the labels of one epoch take {each + shared} as "
+            f"label_bytes is {config.label_bytes} and the labels of one epoch take {bytes_of_an_epoch + shared} as "
             f"{config.storage}; allow more, or take storage 'int8', 'top-k' or 'codebook'"
         )
     return config.model_copy(update={"epochs": epochs, "label_bytes": None})
 
 
+def fitted_epochs(config: RegionLabels, num_canvases: int) -> int:
+    """To the labels of how many epochs, the first ones, the codebook is fitted; 0 without a codebook."""
+    return min(config.epochs, -(-MOST_FITTED // num_canvases)) if config.storage == "codebook" else 0
+
+
 def store_logits(
     logits: Float[Tensor, "canvases classes"], config: RegionLabels, codebook: Codebook | None = None
-) -> dict[str, Tensor]:
+) -> Labels:
     """One epoch's logits as they are stored, without the dimension of epochs.
 
         float16: rounded.    int8: offset + scale q, q from -127 to 127, to within scale / 2
@@ -111,7 +86,7 @@ def store_logits(
     """
     if codebook is not None:
         return {"codes": (codebook.encode(logits.detach().float()) - CODE_OFFSET).to(torch.int8).cpu()}
-    logits = logits.detach().cpu().float().clamp(-LARGEST_HALF, LARGEST_HALF)
+    logits = logits.detach().cpu().float().clamp(-HALF.max, HALF.max)
     if config.storage == "float16":
         return {"logits": logits.half()}
     if config.storage == "int8":
@@ -120,8 +95,8 @@ def store_logits(
         return {}
     values, classes = logits.topk(config.top_k, dim=1)
     rest = logits.scatter(1, classes, -math.inf).logsumexp(1)
-    dtype = DTYPES[class_dtype(logits.shape[1])]
-    return {"classes": classes.to(dtype), "logits": values.half(), "rest": rest.clamp_max(LARGEST_HALF).half()}
+    dtype = DTYPES[_class_dtype(logits.shape[1])]
+    return {"classes": classes.to(dtype), "logits": values.half(), "rest": rest.clamp_max(HALF.max).half()}
 
 
 def read_region_logits(
@@ -145,15 +120,16 @@ def read_region_logits(
         raise ValueError("labels with storage 'online' come from the observer")
     if config.storage == "codebook":
         codes = tensors["codes"][epoch % config.epochs].long() + CODE_OFFSET
-        return _codebook_of(tensors, codes.device).decode(codes)
-    own = {name: tensor[epoch % config.epochs] for name, tensor in tensors.items()}
+        shared = (tensors[name].to(codes.device).float() for name in ("mean", "directions", "entries"))
+        return Codebook(*shared).decode(codes)
+    stored = {name: tensor[epoch % config.epochs] for name, tensor in tensors.items()}
     if config.storage == "float16":
-        return own["logits"].float()
+        return stored["logits"].float()
     if config.storage == "int8":
-        return own["offset"].float().unsqueeze(1) + own["scale"].float().unsqueeze(1) * own["logits"].float()
-    others = own["rest"].float() - math.log(num_classes - config.top_k)
+        return stored["offset"].float().unsqueeze(1) + stored["scale"].float().unsqueeze(1) * stored["logits"].float()
+    others = stored["rest"].float() - math.log(num_classes - config.top_k)
     spread = others.unsqueeze(1).repeat(1, num_classes)
-    return spread.scatter(1, own["classes"].long(), own["logits"].float())
+    return spread.scatter(1, stored["classes"].long(), stored["logits"].float())
 
 
 def check_region_tensors(
@@ -161,11 +137,11 @@ def check_region_tensors(
 ) -> None:
     """Raise InputError unless these are exactly what `label_regions` gives for so many canvases, value by value."""
     expected = region_table(config, num_canvases, num_classes)
-    found = {name: (DTYPE_NAMES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for name, t in tensors.items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
+    received = {name: (DTYPE_NAMES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for name, t in tensors.items()}
+    for name in sorted(expected.keys() | received.keys()):
+        if expected.get(name) != received.get(name):
             raise InputError(
-                f"tensor {name[:80]!r} of the region labels is {found.get(name)} and must be {expected.get(name)}"
+                f"tensor {name[:80]!r} of the region labels is {received.get(name)} and must be {expected.get(name)}"
             )
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
@@ -178,33 +154,19 @@ def check_region_tensors(
 
 def label_regions(
     observer: Labeller,
-    canvases_of: Canvases,
-    num_canvases: int,
-    config: RegionLabels,
-    *,
-    image_shape: tuple[int, int, int],
+    regions: Regions,
     num_classes: int,
-    preprocess: Codec,
-    grid: int = 1,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
+    *,
     batch_size: int = 256,
     progress: Progress | None = None,
     kept: KeptEpochs | None = None,
-) -> dict[str, Tensor]:
+) -> Labels:
     """The observer's logits of every region of every epoch, as they are stored: names to [E, M, ...] on the CPU.
 
     Args:
-        observer: on `device`.
-        canvases_of: places of canvases to images, as whoever trains will see them.
-        num_canvases: M.
-        config: which regions and which storage; `label_bytes` has been seen to (`fitted`).
-        image_shape: (C, H, W) of a canvas.
+        observer: on the regions' device.
+        regions: of canvases as whoever trains will see them; `label_bytes` has been seen to (`fitted`).
         num_classes: K.
-        preprocess: images to network inputs, on `device`.
-        grid: tiles along each side of a canvas.
-        seed: of the regions.
-        device: where to work.
         batch_size: regions at once.
         progress: told every batch.
         kept: where epochs are kept while they are made; those that are there already are not made again.
@@ -214,75 +176,42 @@ def label_regions(
 
     Source: Shen & Xing 2022 (FKD); LIC section 2.3.
     """
-    progress = progress or Silent()
+    config, num_canvases = regions.config, regions.num_canvases
+    progress, kept = progress or Silent(), kept or KeptEpochs()
     if config.storage == "online":
         return {}
-    epochwise = region_table(config, num_canvases, num_classes).items() - codebook_table(config, num_classes).items()
-    stored = {name: torch.empty(shape, dtype=DTYPES[dtype]) for name, (dtype, shape) in sorted(epochwise)}
-    canvases = KeptCanvases(canvases_of, num_canvases, image_shape, device)
-    asking = _Asking(
-        Regions(canvases, num_canvases, image_shape, config, preprocess, grid, seed, device),
-        observer,
-        num_classes,
-        batch_size,
-    )
-    codebook = asking.codebook(progress) if config.storage == "codebook" else None
-    found = _fitting(kept.read() if kept is not None else [], stored)
-    for epoch, labels in enumerate(found):
-        for name, tensor in labels.items():
-            stored[name][epoch] = tensor
-    progress.start("labelling regions", config.epochs * num_canvases)
-    progress.advance(len(found) * num_canvases)
-    with nullcontext() if kept is None else kept.whole():
-        for epoch in range(len(found), config.epochs):
-            labels = store_logits(asking.logits(epoch, progress), config, codebook)
-            for name, tensor in labels.items():
-                stored[name][epoch] = tensor
-            if kept is not None:
-                kept.add(labels)
-    progress.finish()
-    return stored | ({} if codebook is None else {name: part.cpu().half() for name, part in vars(codebook).items()})
 
-
-def fitted_epochs(config: RegionLabels, num_canvases: int) -> int:
-    """How many epochs' labels the codebook is fitted to, the first ones; 0 without a codebook."""
-    return min(config.epochs, -(-MOST_FITTED // num_canvases)) if config.storage == "codebook" else 0
-
-
-class _Asking:
-    """An observer asked epoch by epoch; what the codebook was fitted to is not asked again."""
-
-    def __init__(self, regions: Regions, observer: Labeller, num_classes: int, batch_size: int) -> None:
-        self._regions = regions
-        self._observer = observer
-        self._num_classes = num_classes
-        self._batch_size = batch_size
-        self._known: list[Tensor] = []
-
-    def logits(self, epoch: int, progress: Progress) -> Float[Tensor, "canvases classes"]:
-        """Of every canvas's region in an epoch, float32; the progress is told of each."""
-        if epoch < len(self._known):
-            progress.advance(len(self._known[epoch]))
-            return self._known[epoch]
-        logits = self._regions.logits(self._observer, epoch, self._batch_size, progress.advance)
-        check_columns(logits, self._num_classes)
+    def ask(epoch: int) -> Tensor:
+        logits = regions.logits(observer, epoch, batch_size, progress.advance)
+        check_columns(logits, num_classes)
         return logits
 
-    def codebook(self, progress: Progress) -> Codebook:
-        """Fitted to the labels of the first epochs."""
-        config, num_canvases = self._regions.config, self._regions.num_canvases
-        epochs = fitted_epochs(config, num_canvases)
-        progress.start("labelling regions for their codebook", epochs * num_canvases)
-        self._known = [self.logits(epoch, progress) for epoch in range(epochs)]
+    table = region_table(config, num_canvases, num_classes).items() - _codebook_table(config, num_classes).items()
+    stored = {name: torch.empty(shape, dtype=DTYPES[dtype]) for name, (dtype, shape) in sorted(table)}
+    codebook, logits_of_codebook = None, list[Tensor]()
+    if config.storage == "codebook":
+        epochs = range(fitted_epochs(config, num_canvases))
+        progress.start("labelling regions for their codebook", len(epochs) * num_canvases)
+        logits_of_codebook = [ask(epoch) for epoch in epochs]
         progress.finish()
-        return fit_codebook(torch.cat(self._known), config.code_bytes, generator(self._regions.seed, "codebook"))
-
-
-def _fitting(found: list[Labels], stored: Labels) -> list[Labels]:
-    """The kept epochs, none where they are of another shape or type than those to be stored."""
-    wanted = {name: (tensor.dtype, tensor.shape[1:]) for name, tensor in stored.items()}
-    fits = all({name: (t.dtype, t.shape) for name, t in labels.items()} == wanted for labels in found)
-    return found[: len(next(iter(stored.values())))] if fits else []
+        draw = generator(regions.seed, "codebook")
+        codebook = fit_codebook(torch.cat(logits_of_codebook), config.code_bytes, draw)
+    first = kept.read_into(stored)
+    progress.start("labelling regions", config.epochs * num_canvases)
+    progress.advance(first * num_canvases)
+    with kept:
+        for epoch in range(first, config.epochs):
+            if epoch < len(logits_of_codebook):
+                logits = logits_of_codebook[epoch]
+                progress.advance(num_canvases)
+            else:
+                logits = ask(epoch)
+            labels = store_logits(logits, config, codebook)
+            for name, tensor in labels.items():
+                stored[name][epoch] = tensor
+            kept.add(labels)
+    progress.finish()
+    return stored | ({} if codebook is None else {name: part.cpu().half() for name, part in vars(codebook).items()})
 
 
 def check_columns(logits: Tensor, num_classes: int) -> None:
@@ -308,23 +237,42 @@ def _epoch_table(config: RegionLabels, num_canvases: int, num_classes: int) -> T
         raise InputError(
             f"top_k is {config.top_k} and there are {num_classes} classes; keep fewer of them, or take storage 'int8'"
         )
-    kept = (*rows, config.top_k)
-    return {"classes": (class_dtype(num_classes), kept), "logits": ("F16", kept), "rest": ("F16", rows)}
+    largest = (*rows, config.top_k)
+    return {"classes": (_class_dtype(num_classes), largest), "logits": ("F16", largest), "rest": ("F16", rows)}
+
+
+def _codebook_table(config: RegionLabels, num_classes: int) -> Table:
+    """What labels with storage "codebook" share; {} with any other."""
+    if config.storage != "codebook":
+        return {}
+    groups = config.code_bytes
+    if groups > num_classes:
+        raise InputError(
+            f"code_bytes is {groups} and there are {num_classes} classes; give at most {num_classes}, "
+            "or take storage 'int8'"
+        )
+    width = -(-num_classes // groups)
+    return {
+        "mean": ("F16", (num_classes,)),
+        "directions": ("F16", (num_classes, groups * width)),
+        "entries": ("F16", (groups, ENTRIES, width)),
+    }
+
+
+def _class_dtype(num_classes: int) -> str:
+    """The smallest dtype that holds every class's index."""
+    return next(name for name in ("I8", "I16", "I32") if num_classes - 1 <= torch.iinfo(DTYPES[name]).max)
 
 
 def _bytes(table: Table) -> int:
     return sum(math.prod(shape) * DTYPES[dtype].itemsize for dtype, shape in table.values())
 
 
-def _codebook_of(tensors: Mapping[str, Tensor], device: torch.device) -> Codebook:
-    return Codebook(*(tensors[name].to(device).float() for name in ("mean", "directions", "entries")))
-
-
-def _store_int8(logits: Tensor) -> dict[str, Tensor]:
+def _store_int8(logits: Tensor) -> Labels:
     low, high = logits.amin(1), logits.amax(1)
     offset = ((low + high) / 2).half()
     reach = torch.maximum((high - offset.float()).abs(), (offset.float() - low).abs())
-    scale = (reach / 127).clamp(SMALLEST_HALF, LARGEST_HALF)
+    scale = (reach / 127).clamp(HALF.smallest_normal, HALF.max)
     # Rounded up, so that no value lies beyond 127 steps.
     rounded = scale.half()
     rounded = torch.where(rounded.float() < scale, torch.nextafter(rounded, torch.full_like(rounded, 1e4)), rounded)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
@@ -19,26 +21,21 @@ from attar.data.resizing import crop_and_resize
 from attar.data.tiling import Grid, tile_boxes
 from attar.models.codecs.codec import Codec
 
-RegionStorage: TypeAlias = Literal["float16", "int8", "top-k", "codebook", "online"]
+#: Indices of canvases, int64 [B], to images [B, C, H, W] nominally in [0, 1], on the same device.
 Canvases: TypeAlias = Callable[[Tensor], Tensor]
-"""int64 [B], places of canvases, to images [B, C, H, W] nominally in [0, 1], on the same device."""
 
-DEFAULT_TOP_K = 5
-DEFAULT_CODE_BYTES = 16
-MOST_EPOCHS = 2**20
-SMALLEST_AREA = 1e-4
-WIDEST_RATIO = 4 / 3
-FEWEST_PIXELS = 1.5
+DEFAULT_TOP_K, DEFAULT_CODE_BYTES = 5, 16
+SMALLEST_AREA, WIDEST_RATIO, FEWEST_PIXELS = 1e-4, 4 / 3, 1.5
+# Canvases of up to so many values (1 GiB) are rendered once and stay in memory.
 LARGEST_KEPT_VALUES = 2**28
-"""Canvases of up to so many values (1 GiB) are rendered once and kept; larger sets are rendered batch by batch."""
 CHUNK_VALUES = 2**21
 
 
 class Labeller(Protocol):
-    """An observer as far as labels need one; what `ObserverFacts` says and `classes` are read where it has them."""
+    """An observer as far as labels need one; `classes` and what `ObserverFacts` says are read where it has them."""
 
     def logits(self, images: Tensor) -> Tensor:
-        """Images [B, C, H, W] nominally in [0, 1] to logits [B, K], each image for itself."""
+        """Logits [B, K] of images [B, C, H, W] nominally in [0, 1], of each image independently of the others."""
 
 
 class RegionLabels(Config):
@@ -70,8 +67,8 @@ class RegionLabels(Config):
     """
 
     kind: Literal["regions"] = "regions"
-    epochs: int = Field(default=300, ge=1, le=MOST_EPOCHS)
-    storage: RegionStorage = "float16"
+    epochs: int = Field(default=300, ge=1, le=2**20)
+    storage: Literal["float16", "int8", "top-k", "codebook", "online"] = "float16"
     top_k: int = Field(default=DEFAULT_TOP_K, ge=1, le=10_000)
     code_bytes: int = Field(default=DEFAULT_CODE_BYTES, ge=1, le=256)
     label_bytes: int | None = Field(default=None, ge=1)
@@ -83,8 +80,8 @@ class RegionLabels(Config):
 
     def without_flip(self) -> RegionLabels:
         """The same without mirrored regions."""
-        kept = self.augmentation and self.augmentation.without_flip()
-        return self.model_copy(update={"flip": 0.0, "augmentation": kept})
+        augmentation = self.augmentation and self.augmentation.without_flip()
+        return self.model_copy(update={"flip": 0.0, "augmentation": augmentation})
 
     @field_validator("scale")
     @classmethod
@@ -123,7 +120,7 @@ class ObserverFacts(Config):
 
     @classmethod
     def of(cls, observer: Labeller) -> ObserverFacts | None:
-        """Those of an observer; None where it does not say them."""
+        """The facts of an observer; None where it does not say them."""
         identity, num_bytes = getattr(observer, "identity", None), getattr(observer, "num_bytes", None)
         if not isinstance(identity, str) or not isinstance(num_bytes, int):
             return None
@@ -132,7 +129,7 @@ class ObserverFacts(Config):
 
     @classmethod
     def unknown(cls, network: str) -> ObserverFacts:
-        """As long in a file as those of an observer that is not trained yet can be."""
+        """Facts that take as many bytes in a file as those of an observer that is still to be trained can take."""
         return cls(identity="0" * 64, num_bytes=2**48 - 1, network=network)
 
 
@@ -157,14 +154,17 @@ class RegionParameters:
     pasted: Int64[Tensor, "canvases 4"] | None = None
 
     def rows(self, items: Int64[Tensor, " batch"]) -> RegionParameters:
-        """Those of some canvases. Partners remain places among all of them."""
-        return self._each(lambda tensor: tensor[items])
+        """The parameters of some canvases. Partners remain indices among all canvases."""
+        return self._map(lambda tensor: tensor[items])
 
     def to(self, device: torch.device | str) -> RegionParameters:
-        """On another device; fractions stay float64 where it has them."""
-        return self._each(lambda tensor: _moved(tensor, torch.device(device)))
+        """The same on another device; fractions stay float64 where it has them."""
+        without_doubles = torch.device(device).type == "mps"
+        return self._map(
+            lambda tensor: (tensor.float() if without_doubles and tensor.dtype == torch.float64 else tensor).to(device)
+        )
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> RegionParameters:
+    def _map(self, change: Callable[[Tensor], Tensor]) -> RegionParameters:
         changed: dict[str, Any] = {
             name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
@@ -200,23 +200,21 @@ def draw_regions(
     """
     counter = Counter(seed, "regions", epoch % config.epochs)
     numbers = [counter.uniform(num_canvases) for _ in range(12)]
-    _, height, width = image_shape
-    fields = _fields(config, numbers[0], numbers[1], (height, width), grid)
-    boxes = _boxes(config, fields, torch.stack(numbers[2:6]), (height, width))
-    drawn = RegionParameters(boxes, numbers[6] < config.flip)
+    size = image_shape[1], image_shape[2]
+    fields = _fields(config, numbers[0], numbers[1], size, grid)
+    regions = RegionParameters(_boxes(config, fields, torch.stack(numbers[2:6]), size), numbers[6] < config.flip)
     if config.mix == "cutmix":
         # Never the canvas itself, where there is another.
         steps = 1 + (numbers[7] * (num_canvases - 1)).long()
         partners = (torch.arange(num_canvases) + steps) % num_canvases
-        pasted = cutmix_boxes(numbers[8], numbers[9], numbers[10], (height, width))
-        drawn = replace(drawn, partners=partners, pasted=pasted)
+        regions = replace(regions, partners=partners, pasted=cutmix_boxes(numbers[8], numbers[9], numbers[10], size))
     if config.augmentation is None:
-        return drawn
-    every = Dsa(config.augmentation.model_copy(update={"mode": "multiple"}))
-    augmentation = every.draw(num_canvases, image_shape, counter, siamese=False)
+        return regions
+    every_operation = Dsa(config.augmentation.model_copy(update={"mode": "multiple"}))
+    augmentation = every_operation.draw(num_canvases, image_shape, counter, siamese=False)
     single = config.augmentation.mode == "single"
     operations = (numbers[11] * len(augmentation.operations)).long() if single else None
-    return replace(drawn, augmentation=augmentation, operations=operations)
+    return replace(regions, augmentation=augmentation, operations=operations)
 
 
 def apply_regions(
@@ -227,67 +225,32 @@ def apply_regions(
 
 
 def region_images(
-    canvases: Canvases,
-    parameters: RegionParameters,
-    items: Int64[Tensor, " batch"],
-    preprocess: Codec | None = None,
+    canvases: Canvases, parameters: RegionParameters, items: Int64[Tensor, " batch"], preprocess: Codec | None = None
 ) -> Float[Tensor, "batch C H W"]:
     """The regions of some canvases, nominally in [0, 1]: cropped and resized, flipped, augmented, then mixed.
 
     Args:
-        canvases: places to images.
+        canvases: indices to images.
         parameters: of all canvases, on the device of `items`.
-        items: places of the wanted ones.
+        items: indices of the canvases.
         preprocess: images to network inputs, in whose space regions are augmented.
 
     Raises:
         ValueError: an augmentation without a `preprocess`.
     """
-    own = _views(canvases(items), parameters.rows(items), preprocess)
+    views = _views(canvases(items), parameters.rows(items), preprocess)
     if parameters.partners is None or parameters.pasted is None:
-        return own
+        return views
     partners = parameters.partners[items]
-    others = _views(canvases(partners), parameters.rows(partners), preprocess)
-    return paste(own, others, parameters.pasted[items])
-
-
-class KeptCanvases:
-    """Canvases that are rendered once and kept, where they are few enough, else each time in small chunks.
-
-    Args:
-        render: places to images.
-        num_canvases: M.
-        image_shape: (C, H, W).
-        device: where they are asked for.
-    """
-
-    def __init__(
-        self, render: Canvases, num_canvases: int, image_shape: tuple[int, int, int], device: torch.device | str
-    ) -> None:
-        values = image_shape[0] * image_shape[1] * image_shape[2]
-        self._render, self._chunk = render, max(1, min(512, CHUNK_VALUES // values))
-        self._few = num_canvases * values <= LARGEST_KEPT_VALUES
-        self._all = torch.arange(num_canvases, device=device)
-        self._kept: Tensor | None = None
-
-    def __call__(self, items: Int64[Tensor, " batch"]) -> Float[Tensor, "batch C H W"]:
-        if not self._few:
-            return self._in_chunks(items)
-        if self._kept is None:
-            self._kept = self._in_chunks(self._all)
-        return self._kept[items]
-
-    @torch.no_grad()
-    def _in_chunks(self, items: Tensor) -> Tensor:
-        return torch.cat([self._render(part).float() for part in items.split(self._chunk)])
+    return paste(views, _views(canvases(partners), parameters.rows(partners), preprocess), parameters.pasted[items])
 
 
 @dataclass(frozen=True)
 class Regions:
-    """All regions of some canvases.
+    """All regions of some canvases. Canvases are rendered once and stay in memory where they are few enough.
 
     Args:
-        canvases: places to images.
+        canvases: indices to images.
         num_canvases: M.
         image_shape: (C, H, W) of a canvas.
         config: which regions.
@@ -307,31 +270,43 @@ class Regions:
     device: torch.device | str = "cpu"
 
     def draw(self, epoch: int) -> RegionParameters:
-        """Those of one epoch, on the device."""
+        """The regions of one epoch, on the device."""
         drawn = draw_regions(self.config, epoch, self.num_canvases, self.image_shape, self.grid, self.seed)
         return drawn.to(self.device)
 
     def images(self, parameters: RegionParameters, items: Int64[Tensor, " batch"]) -> Float[Tensor, "batch C H W"]:
         """The regions of some canvases as images."""
-        return region_images(self.canvases, parameters, items, self.preprocess)
+        all_canvases = self._all_canvases
+        canvases = self._rendered if all_canvases is None else all_canvases.__getitem__
+        return region_images(canvases, parameters, items, self.preprocess)
 
     @torch.no_grad()
     def logits(
         self, observer: Labeller, epoch: int, batch_size: int = 256, done: Callable[[int], object] = lambda count: None
     ) -> Float[Tensor, "canvases classes"]:
-        """What the observer says of every region of an epoch, float32 on the device; `done` is told of each batch.
+        """The observer's logits of every region of an epoch, float32 on the device; calls `done` after each batch.
 
         Raises:
             InputError: a logit that is not finite.
         """
-        parameters, found = self.draw(epoch), []
+        parameters, batches = self.draw(epoch), []
         for items in torch.arange(self.num_canvases, device=self.device).split(batch_size):
-            found.append(observer.logits(self.images(parameters, items)).float())
+            batches.append(observer.logits(self.images(parameters, items)).float())
             done(len(items))
-        logits = torch.cat(found)
+        logits = torch.cat(batches)
         if not bool(logits.isfinite().all()):
             raise InputError(f"the observer's logits in epoch {epoch} are not all finite; train another observer")
         return logits
+
+    @cached_property
+    def _all_canvases(self) -> Tensor | None:
+        few = self.num_canvases * math.prod(self.image_shape) <= LARGEST_KEPT_VALUES
+        return self._rendered(torch.arange(self.num_canvases, device=self.device)) if few else None
+
+    @torch.no_grad()
+    def _rendered(self, items: Tensor) -> Tensor:
+        chunk = max(1, min(512, CHUNK_VALUES // math.prod(self.image_shape)))
+        return torch.cat([self.canvases(part).float() for part in items.split(chunk)])
 
 
 def _fields(
@@ -341,8 +316,8 @@ def _fields(
     corners = tile_boxes(*size, Grid(grid)).double()
     tiles = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
     whole = torch.tensor([0, 0, *size], dtype=torch.float64)
-    chosen = (coin < config.tile_probability).unsqueeze(1)
-    return torch.where(chosen, tiles[(place * len(tiles)).long()], whole)
+    from_a_tile = (coin < config.tile_probability).unsqueeze(1)
+    return torch.where(from_a_tile, tiles[(place * len(tiles)).long()], whole)
 
 
 def _boxes(
@@ -356,42 +331,34 @@ def _boxes(
     low = torch.minimum(torch.maximum(shape / WIDEST_RATIO, area), 1 / area)
     high = torch.minimum(torch.maximum(shape * WIDEST_RATIO, area), 1 / area)
     ratio = low * (high / low) ** numbers[1]
-    high_pixels = _side((area / ratio).sqrt(), height)
-    wide_pixels = _side((area * ratio).sqrt(), width)
-    top, left = top + (height - high_pixels) * numbers[2], left + (width - wide_pixels) * numbers[3]
+    # A crop is never longer than its field, nor so short that no pixel lies in it.
+    crop_height = torch.minimum(((area / ratio).sqrt() * height).clamp_min(FEWEST_PIXELS), height)
+    crop_width = torch.minimum(((area * ratio).sqrt() * width).clamp_min(FEWEST_PIXELS), width)
+    top, left = top + (height - crop_height) * numbers[2], left + (width - crop_width) * numbers[3]
     sides = torch.tensor([*size, *size], dtype=torch.float64)
-    return torch.stack([top, left, high_pixels, wide_pixels], 1) / sides
+    return torch.stack([top, left, crop_height, crop_width], 1) / sides
 
 
-def _side(fraction: Tensor, pixels: Tensor) -> Tensor:
-    """A crop's side in pixels: never longer than the field's, nor so short that no pixel lies in it."""
-    return torch.minimum((fraction * pixels).clamp_min(FEWEST_PIXELS), pixels)
-
-
-def _views(images: Tensor, own: RegionParameters, preprocess: Codec | None) -> Tensor:
-    """What of each canvas is seen before it is mixed."""
-    views = crop_and_resize(images, own.boxes, (images.shape[2], images.shape[3]))
-    views = torch.where(own.flipped.view(-1, 1, 1, 1), views.flip(3), views)
-    if own.augmentation is None:
+def _views(images: Tensor, parameters: RegionParameters, preprocess: Codec | None) -> Tensor:
+    """The regions of these canvases before they are mixed."""
+    views = crop_and_resize(images, parameters.boxes, (images.shape[2], images.shape[3]))
+    views = torch.where(parameters.flipped.view(-1, 1, 1, 1), views.flip(3), views)
+    if parameters.augmentation is None:
         return views
     if preprocess is None:
         raise ValueError("regions are augmented as network inputs; give the preprocess")
-    return preprocess.decode(_augmented(preprocess.encode(views), own.augmentation, own.operations))
+    inputs = preprocess.encode(views)
+    return preprocess.decode(_augmented(inputs, parameters.augmentation, parameters.operations))
 
 
-def _augmented(inputs: Tensor, drawn: DsaParameters, operations: Tensor | None) -> Tensor:
+def _augmented(inputs: Tensor, augmentation: DsaParameters, operations: Tensor | None) -> Tensor:
     dsa = Dsa(DsaConfig())
     if operations is None:
-        return dsa.apply(inputs, drawn)
+        return dsa.apply(inputs, augmentation)
     inputs = inputs.clone()
-    for place, name in enumerate(drawn.operations):
+    for place, name in enumerate(augmentation.operations):
         rows = (operations == place).nonzero()[:, 0]
         if len(rows):
-            own = DsaParameters((name,), {key: value[rows] for key, value in drawn.values.items()})
-            inputs[rows] = dsa.apply(inputs[rows], own)
+            values = {key: value[rows] for key, value in augmentation.values.items()}
+            inputs[rows] = dsa.apply(inputs[rows], DsaParameters((name,), values))
     return inputs
-
-
-def _moved(tensor: Tensor, device: torch.device) -> Tensor:
-    without_doubles = device.type == "mps" and tensor.dtype == torch.float64
-    return tensor.to(device, torch.float32 if without_doubles else tensor.dtype)
