@@ -25,20 +25,19 @@ LARGEST_BATCH = 512
 
 @runtime_checkable
 class Scorer(Protocol):
-    """What scoring needs of an observer."""
+    """An observer, as far as scoring needs one."""
 
     def logits(self, images: Tensor) -> Tensor:
-        """[B, K] of images [B, C, H, W] in [0, 1]."""
+        """Logits [B, K] of images [B, C, H, W] in [0, 1]."""
 
 
 class KeySamplesConfig(Config):
     """Real images ranked by an observer's loss.
 
     Args:
-        kind: "key" takes those with the lowest loss, "hardest" those with the highest.
+        kind: "key" takes the images with the lowest loss, "hardest" those with the highest.
         pool: images of each class that are drawn at random first, and ranked.
-        crops: random crops of each image, of which the best-ranked stands for it; 0 ranks whole images (LIC), RDED
-            takes 5.
+        crops: random crops of each image, of which the best-ranked stands for it (RDED: 5); 0 ranks whole images (LIC).
     """
 
     kind: Literal["key", "hardest"] = "key"
@@ -76,18 +75,16 @@ def key_samples(
         has ranks j, j + n, j + 2n, ...
     """
     pools = draw_pools(config.pool, train, count, generator)
-    members, each = torch.cat(pools), max(1, config.crops)
-    boxes = random_crops(len(members) * each, train.image_shape, generator) if config.crops else None
-    candidates = Sources(train, members.repeat_interleave(each), boxes, device)
+    members, num_crops = torch.cat(pools), max(1, config.crops)
+    boxes = random_crops(len(members) * num_crops, train.image_shape, generator) if config.crops else None
+    candidates = Sources(train, members.repeat_interleave(num_crops), boxes, device)
     batch_size = min(LARGEST_BATCH, max(1, BATCH_VALUES // math.prod(train.image_shape)))
     losses = observer_losses(observer, candidates.images, candidates.labels, batch_size, progress)
-    ranks = (losses if config.kind == "key" else -losses).view(-1, each)
-    best = ranks.argmin(1)
-    lowest = ranks.gather(1, best.unsqueeze(1)).squeeze(1)
+    lowest, best_crops = (losses if config.kind == "key" else -losses).view(-1, num_crops).min(1)
     chosen, first = [], 0
     for pool in pools:
         order = lowest[first : first + len(pool)].argsort(stable=True)[:count] + first
-        chosen.append(order * each + best[order])
+        chosen.append(order * num_crops + best_crops[order])
         first += len(pool)
     return candidates.select(torch.cat(chosen))
 
@@ -95,10 +92,10 @@ def key_samples(
 def draw_pools(
     pool: int, train: ImageSet, count: int, generator: torch.Generator
 ) -> tuple[Int64[Tensor, " members"], ...]:
-    """For each class up to `pool` of its images at random, all different, in ascending order.
+    """For each class up to `pool` different images of it at random, in ascending order.
 
     Raises:
-        InputError: not one of them can give `count`, or a class cannot (it is named).
+        InputError: the pool is smaller than `count`, or a class is (it is named).
     """
     if pool < count:
         raise InputError(
@@ -142,8 +139,8 @@ def observer_losses(
     try:
         for items in torch.arange(len(labels)).split(batch_size):
             logits = observer.logits(images(items)).cpu().double()
-            own = labels[items].unsqueeze(1)
-            others = (logits - logits.gather(1, own)).scatter(1, own, -torch.inf).logsumexp(1)
+            classes = labels[items].unsqueeze(1)
+            others = (logits - logits.gather(1, classes)).scatter(1, classes, -torch.inf).logsumexp(1)
             losses[items] = torch.logaddexp(others, torch.zeros_like(others))
             progress.advance(len(items))
     finally:
@@ -153,19 +150,15 @@ def observer_losses(
     return losses
 
 
-def _spelled_out(value: Any) -> Any:
-    """The words key and hardest alone are settings of which no other is named."""
+def _spell_out(value: Any) -> Any:
+    """The words key and hardest stand for settings of which no other is given."""
     return KeySamplesConfig(kind=value) if value in ("key", "hardest") else value
-
-
-def _form(value: Any) -> str:
-    return "name" if isinstance(value, str) else "settings"
 
 
 #: "random", "herding", "k-centre", or a KeySamplesConfig, for which "key" and "hardest" may stand; or "noise": codes
 #: drawn from N(0, 1), without a real image behind them.
 Choice = Annotated[
     Annotated[Initialization | Literal["noise"], Tag("name")] | Annotated[KeySamplesConfig, Tag("settings")],
-    Discriminator(_form),
-    BeforeValidator(_spelled_out),
+    Discriminator(lambda value: "name" if isinstance(value, str) else "settings"),
+    BeforeValidator(_spell_out),
 ]

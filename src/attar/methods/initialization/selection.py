@@ -95,9 +95,9 @@ def initial_indices(
     return torch.cat(chosen)
 
 
-def too_few(name: str, found: int, needed: int) -> InputError:
+def too_few(name: str, num_images: int, needed: int) -> InputError:
     """An InputError for a class that is too small."""
     return InputError(
-        f"class {name!r} has {found} images and {needed} are needed to start from; "
+        f"class {name!r} has {num_images} images and {needed} are needed to start from; "
         "lower the budget or give that class more images"
     )

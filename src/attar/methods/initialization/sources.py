@@ -1,4 +1,4 @@
-"""The real image behind each item: a whole training image, or a crop of one, read when it is asked for."""
+"""The real image behind each item: a whole training image or a crop of one, read when it is needed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from attar.data.tiling import Grid, squeeze
 from attar.methods.initialization.selection import initial_indices
 from attar.models.codecs.codec import Codec
 
-CROP_AREA = (0.08, 1.0)
+SMALLEST_AREA, LARGEST_AREA = 0.08, 1.0
+# Images that are encoded at once.
+BLOCK = 256
 
 
 class Sources:
-    """T training images or crops of them, at full size; only those asked for are ever read.
+    """T training images or crops of them, at full size; images are read when they are needed.
 
     Args:
-        train: where they lie, in memory or memory-mapped.
+        train: the images, in memory or memory-mapped.
         indices: int64 [T] into it.
         boxes: float [T, 4], rows (top, left, height, width) as fractions of the sides; None takes whole images.
         device: where images are made.
@@ -32,9 +34,7 @@ class Sources:
         boxes: Float[Tensor, "sources 4"] | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.indices = indices
-        self.boxes = boxes
-        self.device = torch.device(device)
+        self.indices, self.boxes, self.device = indices, boxes, torch.device(device)
         self._train = train
 
     @classmethod
@@ -59,26 +59,23 @@ class Sources:
 
     @property
     def labels(self) -> Int64[Tensor, " sources"]:
-        """Class of each."""
+        """The class of each source."""
         return self._train.labels[self.indices]
 
     def select(self, items: Int64[Tensor, " chosen"]) -> Sources:
-        """Those at `items`, in that order."""
+        """The sources at `items`, in that order."""
         boxes = None if self.boxes is None else self.boxes[items]
         return Sources(self._train, self.indices[items], boxes, self.device)
 
     def images(self, items: Int64[Tensor, " batch"]) -> Float[Tensor, "batch C H W"]:
-        """In [0, 1], on the device: cropped and resized to full size (bilinear) where there are boxes.
-
-        An image of which several crops are asked for is read once.
+        """Images in [0, 1] on the device, crops resized to full size (bilinear); each training image is read once.
 
         Args:
             items: indices into the T sources, on any device.
         """
         items = items.cpu()
-        needed, which = self.indices[items].unique(return_inverse=True)
-        pixels = self._train.images[needed].to(self.device)
-        images = pixels[which.to(self.device)].float() / 255
+        rows, places = self.indices[items].unique(return_inverse=True)
+        images = self._train.images[rows].to(self.device)[places.to(self.device)].float() / 255
         if self.boxes is None:
             return images
         _, height, width = self._train.image_shape
@@ -86,7 +83,7 @@ class Sources:
 
 
 def random_crops(count: int, image_shape: tuple[int, int, int], generator: torch.Generator) -> Float[Tensor, "crops 4"]:
-    """Boxes of whole pixels, as fractions, float64.
+    """Random boxes of whole pixels, as fractions of the sides, float64.
 
         area ~ U(0.08, 1) of the image's, sides sqrt(area) of its sides, place uniform
 
@@ -100,19 +97,15 @@ def random_crops(count: int, image_shape: tuple[int, int, int], generator: torch
     """
     area, row, column = torch.rand(3, count, generator=generator, dtype=torch.float64)
     sides = torch.tensor(image_shape[1:], dtype=torch.float64)
-    smallest, largest = CROP_AREA
-    share = (smallest + (largest - smallest) * area).sqrt().unsqueeze(1)
+    share = (SMALLEST_AREA + (LARGEST_AREA - SMALLEST_AREA) * area).sqrt().unsqueeze(1)
     lengths = (share * sides).round().clamp_min(1)
     starts = (torch.stack([row, column], 1) * (sides - lengths + 1)).floor()
     return torch.cat([starts / sides, lengths / sides], 1)
 
 
-BLOCK = 256
-
-
 @torch.no_grad()
 def encoded(codec: Codec, sources: Sources, grid: Grid) -> Tensor:
-    """Codes float32 [M, c, h, w] of the sources squeezed into canvases, on the CPU; M of them from M N sources."""
+    """Codes float32 [M, c, h, w] on the CPU of M canvases, each of as many sources as the grid has tiles."""
     frozen = codec.to(sources.device)
     blocks = torch.arange(len(sources)).split(max(1, BLOCK // grid.num_tiles) * grid.num_tiles)
     return torch.cat([frozen.encode(squeeze(sources.images(items), grid)).cpu() for items in blocks])

@@ -10,15 +10,13 @@ from torch import Tensor
 
 from attar.base.shapes import Float, Int64
 
-ENTRIES = 256
-"""Of each codebook: what a byte tells apart."""
-MOST_FITTED = 2**16
-"""The most labels that codebooks are fitted to, but for the rest of an epoch."""
+ENTRIES = 256  # as many as one byte tells apart
+MOST_FITTED = 2**16  # labels that codebooks are fitted to, rounded up to whole epochs
 LLOYD_STEPS, LLOYD_ROWS = 10, 2**14
 SWEEPS = 3
 CHUNK_ROWS = 4096
+# Directions with a smaller share of the largest one's spread earn no bytes.
 SMALLEST_SPREAD = 1e-4
-"""Of a direction, as a share of the largest one's: what lies below earns no bytes."""
 
 
 @dataclass(frozen=True)
@@ -61,23 +59,23 @@ class Codebook:
 
     def _codes(self, logits: Tensor) -> Tensor:
         width = self.entries.shape[2]
-        weights, parts = logits.softmax(1), self.directions.split(width, dim=1)
+        weights, directions = logits.softmax(1), self.directions.split(width, dim=1)
         projected = ((logits - self.mean) @ self.directions).split(width, dim=1)
-        nearest = [torch.cdist(own, entries).argmin(1) for own, entries in zip(projected, self.entries, strict=True)]
-        first = torch.stack(nearest, 1)
-        codes, kept = first.clone(), self.decode(first)
+        pairs = zip(projected, self.entries, strict=True)
+        nearest = torch.stack([torch.cdist(points, entries).argmin(1) for points, entries in pairs], 1)
+        codes, decoded = nearest.clone(), self.decode(nearest)
         for _ in range(SWEEPS):
-            for group, own in enumerate(parts):
+            for group, axes in enumerate(directions):
                 entries = self.entries[group]
-                kept = kept - entries[codes[:, group]] @ own.T
-                codes[:, group] = best_entries(logits - kept, weights, own, entries)
-                kept = kept + entries[codes[:, group]] @ own.T
-        worse = divergence(logits, kept) > divergence(logits, self.decode(first))
-        return torch.where(worse.unsqueeze(1), first, codes)
+                others = decoded - entries[codes[:, group]] @ axes.T
+                codes[:, group] = best_entries(logits - others, weights, axes, entries)
+                decoded = others + entries[codes[:, group]] @ axes.T
+        worse = divergence(logits, decoded) > divergence(logits, self.decode(nearest))
+        return torch.where(worse.unsqueeze(1), nearest, codes)
 
 
 def centred(logits: Float[Tensor, "labels classes"]) -> Float[Tensor, "labels classes"]:
-    """Without the constant that softmax does not see."""
+    """The logits less their mean, which softmax does not see."""
     return logits - logits.mean(1, keepdim=True)
 
 
@@ -85,8 +83,8 @@ def divergence(
     logits: Float[Tensor, "labels classes"], other: Float[Tensor, "labels classes"]
 ) -> Float[Tensor, " labels"]:
     """KL(softmax(logits) || softmax(other)) of each label, in nats."""
-    known = logits.log_softmax(1)
-    return (known.exp() * (known - other.log_softmax(1))).sum(1)
+    log_p = logits.log_softmax(1)
+    return (log_p.exp() * (log_p - other.log_softmax(1))).sum(1)
 
 
 @torch.no_grad()
@@ -107,10 +105,10 @@ def fit_codebook(logits: Float[Tensor, "labels classes"], num_groups: int, gener
     mean = logits.mean(0)
     spread, axes = torch.linalg.eigh((logits - mean).T @ (logits - mean) / len(logits))
     directions = logits.new_zeros(num_classes, num_groups * width)
-    for group, members in enumerate(_dealt(spread.flip(0).tolist(), num_groups, width)):
+    for group, members in enumerate(_deal(spread.flip(0).tolist(), num_groups, width)):
         directions[:, group * width : group * width + len(members)] = axes.flip(1)[:, members]
-    few = torch.randperm(len(logits), generator=generator)[:LLOYD_ROWS].to(logits.device)
-    projected = ((logits[few] - mean) @ directions).split(width, dim=1)
+    sample = torch.randperm(len(logits), generator=generator)[:LLOYD_ROWS].to(logits.device)
+    projected = ((logits[sample] - mean) @ directions).split(width, dim=1)
     entries = torch.stack([_k_means(points) for points in projected])
     return Codebook(*(tensor.half().float() for tensor in (mean, directions, entries)))
 
@@ -126,26 +124,27 @@ def best_entries(
     pairs = (directions.unsqueeze(2) * directions.unsqueeze(1)).flatten(1)
     mean = weights @ directions
     spread = (weights @ pairs).view(-1, width, width) - mean.unsqueeze(2) * mean.unsqueeze(1)
-    wanted = weights * target
-    pull = wanted @ directions - wanted.sum(1, keepdim=True) * mean
+    weighted = weights * target
+    pull = weighted @ directions - weighted.sum(1, keepdim=True) * mean
     squares = (entries.unsqueeze(2) * entries.unsqueeze(1)).flatten(1)
     return (spread.flatten(1) @ squares.T - 2 * pull @ entries.T).argmin(1)
 
 
-def _dealt(spread: list[float], num_groups: int, width: int) -> list[list[int]]:
-    """Places of directions, at most `width` a group, the next always to the group with the least spread so far."""
+def _deal(spread: list[float], num_groups: int, width: int) -> list[list[int]]:
+    """Deal directions, at most `width` to a group, the next one always to the group with the least spread so far."""
     floor = max(max(spread) * SMALLEST_SPREAD, 1e-12)
     groups: list[list[int]] = [[] for _ in range(num_groups)]
-    taken = [0.0] * num_groups
-    for place, variance in enumerate(spread):
-        group = min((each for each in range(num_groups) if len(groups[each]) < width), key=lambda each: taken[each])
-        groups[group].append(place)
-        taken[group] += math.log1p(max(variance, 0.0) / floor)
+    log_spread = [0.0] * num_groups
+    for direction, variance in enumerate(spread):
+        open_groups = (group for group in range(num_groups) if len(groups[group]) < width)
+        group = min(open_groups, key=log_spread.__getitem__)
+        groups[group].append(direction)
+        log_spread[group] += math.log1p(max(variance, 0.0) / floor)
     return groups
 
 
 def _k_means(points: Float[Tensor, "points width"]) -> Float[Tensor, "entries width"]:
-    """256 centres; they begin as the first points, over again where there are fewer."""
+    """256 centres. They begin as the first points, repeated where there are fewer than 256."""
     centres = points[torch.arange(ENTRIES, device=points.device) % len(points)]
     for _ in range(LLOYD_STEPS):
         nearest = torch.cdist(points, centres).argmin(1)
