@@ -14,24 +14,32 @@ from attar.methods.objectives.features import FeaturesConfig
 from attar.methods.objectives.gradients import GradientsConfig
 from attar.methods.parameterizations.codes import CodesConfig
 from attar.methods.parameterizations.mosaic import MosaicConfig
-from attar.methods.recipes.published import ANY_IMAGES, BENCHMARKS, by_ipc, data_and_ipc, expected
+from attar.methods.recipes.published import (
+    ANY_IMAGES,
+    BENCHMARKS,
+    IPC,
+    IPC_COLUMNS,
+    by_ipc,
+    data_and_ipc,
+    expected,
+    with_figures,
+)
 from attar.methods.recipes.recipe import OptimizerConfig, Recipe
 from attar.models.codecs.pixels import PixelsConfig
 from attar.models.networks.network import NetworkConfig
 
-_NONE = (None, None, None)
-
-# Columns: 1, 10 and 50 images per class.
-DC = {"dc": None, **by_ipc("dc", {"cifar10": (28.3, 44.9, 53.9), "cifar100": (12.8, 25.2, None), "tiny": _NONE})}
-DSA = {"dsa": None, **by_ipc("dsa", {"cifar10": (28.8, 52.1, 60.6), "cifar100": (13.9, 32.3, None), "tiny": _NONE})}
-DM = {"CIFAR-10": (26.0, 48.9, 63.0), "CIFAR-100": (11.4, 29.7, 43.6), "Tiny-ImageNet": (3.9, 12.9, 24.1)}
-
+_DC = {"cifar10": (28.3, 44.9, 53.9), "cifar100": (12.8, 25.2, None), "tiny": (None, None, None)}
+_DSA = {"cifar10": (28.8, 52.1, 60.6), "cifar100": (13.9, 32.3, None), "tiny": (None, None, None)}
+_DM = {"CIFAR-10": (26.0, 48.9, 63.0), "CIFAR-100": (11.4, 29.7, 43.6), "Tiny-ImageNet": (3.9, 12.9, 24.1)}
+DC = {"dc": None, **by_ipc("dc", _DC)}
+DSA = {"dsa": None, **by_ipc("dsa", _DSA)}
 IDC = {"idc": 67.5, "idc-imagenet10": 72.8, "idc-matching": 58.3, "idc-matching-imagenet10": 61.4}
 
 OUTER_STEPS = {1: 1, 10: 10, 50: 50}
 INNER_EPOCHS = {1: 1, 10: 50, 50: 10}
 
 
+@with_figures(IPC_COLUMNS, _DC)
 def dc(name: str) -> Recipe:
     """DC with its official settings.
 
@@ -39,11 +47,6 @@ def dc(name: str) -> Recipe:
     per class, 1, 50, 10 epochs between two matchings. Images: rate 0.1, momentum 0.5. Network: ConvNet, rate 0.01,
     without momentum. 256 real images of each class, cosine distance of weights, no augmentation. `dc` is for images of
     any size, with the loops of 1 IPC and a ConvNet as deep as the size asks for.
-
-    | data | 1 IPC | 10 IPC | 50 IPC |
-    |---|---|---|---|
-    | CIFAR-10 | 28.3 | 44.9 | 53.9 |
-    | CIFAR-100 | 12.8 | 25.2 | - |
 
     Command: attar distill CIFAR10 --recipe dc-cifar10-ipc10
 
@@ -54,16 +57,12 @@ def dc(name: str) -> Recipe:
     return _dc(name, DC[name], "DC: gradients in pixel space", None, ("dc",))
 
 
+@with_figures(IPC_COLUMNS, _DSA)
 def dsa(name: str) -> Recipe:
     """DSA with its official settings: DC's, from real images, with siamese augmentation.
 
     Matching and the network's training are augmented. Everything else is as in DC: 1000 networks, M 1, 10, 50 matchings
     of each at 1, 10, 50 images per class. `dsa` is for images of any size, with the loops of 1 IPC.
-
-    | data | 1 IPC | 10 IPC | 50 IPC |
-    |---|---|---|---|
-    | CIFAR-10 | 28.8 | 52.1 | 60.6 |
-    | CIFAR-100 | 13.9 | 32.3 | - |
 
     Command: attar distill CIFAR10 --recipe dsa-cifar10-ipc10
 
@@ -102,16 +101,11 @@ def _dc(
     )
 
 
+@with_figures(IPC_COLUMNS, _DM)
 def dm() -> Recipe:
     """DM with its official settings for up to 50 images per class.
 
     20,000 steps, rate 1, momentum 0.5, 256 real images of each class, ConvNet of width 128, DSA, real initialisation.
-
-    | data | 1 IPC | 10 IPC | 50 IPC |
-    |---|---|---|---|
-    | CIFAR-10 | 26.0 | 48.9 | 63.0 |
-    | CIFAR-100 | 11.4 | 29.7 | 43.6 |
-    | Tiny-ImageNet | 3.9 | 12.9 | 24.1 |
 
     Command: attar distill PHOTOS --recipe dm --budget 1ipc
 
@@ -119,8 +113,8 @@ def dm() -> Recipe:
     """
     figures = {
         (data, f"{ipc}ipc"): accuracy
-        for data, accuracies in DM.items()
-        for ipc, accuracy in zip((1, 10, 50), accuracies, strict=True)
+        for data, accuracies in _DM.items()
+        for ipc, accuracy in zip(IPC, accuracies, strict=True)
     }
     return Recipe(
         name="dm",
@@ -170,6 +164,7 @@ _IDC_IMAGENET10 = _IdcData(
 )  # fmt: skip
 
 
+@with_figures(["10 IPC"], {name: [accuracy] for name, accuracy in IDC.items()})
 def idc(name: str) -> Recipe:
     """IDC on CIFAR-10, or on ImageNet-10 at 224 pixels: four or nine images in each canvas, enlarged to be matched.
 
@@ -179,11 +174,6 @@ def idc(name: str) -> Recipe:
     distance between gradients of convolutions; rate 0.005 at 10 images per class. ImageNet-10: 500 networks, each
     trained for 10 epochs of real images, then 500 in between, every batch with CutMix; absolute distance; rate 0.003.
     The rate is in proportion to the images per class; momentum 0.5.
-
-    | 10 IPC | IDC | IDC-I |
-    |---|---|---|
-    | CIFAR-10 | 67.5 | 58.3 |
-    | ImageNet-10, ResNetAP-10 | 72.8 | 61.4 |
 
     Command: attar distill CIFAR10 --recipe idc --budget 10ipc
              attar distill IN10 --classes imagenet-10 --image-size 224 --resize crop --recipe idc-imagenet10

@@ -17,7 +17,7 @@ from attar.methods.objectives.sums import SumConfig
 from attar.methods.objectives.trajectories import TrajectoriesConfig
 from attar.methods.parameterizations.decoders import DecoderConfig
 from attar.methods.parameterizations.priors import PriorsConfig
-from attar.methods.recipes.published import BENCHMARKS, Benchmark
+from attar.methods.recipes.published import BENCHMARKS, Benchmark, with_figures
 from attar.methods.recipes.recipe import OptimizerConfig, Recipe
 from attar.models.codecs.pixels import PixelsConfig
 from attar.models.experts.config import ExpertsConfig
@@ -66,11 +66,43 @@ class _Rates(NamedTuple):
 _RATES = {"S": _Rates(3e-4, 3e-4, 1e-6), "M": _Rates(5e-3, 8e-5, 5e-6), "L": _Rates(5e-3, 8e-5, 1e-6)}
 
 
-def d3() -> Recipe:
-    """D3, small: any image size, minutes on a CPU for the digits.
+_SMALL = NetworkConfig(width=32)
+_SMALL_EXPERTS = ExpertsConfig(count=5, epochs=12, batch_size=64, learning_rate=0.02, momentum=0.9)
+_TRAJECTORIES = TrajectoriesConfig(
+    network=_SMALL,
+    experts=_SMALL_EXPERTS,
+    expert_epochs=1,
+    student_steps=10,
+    max_start_epoch=8,
+    student_rate=0.05,
+    samples=10,
+)
+_DISCREPANCY = DiscrepancyConfig(network=_SMALL, experts=_SMALL_EXPERTS, samples=3)
+_BOTH = SumConfig(parts=(_TRAJECTORIES, _DISCREPANCY), weights=(1.0, 0.1))
+_OF_MEANS = _BOTH.model_copy(update={"parts": tuple(part.model_copy(update={"samples": 1}) for part in _BOTH.parts)})
+_IN_TURNS = _BOTH.model_copy(update={"mode": "alternating"})
+
+# Name -> title and objective.
+D3_SMALL: dict[str, tuple[str, ObjectiveConfig]] = {
+    "d3": ("D3: priors with a decoder, trajectories and kernel MMD; small", _BOTH),
+    "d3-fixed": (
+        "D3 without distributions: means with a decoder; small",
+        _BOTH.model_copy(update={"parts": _OF_MEANS}),
+    ),
+    "d3-mtt": ("D3 by trajectories alone; small", _TRAJECTORIES),
+    "d3-mmd": ("D3 by the kernel MMD alone; small", _DISCREPANCY),
+    "d3-alternating": ("D3 with its two objectives in turns; small", _IN_TURNS),
+}
+
+
+def d3_small(name: str) -> Recipe:
+    """D3, small, and its ablations: any image size, minutes on a CPU for the digits.
 
     10 priors of each class, a decoder of about 15,000 values, five experts of 12 epochs. An outer step draws 10 samples
-    of every prior for a student of 10 steps, and 3 more for the MMD.
+    of every prior for a student of 10 steps, and 3 more for the MMD. `d3-fixed` learns, decodes and stores means alone,
+    so that all epochs are alike (section 3.3 and Figure 6); `d3-mtt` and `d3-mmd` have one of the two objectives
+    (appendix E.2). `d3-alternating` takes a step by each in turns, as the official code (sunnytqin/D3), which never
+    adds the losses; a turn of both is two steps, so there are twice as many.
 
     Command: attar distill digits --recipe d3 --out digits.attar.safetensors
 
@@ -79,65 +111,31 @@ def d3() -> Recipe:
     Deviation: experts see images as they are. To augment them: --set 'objective.parts.0.augmentation={}' --set
         objective.parts.0.augmented=experts.
     """
-    return _small("d3", "D3: priors with a decoder, trajectories and kernel MMD; small", _both())
+    title, objective = D3_SMALL[name]
+    decoder = DecoderConfig(latent_dim=32, width=32, scale=2.5)
+    return Recipe(
+        name=name,
+        title=title,
+        codec=PixelsConfig(),
+        initialization="noise",
+        parameterization=PriorsConfig(decoder=decoder, distribution="fixed" if name == "d3-fixed" else "gaussian"),
+        objective=objective,
+        labels=_LABELS,
+        optimizer=OptimizerConfig(learning_rate=10.0, momentum=0.5),
+        decoder_optimizer=OptimizerConfig(kind="adam", learning_rate=0.002, weight_decay=_WEIGHT_DECAY),
+        steps=600 if name == "d3-alternating" else 300,
+        budget="10lpc",
+        citations=("d3", "mtt"),
+    )
 
 
-def d3_fixed() -> Recipe:
-    """D3, small, without distributions: the means alone are learned, decoded and stored, and no epoch differs.
-
-    Command: attar distill digits --recipe d3-fixed --out digits.attar.safetensors
-
-    Source: D3 section 3.3 and Figure 6, "fixed".
-    """
-    return _small("d3-fixed", "D3 without distributions: means with a decoder; small", _both(sampled=False), fixed=True)
-
-
-def d3_mtt() -> Recipe:
-    """D3, small, matched by trajectories alone.
-
-    Command: attar distill digits --recipe d3-mtt --out digits.attar.safetensors
-
-    Source: D3 appendix E.2.
-    """
-    return _small("d3-mtt", "D3 by trajectories alone; small", _trajectories())
-
-
-def d3_mmd() -> Recipe:
-    """D3, small, matched by the kernel MMD alone.
-
-    Command: attar distill digits --recipe d3-mmd --out digits.attar.safetensors
-
-    Source: D3 appendix E.2.
-    """
-    return _small("d3-mmd", "D3 by the kernel MMD alone; small", _discrepancy())
-
-
-def d3_alternating() -> Recipe:
-    """D3, small, with a step by trajectories and a step by the MMD in turns, as the official code.
-
-    A turn of both is two steps here, so there are twice as many as in `d3`.
-
-    Command: attar distill digits --recipe d3-alternating --out digits.attar.safetensors
-
-    Source: the official code (sunnytqin/D3), where the losses are never added.
-    """
-    return _small("d3-alternating", "D3 with its two objectives in turns; small", _both(mode="alternating"), steps=600)
-
-
+@with_figures(["ConvNet"], {name: [row.accuracy] for name, row in D3.items()})
 def d3_published(name: str) -> Recipe:
     """D3 with the sizes of its Table 9: priors of each class (LPC), decoder S, M or L.
 
     10,000 steps; a student sees fresh samples in every step, and every estimate of the MMD has 30 of each class.
     ZCA on CIFAR-10. Priors by SGD of momentum 0.5, the decoder by Adam of weight decay 1e-5. Each prior has one soft
     label, an expert's of its mean. Evaluate with `--protocol d3`.
-
-    | data | decoder | LPC | ConvNet |
-    |---|---|---|---|
-    | CIFAR-10 | S | 10, 50 | 71.8, 74.4 |
-    | CIFAR-100 | S, M | 2, 5 | - |
-    | ImageNette, 128 px | S | 5 | 71.04 |
-    | ImageWoof, 128 px | S | 5 | 41.60 |
-    | Tiny-ImageNet | S, M, L | 2, 2, 10 | 24.6, 26.0, 30.5 |
 
     Command: attar distill CIFAR10 --recipe d3-cifar10-10lpc
 
@@ -187,46 +185,4 @@ def _published_trajectories(row: _Row, benchmark: Benchmark) -> TrajectoriesConf
         augmentation=DsaConfig(),
         augmented="experts",
         samples=math.ceil(row.syn_steps / steps_of_a_pass),  # each pass of the student has samples of its own
-    )
-
-
-_SMALL = NetworkConfig(width=32)
-_SMALL_EXPERTS = ExpertsConfig(count=5, epochs=12, batch_size=64, learning_rate=0.02, momentum=0.9)
-
-
-def _trajectories(sampled: bool = True) -> TrajectoriesConfig:
-    return TrajectoriesConfig(
-        network=_SMALL,
-        experts=_SMALL_EXPERTS,
-        expert_epochs=1,
-        student_steps=10,
-        max_start_epoch=8,
-        student_rate=0.05,
-        samples=10 if sampled else 1,
-    )
-
-
-def _discrepancy(sampled: bool = True) -> DiscrepancyConfig:
-    return DiscrepancyConfig(network=_SMALL, experts=_SMALL_EXPERTS, samples=3 if sampled else 1)
-
-
-def _both(sampled: bool = True, mode: Literal["sum", "alternating"] = "sum") -> SumConfig:
-    return SumConfig(parts=(_trajectories(sampled), _discrepancy(sampled)), weights=(1.0, 0.1), mode=mode)
-
-
-def _small(name: str, title: str, objective: ObjectiveConfig, fixed: bool = False, steps: int = 300) -> Recipe:
-    decoder = DecoderConfig(latent_dim=32, width=32, scale=2.5)
-    return Recipe(
-        name=name,
-        title=title,
-        codec=PixelsConfig(),
-        initialization="noise",
-        parameterization=PriorsConfig(decoder=decoder, distribution="fixed" if fixed else "gaussian"),
-        objective=objective,
-        labels=_LABELS,
-        optimizer=OptimizerConfig(learning_rate=10.0, momentum=0.5),
-        decoder_optimizer=OptimizerConfig(kind="adam", learning_rate=0.002, weight_decay=_WEIGHT_DECAY),
-        steps=steps,
-        budget="10lpc",
-        citations=("d3", "mtt"),
     )

@@ -11,7 +11,7 @@ from attar.methods.objectives.registry import MatchingConfig
 from attar.methods.objectives.trajectories import TrajectoriesConfig
 from attar.methods.parameterizations.diffusion import DiffusionConfig
 from attar.methods.parameterizations.generator import GeneratorConfig
-from attar.methods.recipes.published import Accuracies, expected
+from attar.methods.recipes.published import Accuracies, expected, with_figures
 from attar.methods.recipes.recipe import Expected, OptimizerConfig, Recipe
 from attar.models.diffusion.codec import DiffusionCodecConfig
 from attar.models.generators.codec import GeneratorCodecConfig
@@ -28,11 +28,13 @@ SUBSETS = (
 )
 
 # LD3M Tables 1 and 3, 1 IPC, mean of four unseen architectures; columns: SUBSETS.
-ACCURACIES: dict[str, Accuracies] = {
+_LD3M: dict[str, Accuracies] = {
     "ld3m-mtt": (40.9, 41.6, 34.1, 31.5, 30.1, 32.0, 19.9, 30.4, 21.4, 22.1),
     "ld3m-dc": (42.3, 42.0, 37.1, 29.7, 31.4, 32.9, 18.9, 30.2, 22.6, 21.7),
     "ld3m-dm": (35.8, 34.1, 30.3, 24.7, 24.5, 26.8, 18.1, 23.0, 24.5, 17.0),
     "ld3m-dc-256": (42.1, 42.1, 35.7, 30.5, 30.9),
+}
+_GLAD: dict[str, Accuracies] = {
     "glad-mtt": (39.9, 39.4, 34.9, 30.4, 29.0, 30.4, 17.1, 28.2, 21.1, 19.6),
     "glad-dc": (41.8, 42.1, 35.8, 28.0, 29.3, 31.0, 17.8, 29.1, 22.3, 21.2),
     "glad-dm": (31.6, 31.3, 26.9, 21.5, 20.4, 21.9, 15.2, 18.2, 20.4, 16.1),
@@ -71,6 +73,7 @@ GLAD = {
 }
 
 
+@with_figures(SUBSETS, _LD3M)
 def ld3m(name: str) -> Recipe:
     """LD3M with the paper's settings, or with those of its official code.
 
@@ -79,18 +82,10 @@ def ld3m(name: str) -> Recipe:
     of codes and conditioning are one: 1e-3 (DC), 1e-2 (DM), 10 (MTT); in the official code 0.1, 1 and 1000, with its
     own residual and, for MTT, 10 student steps, 2 expert epochs and starts below 2 in place of 20, 3 and 5.
 
-    Accuracy, mean of AlexNet, VGG-11, ResNet-18 and ViT, 1 IPC:
-
-    | | A | B | C | D | E | Nette | Woof | Birds | Fruits | Cats |
-    |---|---|---|---|---|---|---|---|---|---|---|
-    | MTT 128 | 40.9 | 41.6 | 34.1 | 31.5 | 30.1 | 32.0 | 19.9 | 30.4 | 21.4 | 22.1 |
-    | DC 128 | 42.3 | 42.0 | 37.1 | 29.7 | 31.4 | 32.9 | 18.9 | 30.2 | 22.6 | 21.7 |
-    | DM 128 | 35.8 | 34.1 | 30.3 | 24.7 | 24.5 | 26.8 | 18.1 | 23.0 | 24.5 | 17.0 |
-    | DC 256 | 42.1 | 42.1 | 35.7 | 30.5 | 30.9 | | | | | |
-
     Command: attar distill PHOTOS --recipe ld3m-dm --codec diffusion:MODEL
 
-    Source: LD3M appendix A.3, Tables 1, 3 and 8; Brian-Moser/prune_and_distill, distill_*_LD3M.py, for the official.
+    Source: LD3M appendix A.3, Tables 1, 3 and 8 (mean of AlexNet, VGG-11, ResNet-18 and ViT, 1 IPC);
+        Brian-Moser/prune_and_distill, distill_*_LD3M.py, for the official.
     Deviation: 100 experts of 15 epochs in place of 5000 trajectories; the student's rate and its own are GLaD's, which
         LD3M does not give. With images of one class, DC takes one matching with each network, as DC does. Noise is an
         item's own for good, see `Diffusion`. The official number of steps was not found; it is the paper's.
@@ -111,6 +106,7 @@ def ld3m(name: str) -> Recipe:
     )
 
 
+@with_figures(SUBSETS, _GLAD)
 def glad(name: str) -> Recipe:
     """GLaD with the settings of its official commands for one image per class, at 128 pixels.
 
@@ -119,18 +115,11 @@ def glad(name: str) -> Recipe:
     fewer layers needs --set parameterization.depth=N. w alone, whose rate in the official code is then the map's, is
     --set parameterization.depth=0 --set feature_optimizer=null.
 
-    Accuracy, mean of AlexNet, VGG-11, ResNet-18 and ViT, 1 IPC:
-
-    | | A | B | C | D | E | Nette | Woof | Birds | Fruits | Cats |
-    |---|---|---|---|---|---|---|---|---|---|---|
-    | MTT 128 | 39.9 | 39.4 | 34.9 | 30.4 | 29.0 | 30.4 | 17.1 | 28.2 | 21.1 | 19.6 |
-    | DC 128 | 41.8 | 42.1 | 35.8 | 28.0 | 29.3 | 31.0 | 17.8 | 29.1 | 22.3 | 21.2 |
-    | DM 128 | 31.6 | 31.3 | 26.9 | 21.5 | 20.4 | 21.9 | 15.2 | 18.2 | 20.4 | 16.1 |
-
     Command: attar distill PHOTOS --recipe glad-dm --codec generator:WEIGHTS.safetensors
              --set codec.module=package.module:Name
 
-    Source: the README of GeorgeCazenavette/glad (Cazenavette et al. 2023); figures as LD3M reports them, Table 1.
+    Source: the README of GeorgeCazenavette/glad (Cazenavette et al. 2023); figures: LD3M Table 1 (mean of AlexNet,
+        VGG-11, ResNet-18 and ViT, 1 IPC).
     Deviation: 100 experts of 15 epochs; MTT's gradient is exact, where the official code's treats what earlier batches
         did as given; of images of one class, DC takes one matching with each network, as DC does.
     """
@@ -173,5 +162,5 @@ def _trajectories(student_steps: int, expert_epochs: int, max_start_epoch: int) 
 def _expected(name: str) -> tuple[Expected, ...]:
     image_size, table = (256, 3) if name.endswith("256") else (128, 1)
     where = f"{image_size} px, mean of four unseen architectures"
-    figures = zip(SUBSETS, ACCURACIES.get(name, ()), strict=False)
+    figures = zip(SUBSETS, (_LD3M | _GLAD).get(name, ()), strict=False)
     return expected(f"LD3M Table {table}", {(f"{data}, {where}", "1ipc"): accuracy for data, accuracy in figures})

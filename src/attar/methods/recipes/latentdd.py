@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from attar.data.augmentation import DsaConfig
 from attar.methods.objectives.features import FeaturesConfig
 from attar.methods.objectives.gradients import GradientsConfig
-from attar.methods.objectives.registry import MatchingConfig
 from attar.methods.objectives.trajectories import TrajectoriesConfig
-from attar.methods.recipes.published import Accuracies, expected
+from attar.methods.recipes.published import Accuracies, expected, with_figures
 from attar.methods.recipes.recipe import OptimizerConfig, Recipe
 from attar.models.codecs.autoencoder import AutoencoderConfig
 from attar.models.codecs.pca import PcaConfig
@@ -43,7 +42,7 @@ COLUMNS = {
 
 
 class _Row(NamedTuple):
-    """A method's rate of codes in a column of Table 6, the student's steps N, and accuracies by subset."""
+    """A method's rate of codes in a column of Table 6, accuracies by subset, and the student's steps N."""
 
     lr: float
     accuracies: Accuracies
@@ -52,30 +51,23 @@ class _Row(NamedTuple):
 
 SUBSETS = ("Bird", "Fruit", "Woof", "Cat", "Nette")
 
-LATENT_DC = {
-    "latent-dc-256-f4-ipc1": _Row(lr=0.05, accuracies=(46.72, 30.12, 28.96, 38.08, 55.92)),
-    "latent-dc-256-f8-ipc1": _Row(lr=0.05, accuracies=(67.28, 38.08)),
-    "latent-dc-256-f4-ipc10": _Row(lr=0.05, accuracies=(80.44, 51.60)),
-    "latent-dc-512-f4-ipc1": _Row(lr=0.25, accuracies=(47.52, 29.68)),
-    "latent-dc-512-f8-ipc1": _Row(lr=0.05, accuracies=(69.46, 37.22)),
-}
-
-LATENT_DM = {
+TABLE_6 = {
     "latent-dm-256-f4-ipc1": _Row(lr=0.5, accuracies=(47.08, 30.68, 28.00, 36.28, 56.08)),
     "latent-dm-256-f8-ipc1": _Row(lr=0.1, accuracies=(67.40, 37.60)),
     "latent-dm-256-f4-ipc10": _Row(lr=0.5, accuracies=(77.20, 47.76)),
     "latent-dm-512-f4-ipc1": _Row(lr=0.5, accuracies=(46.20, 30.60)),
     "latent-dm-512-f8-ipc1": _Row(lr=0.1, accuracies=(68.22, 37.20)),
-}
-
-LATENT_MTT = {
+    "latent-dc-256-f4-ipc1": _Row(lr=0.05, accuracies=(46.72, 30.12, 28.96, 38.08, 55.92)),
+    "latent-dc-256-f8-ipc1": _Row(lr=0.05, accuracies=(67.28, 38.08)),
+    "latent-dc-256-f4-ipc10": _Row(lr=0.05, accuracies=(80.44, 51.60)),
+    "latent-dc-512-f4-ipc1": _Row(lr=0.25, accuracies=(47.52, 29.68)),
+    "latent-dc-512-f8-ipc1": _Row(lr=0.05, accuracies=(69.46, 37.22)),
     "latent-mtt-256-f4-ipc1": _Row(lr=50.0, syn_steps=40, accuracies=(52.86, 37.82, 39.84, 41.42, 62.86)),
     "latent-mtt-256-f8-ipc1": _Row(lr=1.0, syn_steps=60, accuracies=(66.42, 45.28)),
     "latent-mtt-256-f4-ipc10": _Row(lr=10.0, syn_steps=80, accuracies=(78.44, 52.46)),
     "latent-mtt-512-f4-ipc1": _Row(lr=500.0, syn_steps=40, accuracies=(52.44, 36.20)),
     "latent-mtt-512-f8-ipc1": _Row(lr=20.0, syn_steps=60, accuracies=(69.20, 42.84)),
 }
-
 
 _PATCH_PCA = PcaConfig(factor=4, channels=4, scaling="whiten")
 
@@ -160,20 +152,50 @@ def latent_mtt() -> Recipe:
     )
 
 
-def latent_dc_published(name: str) -> Recipe:
-    """LatentDC as published: a column of LatentDD's Table 6, in Stable Diffusion's space.
+@with_figures(SUBSETS, {name: row.accuracies for name, row in TABLE_6.items()})
+def latent_published(name: str) -> Recipe:
+    """LatentDM, LatentDC and LatentMTT as published: a column of LatentDD's Table 6, in Stable Diffusion's space.
 
-    T = 1000 networks, each matched M = 10 times, N = 50 steps on real codes after each matching, network rate 0.01;
-    squared distance between gradients of convolutions. 12 codes an image at f = 4, 48 at f = 8. A step is one matching:
-    T x M = 10,000. No augmentation of codes (section 3.3.1). Expected: Tables 1 and 5; evaluate with `latentdd`.
+    12 codes an image at f = 4, 48 at f = 8. No augmentation of codes (section 3.3.1). Evaluate with `latentdd`.
+    LatentDM: 1000 steps. LatentDC: T = 1000 networks, each matched M = 10 times, N = 50 steps on real codes after each
+    matching, network rate 0.01; squared distance between gradients of convolutions; a step is one matching, T x M.
+    LatentMTT: 5000 steps, expert epochs M = 1, starts 0 to T+ = 5, student rate 0.01 learned at 1e-6, N student steps.
 
-    Command: attar distill FOLDER --classes bird --image-size 256 --resize crop --recipe latent-dc-256-f4-ipc1
+    Command: attar distill FOLDER --classes bird --image-size 256 --resize crop --recipe latent-dm-256-f4-ipc1
 
-    Source: LatentDD section 3.3.1, Algorithm 1, Tables 1, 5, 6, Eq. 10. "We follow Kim et al." is read as IDC's
-        matching: convolutions alone, the distance summed, not averaged. What is not said is DC's: momentum 0.5 of the
-        codes, none of the network. The one batch size is taken for the matching and for the network's training.
+    Source: LatentDD section 3.3.1, Algorithms 1 to 3, Tables 1, 5, 6, Eq. 10. What is not said is the original's.
+        LatentDM: momentum is DM's 0.5. LatentDC: "we follow Kim et al." is read as IDC's matching: convolutions alone,
+        the distance summed, not averaged; DC's momentum 0.5 of the codes, none of the network; the one batch size is
+        taken for the matching and for the network's training. LatentMTT: starts are drawn from {0, ..., T+}; MTT's 100
+        experts of 50 epochs, momentum 0.5; the batch size is read as that of the synthetic batch.
     """
-    column = _column(name)
+    _, method, column_name = name.split("-", 2)
+    row, column = TABLE_6[name], COLUMNS[column_name]
+    composition = {"dm": _latent_dm, "dc": _latent_dc, "mtt": _latent_mtt}[method]
+    codec: CodecConfig = STABLE_DIFFUSION if column.factor == 8 else ResampleConfig(factor=2, codec=STABLE_DIFFUSION)
+    size, budget = f"{column.image_size} px", f"{column.ipc}ipc"
+    figures = zip(SUBSETS, row.accuracies, strict=False)
+    return Recipe(
+        name=name,
+        title=f"Latent{method.upper()} as published: {size}, f = {column.factor}, Stable Diffusion's autoencoder",
+        codec=codec,
+        optimizer=OptimizerConfig(learning_rate=row.lr, learning_rate_unit="per-item"),
+        evaluation_network=NetworkConfig(depth=column.test_depth),
+        image_size=column.image_size,
+        budget=budget,
+        expected=expected(
+            f"LatentDD Table {column.table}", {(f"{subset} {size}", budget): accuracy for subset, accuracy in figures}
+        ),
+        **composition(column, row),
+    )
+
+
+def _latent_dm(column: _Column, row: _Row) -> dict[str, Any]:
+    objective = FeaturesConfig(network=NetworkConfig(depth=column.depth), real_batch_size=column.batch)
+    return {"objective": objective, "steps": 1000, "citations": ("latentdd", "dm")}
+
+
+def _latent_dc(column: _Column, row: _Row) -> dict[str, Any]:
     objective = GradientsConfig(
         network=NetworkConfig(depth=column.depth),
         distance="mse",
@@ -185,37 +207,10 @@ def latent_dc_published(name: str) -> Recipe:
         train_batch_size=column.batch,
         learning_rate=0.01,
     )
-    return _table_6(name, "LatentDC", objective, LATENT_DC[name], 1000 * 10, ("latentdd", "dc", "idc"))
+    return {"objective": objective, "steps": 1000 * objective.outer_steps, "citations": ("latentdd", "dc", "idc")}
 
 
-def latent_dm_published(name: str) -> Recipe:
-    """LatentDM as published: a column of LatentDD's Table 6, in Stable Diffusion's space.
-
-    1000 steps. 12 codes an image at f = 4, 48 at f = 8. No augmentation of codes (section 3.3.1). Expected: Tables 1
-    and 5; evaluate with `latentdd`.
-
-    Command: attar distill FOLDER --classes bird --image-size 256 --resize crop --recipe latent-dm-256-f4-ipc1
-
-    Source: LatentDD Algorithm 2, Tables 1, 5, 6, Eq. 10. Momentum is DM's 0.5: "the default settings of the original".
-    """
-    column = _column(name)
-    objective = FeaturesConfig(network=NetworkConfig(depth=column.depth), real_batch_size=column.batch)
-    return _table_6(name, "LatentDM", objective, LATENT_DM[name], 1000, ("latentdd", "dm"))
-
-
-def latent_mtt_published(name: str) -> Recipe:
-    """LatentMTT as published: a column of LatentDD's Table 6, in Stable Diffusion's space.
-
-    5000 steps, expert epochs M = 1, starts 0 to T+ = 5, student rate 0.01 learned at 1e-6, N student steps. 12 codes an
-    image at f = 4, 48 at f = 8. No augmentation of codes (section 3.3.1). Expected: Tables 1 and 5; evaluate with
-    `latentdd`.
-
-    Command: attar distill FOLDER --classes bird --image-size 256 --resize crop --recipe latent-mtt-256-f4-ipc1
-
-    Source: LatentDD Algorithm 3, Tables 1, 5, 6, Eq. 10. Algorithm 3 draws starts from {0, ..., T+}. What is not said
-        is MTT's: 100 experts of 50 epochs, momentum 0.5. The batch size is read as that of the synthetic batch.
-    """
-    column, row = _column(name), LATENT_MTT[name]
+def _latent_mtt(column: _Column, row: _Row) -> dict[str, Any]:
     objective = TrajectoriesConfig(
         network=NetworkConfig(depth=column.depth),
         expert_epochs=1,
@@ -225,32 +220,4 @@ def latent_mtt_published(name: str) -> Recipe:
         student_rate=0.01,
         student_rate_learning_rate=1e-6,
     )
-    return _table_6(name, "LatentMTT", objective, row, 5000, ("latentdd", "mtt"))
-
-
-def _column(name: str) -> _Column:
-    return COLUMNS[name.split("-", 2)[2]]
-
-
-def _table_6(
-    name: str, method: str, objective: MatchingConfig, row: _Row, steps: int, citations: tuple[str, ...]
-) -> Recipe:
-    column = _column(name)
-    codec: CodecConfig = STABLE_DIFFUSION if column.factor == 8 else ResampleConfig(factor=2, codec=STABLE_DIFFUSION)
-    size, budget = f"{column.image_size} px", f"{column.ipc}ipc"
-    figures = zip(SUBSETS, row.accuracies, strict=False)
-    return Recipe(
-        name=name,
-        title=f"{method} as published: {size}, f = {column.factor}, Stable Diffusion's autoencoder",
-        codec=codec,
-        objective=objective,
-        optimizer=OptimizerConfig(learning_rate=row.lr, learning_rate_unit="per-item"),
-        steps=steps,
-        evaluation_network=NetworkConfig(depth=column.test_depth),
-        image_size=column.image_size,
-        budget=budget,
-        citations=citations,
-        expected=expected(
-            f"LatentDD Table {column.table}", {(f"{subset} {size}", budget): accuracy for subset, accuracy in figures}
-        ),
-    )
+    return {"objective": objective, "steps": 5000, "citations": ("latentdd", "mtt")}

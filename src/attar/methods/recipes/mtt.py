@@ -6,13 +6,14 @@ The tables hold the official commands' numbers under the official names. The off
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from attar.data.augmentation import DsaConfig
 from attar.methods.labels import HardLabels, SoftLabels
 from attar.methods.objectives.trajectories import TrajectoriesConfig
-from attar.methods.recipes.published import BENCHMARKS, by_ipc, data_and_ipc
+from attar.methods.recipes.published import BENCHMARKS, IPC_COLUMNS, by_ipc, data_and_ipc, with_figures
 from attar.methods.recipes.recipe import OptimizerConfig, Recipe
 from attar.models.codecs.pixels import PixelsConfig
 from attar.models.experts.config import ExpertsConfig
@@ -68,22 +69,20 @@ MTT = {
 
 # Columns: 1 and 10 images per class. ImageNet-A to -E: LD3M Table 1; bird and yellow: AutoPalette Table 2; the others:
 # FTD Table 2.
-MTT_IMAGENET = by_ipc(
-    "mtt",
-    {
-        "nette-128": (47.7, 63.0),
-        "woof-128": (28.6, 35.8),
-        "fruit-128": (26.6, 40.3),
-        "cat-128": (30.7, 40.4),
-        "bird-128": (None, 52.3),
-        "yellow-128": (None, 60.0),
-        "imagenet-a-128": (33.4,),
-        "imagenet-b-128": (34.0,),
-        "imagenet-c-128": (31.4,),
-        "imagenet-d-128": (27.7,),
-        "imagenet-e-128": (24.9,),
-    },
-)
+_MTT_IMAGENET = {
+    "nette-128": (47.7, 63.0),
+    "woof-128": (28.6, 35.8),
+    "fruit-128": (26.6, 40.3),
+    "cat-128": (30.7, 40.4),
+    "bird-128": (None, 52.3),
+    "yellow-128": (None, 60.0),
+    "imagenet-a-128": (33.4,),
+    "imagenet-b-128": (34.0,),
+    "imagenet-c-128": (31.4,),
+    "imagenet-d-128": (27.7,),
+    "imagenet-e-128": (24.9,),
+}
+MTT_IMAGENET = by_ipc("mtt", _MTT_IMAGENET)
 
 # README commands: cifar10-ipc1, cifar100-ipc50, imagenet1k-ipc1. The other rows are MTT's of the same name. Rates of
 # README commands are halved: the official code loses the factor 2 of the squared distance.
@@ -138,17 +137,20 @@ DATM = {
 }
 
 
+def _figures(table: Mapping[str, _Row]) -> dict[str, list[float | None]]:
+    """The accuracies of a table, by data set and images per class."""
+    rows: dict[str, list[float | None]] = {}
+    for name, row in table.items():
+        rows.setdefault(data_and_ipc(name)[0], []).append(row.accuracy)
+    return rows
+
+
+@with_figures(IPC_COLUMNS, _figures(MTT))
 def mtt(name: str) -> Recipe:
     """MTT with the settings its author gave to DC-Bench.
 
     5000 steps, momentum 0.5, 100 experts of 50 epochs (rate 0.01, no momentum, no decay), DSA. Student steps N, expert
     epochs M, latest start, rates, ZCA and batch differ from row to row: `attar recipes NAME` shows them.
-
-    | data | 1 IPC | 10 IPC | 50 IPC |
-    |---|---|---|---|
-    | CIFAR-10 | 46.2 | 65.4 | 71.6 |
-    | CIFAR-100 | 24.3 | 39.7 | 47.7 |
-    | Tiny-ImageNet | 8.8 | 23.2 | 28.0 |
 
     Command: attar distill CIFAR10 --recipe mtt-cifar10-ipc10
 
@@ -162,19 +164,12 @@ def mtt(name: str) -> Recipe:
     return _recipe(name, MTT[name], "MTT: trajectories in pixel space", ("mtt", "dsa"))
 
 
+@with_figures(IPC_COLUMNS[:2], _MTT_IMAGENET)
 def mtt_imagenet(name: str) -> Recipe:
     """MTT on a subset of ImageNet at 128 pixels, as its README has it.
 
     5000 steps, 20 student steps, 2 expert epochs, starts 0 to 9, rates 1000 and 1e-6, ConvNet-5, no ZCA; at 10 images
     per class batches of 20.
-
-    | 1 and 10 IPC | Nette | Woof | Fruit | Cat (Meow) | Bird (Squawk) | Yellow |
-    |---|---|---|---|---|---|---|
-    | ConvNet-5 | 47.7, 63.0 | 28.6, 35.8 | 26.6, 40.3 | 30.7, 40.4 | -, 52.3 | -, 60.0 |
-
-    | 1 IPC | A | B | C | D | E |
-    |---|---|---|---|---|---|
-    | four unseen networks | 33.4 | 34.0 | 31.4 | 27.7 | 24.9 |
 
     Command: attar distill IMAGENET --classes fruit --image-size 128 --resize crop --recipe mtt-fruit-128-ipc1
 
@@ -195,17 +190,12 @@ def mtt_imagenet(name: str) -> Recipe:
     return _recipe(name, row, "MTT: trajectories in pixel space", ("mtt", "dsa"), source)
 
 
+@with_figures(IPC_COLUMNS, _figures(TESLA))
 def tesla(name: str) -> Recipe:
     """TESLA: MTT with gradients that leave out the Hessian, in constant memory.
 
     10,000 steps, momentum 0.5, experts as MTT's (50 of them for ImageNet-1K), DSA. Labels are hard; those of
     ImageNet-1K are an expert's.
-
-    | data | 1 IPC | 10 IPC | 50 IPC |
-    |---|---|---|---|
-    | CIFAR-10 | 48.5 | 66.4 | 72.6 |
-    | CIFAR-100 | 24.8 | 41.7 | 47.9 |
-    | ImageNet-1K, 64 px | 7.7 | | |
 
     Command: attar distill CIFAR10 --recipe tesla-cifar10-ipc1
 
@@ -229,17 +219,12 @@ def tesla(name: str) -> Recipe:
     )
 
 
+@with_figures(IPC_COLUMNS, _figures(FTD))
 def ftd(name: str) -> Recipe:
     """FTD: MTT on flat experts, and the average of the images over the steps.
 
     Experts are trained by sharpness-aware minimisation of radius 0.01; the result is the exponential average of the
     images. 5000 steps; 10,000 on Tiny-ImageNet.
-
-    | data | 1 IPC | 10 IPC | 50 IPC |
-    |---|---|---|---|
-    | CIFAR-10 | 46.8 | 66.6 | 73.8 |
-    | CIFAR-100 | 25.2 | 43.4 | 50.7 |
-    | Tiny-ImageNet | 10.4 | 24.5 | - |
 
     Command: attar distill CIFAR10 --recipe ftd-cifar10-ipc10
 
@@ -260,17 +245,12 @@ def ftd(name: str) -> Recipe:
     )
 
 
+@with_figures(IPC_COLUMNS, _figures(DATM))
 def datm(name: str) -> Recipe:
     """DATM: starts that suit the number of images, growing while it runs, and soft labels learned with the images.
 
     10,000 steps on ZCA-whitened images; experts as FTD's, of 50 epochs on CIFAR-10 and 100 elsewhere; labels start as
     an expert's logits and learn with momentum 0.9.
-
-    | data | 1 IPC | 10 IPC | 50 IPC |
-    |---|---|---|---|
-    | CIFAR-10 | 46.9 | 66.8 | 76.1 |
-    | CIFAR-100 | 27.9 | 47.2 | 55.0 |
-    | Tiny-ImageNet | 17.1 | 31.1 | 39.7 |
 
     Command: attar distill CIFAR10 --recipe datm-cifar10-ipc50
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from attar.data.augmentation import DsaConfig
@@ -10,7 +11,7 @@ from attar.methods.labels.regions import RegionLabels
 from attar.methods.objectives.alignment import AlignmentConfig
 from attar.methods.objectives.inversion import InversionConfig
 from attar.methods.parameterizations.mosaic import MosaicConfig
-from attar.methods.recipes.published import Accuracies, expected
+from attar.methods.recipes.published import IPC, Accuracies, expected, with_figures
 from attar.methods.recipes.recipe import OptimizerConfig, Recipe
 from attar.models.codecs.pixels import PixelsConfig
 from attar.models.networks.network import NetworkConfig
@@ -49,46 +50,48 @@ OBSERVED = {
     "imagenet1k-resnet18": _Observed("ImageNet-1K", 224, RESNET18_224),
 }
 
-# Columns: 1, 10 and 50 images per class. LIC Table 1, and Table 5 for ImageNet-10 and -100.
-LIC: dict[str, Accuracies] = {
-    "lic-cifar10-convnet": (51.7, 72.2, 78.3),
-    "lic-cifar10-resnet18": (40.7, 80.9, 89.2),
-    "lic-cifar100-convnet": (42.7, 54.8, 56.6),
-    "lic-cifar100-resnet18": (48.1, 64.7, 67.6),
-    "lic-tiny-convnet": (31.7, 46.3, 47.4),
-    "lic-tiny-resnet18": (36.5, 51.7, 55.8),
-    "lic-imagenet10-convnet": (39.7, 71.5, 81.1),
-    "lic-imagenet10-resnet18": (43.9, 76.3, 85.8),
-    "lic-imagenet100-convnet": (17.8, 50.2, 64.3),
-    "lic-imagenet100-resnet18": (20.8, 65.0, 79.8),
-    "lic-imagenet1k-convnet": (14.5, 24.0, 39.1),
-    "lic-imagenet1k-resnet18": (6.8, 48.5, 60.0),
+_NETWORKS = ("convnet", "resnet18")
+_COLUMNS = [f"{network}, 1 / 10 / 50 IPC" for network in _NETWORKS]
+
+# LIC Table 1, and Table 5 for ImageNet-10 and -100.
+_LIC = {
+    "cifar10": ((51.7, 72.2, 78.3), (40.7, 80.9, 89.2)),
+    "cifar100": ((42.7, 54.8, 56.6), (48.1, 64.7, 67.6)),
+    "tiny": ((31.7, 46.3, 47.4), (36.5, 51.7, 55.8)),
+    "imagenet10": ((39.7, 71.5, 81.1), (43.9, 76.3, 85.8)),
+    "imagenet100": ((17.8, 50.2, 64.3), (20.8, 65.0, 79.8)),
+    "imagenet1k": ((14.5, 24.0, 39.1), (6.8, 48.5, 60.0)),
 }
 
 # LIC Table 5, which reprints RDED's figures.
-RDED: dict[str, Accuracies] = {
-    "rded-cifar10-convnet": (23.5, 50.2, 68.4),
-    "rded-cifar10-resnet18": (22.9, 37.1, 62.1),
-    "rded-cifar100-convnet": (19.6, 48.1, 57.0),
-    "rded-cifar100-resnet18": (11.0, 42.6, 62.6),
-    "rded-tiny-convnet": (12.0, 39.6, 47.6),
-    "rded-tiny-resnet18": (9.7, 41.9, 58.2),
-    "rded-imagenet10-resnet18": (24.9, 53.3, 75.5),
-    "rded-imagenet100-convnet": (7.1, 29.6, 50.2),
-    "rded-imagenet100-resnet18": (8.1, 36.0, 61.6),
-    "rded-imagenet1k-resnet18": (6.6, 42.0, 56.5),
+_RDED = {
+    "cifar10": ((23.5, 50.2, 68.4), (22.9, 37.1, 62.1)),
+    "cifar100": ((19.6, 48.1, 57.0), (11.0, 42.6, 62.6)),
+    "tiny": ((12.0, 39.6, 47.6), (9.7, 41.9, 58.2)),
+    "imagenet10": (None, (24.9, 53.3, 75.5)),
+    "imagenet100": ((7.1, 29.6, 50.2), (8.1, 36.0, 61.6)),
+    "imagenet1k": (None, (6.6, 42.0, 56.5)),
 }
 
 # LIC Table 1.
-SRE2L: dict[str, Accuracies] = {
-    "sre2l-cifar10-convnet": (19.2, 34.7, 54.8),
-    "sre2l-cifar10-resnet18": (18.8, 38.0, 65.6),
-    "sre2l-cifar100-convnet": (14.4, 40.3, 56.3),
-    "sre2l-cifar100-resnet18": (11.8, 46.0, 60.2),
-    "sre2l-tiny-convnet": (4.6, 22.5, 42.3),
-    "sre2l-tiny-resnet18": (5.7, 33.8, 51.0),
-    "sre2l-imagenet1k-resnet18": (1.4, 25.3, 45.7),
+_SRE2L = {
+    "cifar10": ((19.2, 34.7, 54.8), (18.8, 38.0, 65.6)),
+    "cifar100": ((14.4, 40.3, 56.3), (11.8, 46.0, 60.2)),
+    "tiny": ((4.6, 22.5, 42.3), (5.7, 33.8, 51.0)),
+    "imagenet1k": (None, (1.4, 25.3, 45.7)),
 }
+
+
+def _by_network(method: str, table: Mapping[str, Sequence[Accuracies | None]]) -> dict[str, Accuracies]:
+    return {
+        f"{method}-{data}-{network}": accuracies
+        for data, row in table.items()
+        for network, accuracies in zip(_NETWORKS, row, strict=True)
+        if accuracies is not None
+    }
+
+
+LIC, RDED, SRE2L = _by_network("lic", _LIC), _by_network("rded", _RDED), _by_network("sre2l", _SRE2L)
 
 
 def lic() -> Recipe:
@@ -123,17 +126,9 @@ def lic() -> Recipe:
     )
 
 
+@with_figures(_COLUMNS, _LIC)
 def lic_published(name: str) -> Recipe:
     """LIC for a data set and an observer of its tables; settings of `lic`.
-
-    | 1 / 10 / 50 IPC | ConvNet | ResNet-18 |
-    |---|---|---|
-    | CIFAR-10 | 51.7 / 72.2 / 78.3 | 40.7 / 80.9 / 89.2 |
-    | CIFAR-100 | 42.7 / 54.8 / 56.6 | 48.1 / 64.7 / 67.6 |
-    | Tiny-ImageNet | 31.7 / 46.3 / 47.4 | 36.5 / 51.7 / 55.8 |
-    | ImageNet-10 | 39.7 / 71.5 / 81.1 | 43.9 / 76.3 / 85.8 |
-    | ImageNet-100 | 17.8 / 50.2 / 64.3 | 20.8 / 65.0 / 79.8 |
-    | ImageNet-1K | 14.5 / 24.0 / 39.1 | 6.8 / 48.5 / 60.0 |
 
     Command: attar distill CIFAR10 --recipe lic-cifar10-convnet --budget 10ipc
 
@@ -144,20 +139,12 @@ def lic_published(name: str) -> Recipe:
     return lic().model_copy(update=_observed(name, LIC[name], "LIC", f"LIC, Table {table}"))
 
 
+@with_figures(_COLUMNS, _RDED)
 def rded(name: str) -> Recipe:
     """RDED: of 300 random images of each class and 5 crops of each, the ones with the lowest loss.
 
     One crop makes an image up to 64 pixels, four share a canvas of ImageNet. Regions are mixed by CutMix and labelled
     by the observer for 300 epochs. Evaluate with protocol `rded`.
-
-    | 1 / 10 / 50 IPC | ConvNet | ResNet-18 |
-    |---|---|---|
-    | CIFAR-10 | 23.5 / 50.2 / 68.4 | 22.9 / 37.1 / 62.1 |
-    | CIFAR-100 | 19.6 / 48.1 / 57.0 | 11.0 / 42.6 / 62.6 |
-    | Tiny-ImageNet | 12.0 / 39.6 / 47.6 | 9.7 / 41.9 / 58.2 |
-    | ImageNet-10 | - | 24.9 / 53.3 / 75.5 |
-    | ImageNet-100 | 7.1 / 29.6 / 50.2 | 8.1 / 36.0 / 61.6 |
-    | ImageNet-1K | - | 6.6 / 42.0 / 56.5 |
 
     Command: attar distill CIFAR10 --recipe rded-cifar10-convnet --budget 10ipc
 
@@ -191,6 +178,7 @@ SRE2L_BY_IMAGE_SIZE = {
 }
 
 
+@with_figures(_COLUMNS, _SRE2L)
 def sre2l(name: str) -> Recipe:
     """SRe2L: from noise, by Adam towards the observer's class and its statistics, in groups of 100 images.
 
@@ -198,13 +186,6 @@ def sre2l(name: str) -> Recipe:
     weight 1, crops, flips and shifts of up to 4. ImageNet: 4000 steps at 0.25, weight 0.01, crops, flips and shifts of
     up to 32. The first layer's statistics count ten times. Regions are mixed by CutMix and labelled for 300 epochs.
     Evaluate with protocol `sre2l`.
-
-    | 1 / 10 / 50 IPC | ConvNet | ResNet-18 |
-    |---|---|---|
-    | CIFAR-10 | 19.2 / 34.7 / 54.8 | 18.8 / 38.0 / 65.6 |
-    | CIFAR-100 | 14.4 / 40.3 / 56.3 | 11.8 / 46.0 / 60.2 |
-    | Tiny-ImageNet | 4.6 / 22.5 / 42.3 | 5.7 / 33.8 / 51.0 |
-    | ImageNet-1K | - | 1.4 / 25.3 / 45.7 |
 
     Command: attar distill CIFAR100 --recipe sre2l-cifar100-resnet18 --budget 10ipc
 
@@ -251,7 +232,7 @@ def random_regions() -> Recipe:
 def _observed(name: str, accuracies: Accuracies, method: str, source: str) -> dict[str, Any]:
     """The fields that follow from the name of a published recipe."""
     data, image_size, network = OBSERVED[name.partition("-")[2]]
-    figures = zip((1, 10, 50), accuracies, strict=True)
+    figures = zip(IPC, accuracies, strict=True)
     return {
         "name": name,
         "title": f"{method}: {data}, {network.kind}",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
-from attar.methods.recipes.recipe import Expected
+from attar.methods.recipes.recipe import Expected, Recipe
 from attar.models.networks.network import NetworkConfig
 
 #: Accuracies in percent; None where the authors give none.
 Accuracies = Sequence[float | None]
+Builder = TypeVar("Builder", bound=Callable[..., Recipe])
 
 
 class Benchmark(NamedTuple):
@@ -60,12 +61,16 @@ BENCHMARKS = {
 }
 
 
+IPC = (1, 10, 50)
+IPC_COLUMNS = [f"{ipc} IPC" for ipc in IPC]
+
+
 def by_ipc(method: str, accuracies: Mapping[str, Accuracies]) -> dict[str, float | None]:
-    """Accuracies of recipes "METHOD-DATA-ipcN", from a table with a row for each data set and columns 1, 10, 50 IPC."""
+    """Accuracies of recipes "METHOD-DATA-ipcN", from a table with a row for each data set and a column for each IPC."""
     return {
         f"{method}-{data}-ipc{ipc}": accuracy
         for data, row in accuracies.items()
-        for ipc, accuracy in zip((1, 10, 50), row, strict=False)
+        for ipc, accuracy in zip(IPC, row, strict=False)
     }
 
 
@@ -73,6 +78,27 @@ def data_and_ipc(name: str) -> tuple[str, int]:
     """The data set and the images per class in the name of a recipe of `by_ipc`."""
     data, _, ipc = name.partition("-")[2].rpartition("-ipc")
     return data, int(ipc)
+
+
+def with_figures(
+    columns: Sequence[str], rows: Mapping[str, Sequence[float | Accuracies | None]]
+) -> Callable[[Builder], Builder]:
+    """A decorator that adds a table of published accuracies, in percent, to the docstring of a recipe's function."""
+
+    def cell(accuracies: float | Accuracies | None) -> str:
+        if isinstance(accuracies, Sequence):
+            return " / ".join(map(cell, accuracies))
+        return "-" if accuracies is None else str(accuracies)
+
+    lines = [["Accuracy", *columns], ["---"] * (1 + len(columns))]
+    lines += [[name, *map(cell, row), *["-"] * (len(columns) - len(row))] for name, row in rows.items()]
+    table = "".join(f"\n    | {' | '.join(line)} |" for line in lines)
+
+    def decorate(build: Builder) -> Builder:
+        build.__doc__ = f"{(build.__doc__ or '').rstrip()}\n{table}\n    "
+        return build
+
+    return decorate
 
 
 def expected(source: str, figures: Mapping[tuple[str, str], float | None]) -> tuple[Expected, ...]:
