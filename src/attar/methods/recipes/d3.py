@@ -85,10 +85,7 @@ _IN_TURNS = _BOTH.model_copy(update={"mode": "alternating"})
 # Name -> title and objective.
 D3_SMALL: dict[str, tuple[str, ObjectiveConfig]] = {
     "d3": ("D3: priors with a decoder, trajectories and kernel MMD; small", _BOTH),
-    "d3-fixed": (
-        "D3 without distributions: means with a decoder; small",
-        _BOTH.model_copy(update={"parts": _OF_MEANS}),
-    ),
+    "d3-fixed": ("D3 without distributions: means with a decoder; small", _OF_MEANS),
     "d3-mtt": ("D3 by trajectories alone; small", _TRAJECTORIES),
     "d3-mmd": ("D3 by the kernel MMD alone; small", _DISCREPANCY),
     "d3-alternating": ("D3 with its two objectives in turns; small", _IN_TURNS),

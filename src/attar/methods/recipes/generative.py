@@ -14,9 +14,9 @@ from attar.methods.parameterizations.generator import GeneratorConfig
 from attar.methods.recipes.published import Accuracies, expected, with_figures
 from attar.methods.recipes.recipe import Expected, OptimizerConfig, Recipe
 from attar.models.diffusion.codec import DiffusionCodecConfig
-from attar.models.generators.codec import GeneratorCodecConfig
 from attar.models.diffusion.schedule import SamplingConfig
 from attar.models.experts.config import ExpertsConfig
+from attar.models.generators.codec import GeneratorCodecConfig
 
 Method = Literal["dc", "dm", "mtt"]
 
