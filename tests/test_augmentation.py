@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from attar.base.randomness import generator
-from attar.data.augmentation import OPERATIONS, Dsa, DsaConfig, DsaParameters, apply_cutmix, cutmix, draw_cutmix
+from attar.data.augmentation import OPERATIONS, Dsa, DsaConfig, DsaParameters, apply_cutmix, draw_cutmix
 from reference.dsa import augment
 
 
@@ -31,8 +31,8 @@ def test_agrees_with_the_literal_oracle(name: str, channels: int, siamese: bool)
     result = dsa.apply(images, drawn)
     for index, image in enumerate(images):
         place = 0 if siamese else index
-        own = {key: value[place].double().item() for key, value in drawn.values.items()}
-        torch.testing.assert_close(result[index], augment(image, name, own), rtol=0, atol=1e-12)
+        values = {key: value[place].double().item() for key, value in drawn.values.items()}
+        torch.testing.assert_close(result[index], augment(image, name, values), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -138,9 +138,10 @@ def test_bad_strategies_are_refused(strategy: str) -> None:
 
 def test_cutmix_pastes_the_recorded_box_and_weighs_by_area() -> None:
     images, labels = images_of(6), torch.arange(6)
-    mixed, own, other, weight, boxes = cutmix(images, labels, generator(1, "mix"), 1.0)
-    partners = draw_cutmix(6, (3, 9, 12), generator(1, "mix"), 1.0).partners
-    assert torch.equal(own, labels) and torch.equal(other, labels[partners])
+    drawn = draw_cutmix(6, (3, 9, 12), generator(1, "mix"), 1.0)
+    mixed, first, second, weight = apply_cutmix(images, labels, drawn)
+    partners, boxes = drawn.partners, drawn.boxes
+    assert torch.equal(first, labels) and torch.equal(second, labels[partners])
     for index in range(6):
         expected = images[index].clone()
         top, left, bottom, right = boxes[index].tolist()
@@ -155,8 +156,9 @@ def test_cutmix_replays_and_keeps_images_at_probability_zero() -> None:
     drawn = draw_cutmix(6, (3, 9, 12), generator(1, "mix"), 0.5)
     first, second = apply_cutmix(images, labels, drawn)[0], apply_cutmix(2 * images, labels, drawn)[0]
     torch.testing.assert_close(2 * first, second)
-    untouched, _, _, weight, boxes = cutmix(images, labels, generator(1), 0.0)
-    assert torch.equal(untouched, images) and (weight == 1).all() and (boxes == 0).all()
+    drawn = draw_cutmix(6, (3, 9, 12), generator(1), 0.0)
+    untouched, _, _, weight = apply_cutmix(images, labels, drawn)
+    assert torch.equal(untouched, images) and (weight == 1).all() and (drawn.boxes == 0).all()
 
 
 def test_cutmix_keeps_half_of_the_area_on_average() -> None:

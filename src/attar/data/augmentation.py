@@ -70,8 +70,8 @@ class DsaConfig(Config):
 
     def without_flip(self) -> DsaConfig | None:
         """The same without mirroring; None where nothing else is left."""
-        kept = [operation for operation in self.operations if operation != "flip"]
-        return self.model_copy(update={"strategy": "_".join(kept)}) if kept else None
+        others = [operation for operation in self.operations if operation != "flip"]
+        return self.model_copy(update={"strategy": "_".join(others)}) if others else None
 
 
 @dataclass(frozen=True)
@@ -217,10 +217,7 @@ def paste(
     images: Float[Tensor, "items c h w"], others: Float[Tensor, "items c h w"], boxes: Int64[Tensor, "items 4"]
 ) -> Float[Tensor, "items c h w"]:
     """Images with each one's box, (top, left, bottom, right), filled from the other of the same place."""
-    top, left, bottom, right = boxes.to(images.device).unbind(1)
-    inside_rows, inside_columns = _interval(top, bottom, images.shape[2]), _interval(left, right, images.shape[3])
-    inside = inside_rows.unsqueeze(2) & inside_columns.unsqueeze(1)
-    return torch.where(inside.unsqueeze(1), others, images)
+    return torch.where(_inside(images, *boxes.to(images.device).unbind(1)), others, images)
 
 
 def apply_cutmix(
@@ -240,18 +237,6 @@ def apply_cutmix(
     top, left, bottom, right = parameters.boxes.to(images.device).unbind(1)
     weight = 1 - ((bottom - top) * (right - left)).to(images.dtype) / (height * width)
     return mixed, labels, labels[partners], weight
-
-
-def cutmix(
-    images: Float[Tensor, "items c h w"],
-    labels: Int64[Tensor, " items"],
-    generator: torch.Generator,
-    probability: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Int64[Tensor, "items 4"]]:
-    """`draw_cutmix` and `apply_cutmix` in one: (images, labels_a, labels_b, weight [B], boxes int64 [B, 4])."""
-    channels, height, width = images.shape[1:]
-    drawn = draw_cutmix(len(images), (channels, height, width), generator, probability)
-    return *apply_cutmix(images, labels, drawn), drawn.boxes
 
 
 def _chosen(config: DsaConfig, generator: torch.Generator | Counter) -> tuple[str, ...]:
@@ -337,21 +322,17 @@ def _color(images: Tensor, values: dict[str, Tensor]) -> Tensor:
 
 def _crop(images: Tensor, values: dict[str, Tensor]) -> Tensor:
     """Pixel (r, c) becomes pixel (r + shift_rows, c + shift_columns) of the image, zero outside."""
-    height, width = images.shape[2:]
-    rows = torch.arange(height, device=images.device) + values["shift_rows"].unsqueeze(1)
-    columns = torch.arange(width, device=images.device) + values["shift_columns"].unsqueeze(1)
-    inside = _within(rows, height).unsqueeze(2) & _within(columns, width).unsqueeze(1)
-    down = rows.clamp(0, height - 1)[:, None, :, None].expand(len(images), images.shape[1], height, width)
-    across = columns.clamp(0, width - 1)[:, None, None, :].expand(len(images), images.shape[1], height, width)
-    return images.gather(2, down).gather(3, across) * inside.unsqueeze(1)
+    for axis, shifts in ((2, values["shift_rows"]), (3, values["shift_columns"])):
+        size = images.shape[axis]
+        source = torch.arange(size, device=images.device) + shifts.unsqueeze(1)
+        view = (-1, 1, size, 1) if axis == 2 else (-1, 1, 1, size)
+        inside = ((source >= 0) & (source < size)).view(view)
+        images = images.gather(axis, source.clamp(0, size - 1).view(view).expand_as(images)) * inside
+    return images
 
 
 def _cutout(images: Tensor, values: dict[str, Tensor]) -> Tensor:
-    height, width = images.shape[2:]
-    inside_rows = _interval(values["top"], values["bottom"], height)
-    inside_columns = _interval(values["left"], values["right"], width)
-    inside = inside_rows.unsqueeze(2) & inside_columns.unsqueeze(1)
-    return images * ~inside.unsqueeze(1)
+    return images * ~_inside(images, values["top"], values["left"], values["bottom"], values["right"])
 
 
 def _flip(images: Tensor, values: dict[str, Tensor]) -> Tensor:
@@ -375,8 +356,10 @@ def _affine(images: Tensor, matrix: list[Tensor]) -> Tensor:
     return F.grid_sample(images, grid.expand(len(images), -1, -1, -1), align_corners=False)
 
 
-def _within(positions: Tensor, size: int) -> Tensor:
-    return (positions >= 0) & (positions < size)
+def _inside(images: Tensor, top: Tensor, left: Tensor, bottom: Tensor, right: Tensor) -> Tensor:
+    """Bool [n, 1, h, w]: the pixels of n boxes, ends excluded."""
+    rows = _interval(top, bottom, images.shape[2]).unsqueeze(2)
+    return (rows & _interval(left, right, images.shape[3]).unsqueeze(1)).unsqueeze(1)
 
 
 def _interval(start: Tensor, end: Tensor, size: int) -> Tensor:
