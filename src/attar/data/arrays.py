@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +35,20 @@ def open_array_file(path: Path) -> Source:
     before or after (x_train, train_images). Pickled objects are never loaded.
     """
     if path.suffix.lower() == ".npy":
-        beside = _labels_beside(path)
-        train = (_load(path, path.name), _load(beside, beside.name))
-        return _source(path, train, None, None)
-    with _load(path, path.name) as archive:
+        return _source(path, [(_load(path), _load(_labels_beside(path)))], None)
+    with _load(path) as archive:
         keys = {key.lower(): key for key in archive.files}
-        arrays = _Archive(archive, keys, path.name)
-        train_keys = _find_pair(keys, "train") or _find_pair(keys, "")
-        if train_keys is None:
+        train = _find_pair(keys, "train") or _find_pair(keys, "")
+        if train is None:
             raise InputError(
                 f"{path.name} holds {sorted(archive.files)}; name its arrays images and labels (or x_train, y_train, "
                 "x_test, y_test)"
             )
-        test_keys = next((pair for pair in (_find_pair(keys, part) for part in _TEST_PARTS) if pair), None)
-        names = next((arrays[key] for key in _CLASS_KEYS if key in keys), None)
-        test = (arrays[test_keys[0]], arrays[test_keys[1]]) if test_keys else None
-        return _source(path, (arrays[train_keys[0]], arrays[train_keys[1]]), test, names)
+        test = next((pair for pair in (_find_pair(keys, part) for part in _TEST_PARTS) if pair), None)
+        names = next((_member(archive, keys[key], path) for key in _CLASS_KEYS if key in keys), None)
+        pairs = [pair for pair in (train, test) if pair]
+        parts = [(_member(archive, images, path), _member(archive, labels, path)) for images, labels in pairs]
+        return _source(path, parts, names)
 
 
 def images_from_array(images: Any, what: str = "the array") -> UInt8[Tensor, "items channels height width"]:
@@ -93,30 +91,18 @@ def class_names_from_labels(labels: Any, what: str = "labels") -> tuple[str, ...
     return _vocabulary(_label_array(labels, what))
 
 
-class _Archive(Mapping[str, np.ndarray]):
-    """A .npz by lower-case key; a damaged or pickled member is one line."""
-
-    def __init__(self, archive: Any, keys: dict[str, str], name: str) -> None:
-        self._archive, self._keys, self._name = archive, keys, name
-
-    def __getitem__(self, key: str) -> np.ndarray:
-        try:
-            return self._archive[self._keys[key]]
-        except Exception as error:  # zipfile, zlib and numpy's header parser each have errors of their own
-            raise _unreadable(f"{self._keys[key]!r} of {self._name}", error) from error
-
-    def __iter__(self) -> Any:
-        return iter(self._keys)
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-
-def _load(path: Path, name: str) -> Any:
+def _load(path: Path) -> Any:
     try:
         return np.load(path, allow_pickle=False, mmap_mode="r" if path.suffix.lower() == ".npy" else None)
-    except Exception as error:  # as above: the file may be anything
-        raise _unreadable(name, error) from error
+    except Exception as error:  # zipfile, zlib and numpy's header parser each have errors of their own
+        raise _unreadable(path.name, error) from error
+
+
+def _member(archive: Any, key: str, path: Path) -> np.ndarray:
+    try:
+        return archive[key]
+    except Exception as error:  # as above
+        raise _unreadable(f"{key!r} of {path.name}", error) from error
 
 
 def _unreadable(what: str, error: Exception) -> InputError:
@@ -126,44 +112,40 @@ def _unreadable(what: str, error: Exception) -> InputError:
     return InputError(f"{what} cannot be read as a numpy array ({reason}); save it again with numpy.savez")
 
 
-def _find_pair(keys: Mapping[str, str], part: str) -> tuple[str, str] | None:
-    """The keys of the images and labels of a part, e.g. ("x_test", "y_test") or ("test_images", "test_labels")."""
+def _find_pair(keys: dict[str, str], part: str) -> tuple[str, str] | None:
+    """The keys of a part's images and labels, e.g. ("x_test", "y_test") or ("test_images", "test_labels").
+
+    `keys` has them by their lower-case form.
+    """
     forms = ["{0}_{1}", "{1}_{0}"] if part else ["{0}"]
     for images, labels in zip(_IMAGE_KEYS, _LABEL_KEYS, strict=True):
         for form in forms:
             pair = form.format(images, part), form.format(labels, part)
             if pair[0] in keys and pair[1] in keys:
-                return pair
+                return keys[pair[0]], keys[pair[1]]
     return None
 
 
 def _labels_beside(path: Path) -> Path:
     """images.npy -> labels.npy, x_train.npy -> y_train.npy, photos.npy -> photos_labels.npy."""
     stem = path.stem
-    candidates = [f"{stem}_labels"]
-    candidates += [
-        re.sub(rf"(?i)(?<![a-z]){images}(?![a-z])", labels, stem)
-        for images, labels in zip(_IMAGE_KEYS, _LABEL_KEYS, strict=True)
-    ]
-    for candidate in candidates:
+    keys = zip(_IMAGE_KEYS, _LABEL_KEYS, strict=True)
+    replaced = [re.sub(rf"(?i)(?<![a-z]){images}(?![a-z])", labels, stem) for images, labels in keys]
+    for candidate in (f"{stem}_labels", *replaced):
         if candidate != stem and (path.parent / f"{candidate}.npy").exists():
             return path.parent / f"{candidate}.npy"
     raise InputError(f"{path.name} has no labels beside it; save them as {stem}_labels.npy, or save both as one .npz")
 
 
-def _source(path: Path, train: tuple[Any, Any], test: tuple[Any, Any] | None, names: Any) -> Source:
-    train_labels = _label_array(train[1], f"the labels of {path.name}")
+def _source(path: Path, parts: Sequence[tuple[Any, Any]], names: Any) -> Source:
     if names is None:
-        vocabulary = _vocabulary(train_labels)
+        vocabulary = _vocabulary(_label_array(parts[0][1], f"the labels of {path.name}"))
     else:
         vocabulary = tuple(str(name) for name in np.asarray(names).reshape(-1))
         if len(set(vocabulary)) != len(vocabulary):
             raise InputError(f"the classes of {path.name} repeat a name; give each class one name")
-    parts = [
-        offer_of(_image_set(images, labels, vocabulary, path.name, named=names is not None))
-        for images, labels in (train, *([test] if test else []))
-    ]
-    return Source(path.name, *parts)
+    sets = [_image_set(*part, vocabulary, path.name, named=names is not None) for part in parts]
+    return Source(path.name, *map(offer_of, sets))
 
 
 def _image_set(images: Any, labels: Any, vocabulary: tuple[str, ...], what: str, named: bool = False) -> ImageSet:
