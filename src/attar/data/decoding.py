@@ -8,7 +8,9 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -118,14 +120,12 @@ def _decode(part: Encoded, shape: tuple[int, ...], rules: Rules, in_memory: bool
         settings = [rules.image_size, rules.resize, rules.channels, Image.__version__]
         return content_key("images", list(shape), settings, part.pictures.identity(positions))
 
-    def fill(pixels: np.ndarray) -> None:
-        _fill(pixels, part, rules, progress)
-
+    fill = partial(_fill, part, rules, progress)
     images = gather((len(part), channels, height, width), fill, in_memory, key)
     return ImageSet(images, part.labels, part.classes)
 
 
-def _fill(pixels: np.ndarray, part: Encoded, rules: Rules, progress: Progress) -> None:
+def _fill(part: Encoded, rules: Rules, progress: Progress, pixels: np.ndarray) -> None:
     def work(start: int) -> int:
         stop = min(start + _CHUNK, len(part))
         for index in range(start, stop):
@@ -142,17 +142,14 @@ def _fill(pixels: np.ndarray, part: Encoded, rules: Rules, progress: Progress) -
         for count in executor.map(work, range(0, len(part), _CHUNK)):
             progress.advance(count)
     except _Different as different:
-        raise _shape_fault(part, different, pixels.shape[1:]) from None
+        raise _shape_fault(part, *different.args, pixels.shape[1:]) from None
     finally:
         executor.shutdown(cancel_futures=True)
         progress.finish()
 
 
 class _Different(Exception):
-    """A picture whose shape is not the first one's."""
-
-    def __init__(self, index: int, shape: tuple[int, ...]) -> None:
-        self.index, self.shape = index, shape
+    """The index and the shape of a picture whose shape is not the first one's."""
 
 
 def _num_threads() -> int:
@@ -177,7 +174,7 @@ def _opened(picture: Picture, name: str, rules: Rules) -> Image.Image:
     if isinstance(picture, Image.Image):
         return picture
     try:
-        with Image.open(picture if isinstance(picture, Path) else io.BytesIO(picture)) as image:
+        with _file(picture) as image:
             num_pixels = image.width * image.height
             if num_pixels <= _MAX_PIXELS:
                 _shrink_early(image, rules)
@@ -251,19 +248,19 @@ def _by(size: Sequence[int]) -> str:
     return f"{size[0]} x {size[1]}"
 
 
-def _shape_fault(part: Encoded, different: _Different, expected: tuple[int, ...]) -> InputError:
+def _shape_fault(part: Encoded, index: int, shape: tuple[int, ...], expected: tuple[int, ...]) -> InputError:
     """What differs, and the mend: asked only once something does, so that a good folder is read once."""
-    this, first = _name(part, different.index), _name(part, 0)
-    if different.shape[0] != expected[0]:
+    this, first = _name(part, index), _name(part, 0)
+    if shape[0] != expected[0]:
         kind = {1: "grey", 3: "RGB"}
         return InputError(
-            f"grey and RGB images are mixed: {this} is {kind[different.shape[0]]}, {first} is {kind[expected[0]]}; "
+            f"grey and RGB images are mixed: {this} is {kind[shape[0]]}, {first} is {kind[expected[0]]}; "
             "add --channels rgb (or --channels grey)"
         )
     sizes = Counter(_sizes(part))
     common, smallest = sizes.most_common(1)[0][0], min(sizes, key=lambda size: (min(size), size))
     return InputError(
-        f"images differ in size: {this} is {_by(different.shape[:0:-1])}, {first} is {_by(expected[:0:-1])} "
+        f"images differ in size: {this} is {_by(shape[:0:-1])}, {first} is {_by(expected[:0:-1])} "
         f"(most common {_by(common)}, smallest {_by(smallest)}); "
         f"give one size, e.g. --image-size {min(common)} --resize crop"
     )
@@ -273,16 +270,14 @@ def _sizes(part: Encoded, at_most: int = 2000) -> Iterator[tuple[int, int]]:
     """(width, height) of the pictures (of evenly spaced ones where there are many) that can be read."""
     for index in np.unique(np.linspace(0, len(part) - 1, at_most).astype(np.int64)):
         picture = part.pictures.read(int(part.positions[index]))
-        try:
-            yield _header_size(picture)
-        except Exception:  # this survey only words a message: a damaged file must not replace it
-            continue
+        # This survey only words a message: a damaged file must not replace it.
+        with suppress(Exception), _file(picture) as image:
+            on_its_side = image.getexif().get(_ORIENTATION, 1) >= 5
+            yield (image.height, image.width) if on_its_side else (image.width, image.height)
 
 
-def _header_size(picture: Picture) -> tuple[int, int]:
+def _file(picture: Picture) -> Image.Image:
+    """The picture, not read beyond its header yet."""
     if isinstance(picture, Image.Image):
-        return picture.size
-    with Image.open(picture if isinstance(picture, Path) else io.BytesIO(picture)) as image:
-        width, height = image.size
-        on_its_side = image.getexif().get(_ORIENTATION, 1) >= 5
-        return (height, width) if on_its_side else (width, height)
+        return picture
+    return Image.open(picture if isinstance(picture, Path) else io.BytesIO(picture))
