@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +11,6 @@ import torch
 from PIL import Image
 from torch import nn
 
-from attar.base.files import cache_directory
 from attar.base.randomness import generator
 from attar.cli import main
 from attar.data.image_set import Splits
@@ -136,24 +134,6 @@ def test_a_card_knows_its_costs_and_the_share_of_full_accuracy(digits: Splits, c
     assert "minutes: training and testing of all seeds' networks on the device above" in table
     without = evaluate(set_of(digits, 2), digits, TINY, baselines=("random",), seeds=1, cache=False)
     assert without.recovery(without.row()) is None and "of full" not in without.as_markdown()
-
-
-def test_cards_and_scores_of_before_are_read(digits: Splits, card: Scorecard) -> None:
-    tree = json.loads(card.to_json())
-    for row in tree["rows"]:
-        del row["images_seen"], row["num_epochs"], row["training_minutes"]
-    before = Scorecard.from_json(json.dumps(tree))
-    assert before.row().images_seen is None
-    assert before.lines() == card.lines(), "images seen follow from the protocol"
-    first = evaluate(set_of(digits, 2), digits, TINY, baselines=False)
-    for entry in cache_directory("scores").iterdir():
-        score = json.loads(entry.read_text())
-        del score["training_seconds"]
-        entry.write_text(json.dumps(score))
-    again = evaluate(set_of(digits, 2), digits, TINY, baselines=False)
-    assert again.row().cached == 2 and again.row().accuracies == first.row().accuracies
-    assert again.row().training_minutes is None and again.row().images_seen == 60
-    assert [point.minutes for point in Comparison(cards=(again,)).points()] == [again.row().minutes / 2]
 
 
 def test_a_plot_has_a_panel_for_each_cost_and_quiet_baselines(digits: Splits, tmp_path: Path) -> None:

@@ -21,9 +21,8 @@ from attar.data.image_set import Splits
 from attar.data.sources import load_images
 from attar.evaluation import measuring
 from attar.evaluation.compare import compare
-from attar.evaluation.curves import MOST_POINTS, curve_epochs
 from attar.evaluation.evaluate import evaluate
-from attar.evaluation.measuring import Score
+from attar.evaluation.measuring import MOST_POINTS, curve_epochs
 from attar.evaluation.protocol import Protocol, RateSearch
 from attar.evaluation.rows import Row
 from attar.evaluation.scorecard import Scorecard
@@ -240,4 +239,3 @@ def test_the_commands_ask_for_curves_where_they_are_kept(
     assert len(card.row().curves) == 1
     comparison = compare([small], digits, TINY, networks="convnet:d1w4", seeds=1, baselines=False, curves=True)
     assert comparison.cards[0].row().curves == card.row().curves
-    assert isinstance(Score.model_validate_json('{"confusion": [[1]], "seconds": 1.0}'), Score), "of an earlier version"

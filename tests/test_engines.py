@@ -25,8 +25,8 @@ from attar.base.progress import Progress, Silent
 from attar.base.randomness import generator
 from attar.cli import main
 from attar.cli.options import chosen_engine
-from attar.evaluation.baselines import Candidate
-from attar.evaluation.evaluate import _candidates
+from attar.evaluation.candidates import Candidate
+from attar.evaluation.variants import candidates
 from small_jobs import opens_a_task, power, refused
 from small_sets import build, digit_images
 
@@ -162,7 +162,7 @@ def test_rows_can_be_trained_elsewhere() -> None:
     images = digit_images()
     made = [build(images), build(images, soft="float16"), build(images, "pixels")]
     kinds = ("random", "herding", "initial", "random-uint8")
-    rows = [row for each in made for row in _candidates(each, images, kinds, None, False)]
+    rows = [row for each in made for row in candidates(each, images, kinds)]
     assert len({row.name for row in rows}) == 5
     for row in [row for row in rows if row.absent is None]:
         _same_items(row)

@@ -27,7 +27,7 @@ from attar.evaluation.evaluate import evaluate
 from attar.evaluation.protocol import Protocol, protocol, protocol_names
 from attar.evaluation.rows import Row
 from attar.evaluation.scorecard import Difference, Scorecard
-from attar.evaluation.statistics import T_975, mean_and_std, paired_interval
+from attar.evaluation.statistics import mean_and_std, paired_interval, student_t
 from attar.methods.parameterizations.codes import Codes
 from attar.models.codecs.pixels import PixelsConfig
 from attar.models.codecs.registry import codec_from_text, fit_codec
@@ -321,7 +321,8 @@ def test_paired_intervals() -> None:
     assert mean_and_std([7.0]) == (7.0, None)
     from scipy.stats import t  # type: ignore[import-untyped]
 
-    assert pytest.approx([t.ppf(0.975, n) for n in range(1, 31)], abs=6e-5) == T_975
+    assert [student_t(n) for n in range(1, 31)] == pytest.approx([t.ppf(0.975, n) for n in range(1, 31)], abs=6e-5)
+    assert [student_t(n) for n in (1, 2, 4, 30)] == [12.7062, 4.3027, 2.7764, 2.0423], "four decimals, as in tables"
     network = NetworkConfig()
 
     def row(name: str, *accuracies: float) -> Row:

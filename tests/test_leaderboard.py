@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from attar.base.errors import InputError
 from attar.cli import main
 from attar.data.image_set import Splits
+from attar.evaluation.dd_ranking import normalised
 from attar.evaluation.evaluate import evaluate
 from attar.evaluation.protocol import Protocol, RateSearch
-from attar.evaluation.ranking import normalised
 from attar.evaluation.rows import DISTILLED, NAMES
 from attar.evaluation.scorecard import Scorecard
 from attar.methods.recipes import recipe

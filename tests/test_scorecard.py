@@ -19,15 +19,16 @@ from attar.data.augmentation import DsaConfig
 from attar.data.image_set import Splits
 from attar.evaluation import baselines, difficulty, jpeg, measuring
 from attar.evaluation.baselines import BASELINES, Occasion, baseline, baseline_kinds, choose
+from attar.evaluation.dd_ranking import normalised, ranking_of
 from attar.evaluation.difficulty import extremes, mean_errors
-from attar.evaluation.evaluate import _candidates, evaluate
+from attar.evaluation.evaluate import evaluate
 from attar.evaluation.jpeg import ABBREVIATED, TABLES_ONLY, decoded, fitting_draws, jpeg_draws, jpeg_stream
 from attar.evaluation.protocol import Protocol, RateSearch
-from attar.evaluation.ranking import normalised, ranking_of
 from attar.evaluation.rows import DISTILLED, NAMES, Row
 from attar.evaluation.scorecard import Difference, Scorecard
 from attar.evaluation.statistics import mean_and_std
 from attar.evaluation.unseen import networks_of, unseen_means
+from attar.evaluation.variants import candidates
 from attar.methods.recipes import recipe
 from attar.models.networks.network import NetworkConfig
 from attar.models.networks.registry import network_from_text
@@ -172,7 +173,7 @@ def test_where_a_seeds_draws_do_not_fit_all_seeds_have_fewer_images(
     assert any(hoped.drawn(seed) is None for seed in seeds), "else this test shows nothing"
     found = fitting_draws(splits.train, num_bytes, seeds)
     assert found is not None and (found[0].count, found[0].quality) == (2, 75) and tuple(found[1]) == seeds
-    assert all(found[0].taken(streams) <= num_bytes for _, streams in found[1].values())
+    assert all(found[0].num_bytes_of(streams) <= num_bytes for _, streams in found[1].values())
     monkeypatch.setattr(jpeg, "DRAWS", 0)
     assert fitting_draws(splits.train, num_bytes, seeds) is None
 
@@ -258,16 +259,16 @@ def test_variants_of_a_softly_labelled_set(splits: Splits, monkeypatch: pytest.M
 
 def test_variants_that_there_are_not(splits: Splits) -> None:
     hard = build(splits.train)
-    rows = _candidates(hard, splits.train, ("hard-labels", "plain", "random-plain"), None, False, AUGMENTED)
+    rows = candidates(hard, splits.train, ("hard-labels", "plain", "random-plain"), Occasion(training=AUGMENTED))
     assert [each.name for each in rows] == [DISTILLED, NAMES["plain"], NAMES["random-plain"]]
     bare = AUGMENTED.model_copy(update={"augmentation": None})
-    rows = _candidates(hard, splits.train, ("plain", "random-plain"), None, False, bare)
+    rows = candidates(hard, splits.train, ("plain", "random-plain"), Occasion(training=bare))
     assert all("augments nothing" in (each.absent or "") for each in rows[1:])
 
 
 def test_a_set_of_regions_can_be_trained_on_with_hard_labels(splits: Splits) -> None:
     regions = with_regions(mosaic(), observer(), settings())
-    rows = _candidates(regions, splits.train, ("hard-labels", "plain"), None, False, AUGMENTED)
+    rows = candidates(regions, splits.train, ("hard-labels", "plain"), Occasion(training=AUGMENTED))
     assert "augmented regions" in (rows[2].absent or "")
     items = rows[1].items(0, torch.device("cpu"))
     inputs, labels = items.epoch(0, torch.Generator())
@@ -379,7 +380,9 @@ def test_a_card_lists_what_is_noise(splits: Splits) -> None:
 
 def replace_words(each: Difference, noise: bool) -> Difference:
     low, high = (-1.0, 1.0) if noise else (1.0, 2.0)
-    return Difference(network=each.network, baseline=each.baseline, mean=(low + high) / 2, low=low, high=high)
+    words = "within noise" if noise else "better"
+    mean = (low + high) / 2
+    return Difference(network=each.network, baseline=each.baseline, mean=mean, low=low, high=high, words=words)
 
 
 def test_occasions_reach_the_rows(splits: Splits) -> None:

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from math import prod
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from attar.base.errors import InputError, unknown
-from attar.base.files import content_key
+from attar.base.errors import unknown
 from attar.base.progress import Progress, Silent, Within
 from attar.base.randomness import generator
-from attar.base.shapes import Float, Int64
+from attar.base.shapes import Int64
 from attar.data.image_set import ImageSet
+from attar.evaluation.candidates import Candidate, MakeItems, absent_candidate, image_items, network_inputs
 from attar.evaluation.difficulty import el2n_scores, extremes, scoring_networks
 from attar.evaluation.jpeg import decoded, encoder_version, fitting_draws
 from attar.evaluation.relabelled import known_observer, labelled_alike, regions_of
@@ -27,8 +28,9 @@ from attar.methods.parameterizations.codes import Codes
 from attar.methods.parameterizations.mosaic import Mosaic
 from attar.models.codecs.codec import Codec
 from attar.models.observers import Observer
-from attar.models.training.loop import FixedItems, TrainingItems
-from attar.sets.manifest import SOFT_LABELS, ShardSpec
+from attar.models.training.items import FixedItems, TrainingItems
+from attar.models.training.settings import TrainingConfig
+from attar.sets.manifest import SOFT_LABELS, RegionSpec, ShardSpec
 from attar.sets.sizes import online_observers
 
 if TYPE_CHECKING:
@@ -44,47 +46,25 @@ GROUPS = {
     "all": BASELINES,
 }
 """Words that stand for several baselines."""
-BLOCK_VALUES = 2**24
 MOST_VALUES = 2**30
 """Pixels of the whole training part up to which its network inputs are kept in memory: 4 GiB of float32."""
 
-MakeItems: TypeAlias = Callable[[torch.device], TrainingItems]
-"""device -> items as network inputs there; can be pickled where an evaluation's engine is to send it elsewhere."""
-
 
 @dataclass(frozen=True)
-class Candidate:
-    """Items that networks are trained on, made only when asked for.
+class Occasion:
+    """What an evaluation offers to the making of its rows.
 
     Args:
-        name: of the row.
-        num_items: of all classes together.
-        paper_bytes: 4 bytes for every stored value.
-        num_bytes: as really stored: the file, or plain uint8 images.
-        content: seed -> the content's name, equal for equal items.
-        maker: seed -> what makes the items.
-        drawn: whether every seed has other items.
-        note: what should be known about them.
-        absent: why there are none, or None.
-        learning_rate: replaces the protocol's for these items; None leaves it.
-        augmented: whether training has the protocol's augmentation and CutMix.
+        seeds: of its networks.
+        device: where they are trained.
+        progress: told of what is trained to choose images.
+        training: how they are trained.
     """
 
-    name: str
-    num_items: int
-    paper_bytes: int | None
-    num_bytes: int | None
-    content: Callable[[int], str]
-    maker: Callable[[int], MakeItems]
-    drawn: bool = False
-    note: str = ""
-    absent: str | None = None
-    learning_rate: float | None = None
-    augmented: bool = True
-
-    def items(self, seed: int, device: torch.device) -> TrainingItems:
-        """The items as network inputs on `device`."""
-        return self.maker(seed)(device)
+    seeds: tuple[int, ...] = (0,)
+    device: torch.device | str = "cpu"
+    progress: Progress = field(default_factory=Silent)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
 def images_at_paper_bytes(distilled: DistilledSet) -> int:
@@ -97,48 +77,31 @@ def images_at_paper_bytes(distilled: DistilledSet) -> int:
     Deviation: papers with soft labels leave these out; they are stored too, and real images need none. Region labels
         are left out here as there: "random-uint8" has the bytes of the whole file.
     """
-    values = _soft_label_values(distilled)
-    values += sum(_item_values(shard) for shard in distilled.manifest.shards)
-    return max(1, int(values / (distilled.num_classes * _product(distilled.image_shape)) + 0.5))
+    return _images_per_class(distilled, prod(distilled.image_shape))
 
 
 def images_at_file_bytes(distilled: DistilledSet) -> int:
     """How many plain uint8 images of each class fit into the set's file, its manifest included; may be 0."""
-    return distilled.storage.file_bytes // (distilled.num_classes * _product(distilled.image_shape))
+    return distilled.storage.file_bytes // (distilled.num_classes * prod(distilled.image_shape))
 
 
-def baseline_kinds(wanted: bool | Sequence[str]) -> tuple[str, ...]:
-    """The kinds asked for, in the order of `BASELINES`.
+def baseline_kinds(baselines: bool | Sequence[str]) -> tuple[str, ...]:
+    """The kinds that a user's choice means, in the order of `BASELINES`.
 
     Args:
-        wanted: True for the usual ones, False for none, or names of `BASELINES` and `GROUPS`.
+        baselines: True for the usual ones, False for none, or names of `BASELINES` and `GROUPS`.
 
     Raises:
         InputError: an unknown name; the nearest is named.
     """
-    if isinstance(wanted, bool):
-        return USUAL if wanted else ()
+    if isinstance(baselines, bool):
+        return USUAL if baselines else ()
     chosen: set[str] = set()
-    for name in (wanted,) if isinstance(wanted, str) else wanted:
+    for name in (baselines,) if isinstance(baselines, str) else baselines:
         if name not in BASELINES and name not in GROUPS:
             raise unknown("baseline", str(name), (*BASELINES, *GROUPS))
         chosen.update(GROUPS.get(name, (name,)))
     return tuple(name for name in BASELINES if name in chosen)
-
-
-@dataclass(frozen=True)
-class Occasion:
-    """What an evaluation offers to the making of its baselines.
-
-    Args:
-        seeds: of its networks.
-        device: where they are trained.
-        progress: told of what is trained to choose images.
-    """
-
-    seeds: tuple[int, ...] = (0,)
-    device: torch.device | str = "cpu"
-    progress: Progress = field(default_factory=Silent)
 
 
 def baseline(kind: str, distilled: DistilledSet, train: ImageSet, occasion: Occasion | None = None) -> Candidate | None:
@@ -150,25 +113,17 @@ def baseline(kind: str, distilled: DistilledSet, train: ImageSet, occasion: Occa
         train: real training images of the same classes and shape.
         occasion: None is one seed on the CPU.
     """
-    occasion = occasion or Occasion()
-    if kind == "initial":
-        return _initial_codes(distilled, train)
-    if kind == "same-labels":
-        return _labelled_alike(distilled, train)
-    if kind == "full":
-        return _all_images(distilled, train)
-    if kind == "jpeg":
-        return _jpeg_images(distilled, train, occasion.seeds)
-    count = images_at_paper_bytes(distilled)
-    if kind in ("el2n", "el2n-easy"):
-        return _el2n_images(kind, count, distilled, train, occasion)
-    if kind != "random-uint8":
-        return _real_images(kind, kind, count, distilled, train, "")
-    fitting = images_at_file_bytes(distilled)
-    if fitting <= count:
-        return None
-    note = f"as many plain uint8 images as the file's {distilled.storage.file_bytes:,} bytes hold: "
-    return _real_images(kind, "random", fitting, distilled, train, note)
+    rows = _RealRows(distilled, train, occasion or Occasion())
+    makers: dict[str, Callable[[], Candidate | None]] = {
+        "same-labels": rows.labelled_alike,
+        "el2n": partial(rows.el2n, "el2n"),
+        "el2n-easy": partial(rows.el2n, "el2n-easy"),
+        "initial": partial(_initial_codes, distilled, train),
+        "random-uint8": rows.in_file_bytes,
+        "jpeg": rows.jpeg,
+        "full": rows.everything,
+    }
+    return makers[kind]() if kind in makers else rows.selected(kind, kind, images_at_paper_bytes(distilled))
 
 
 def choose(
@@ -189,23 +144,6 @@ def choose(
     return torch.cat(chosen)
 
 
-@torch.no_grad()
-def network_inputs(images: Tensor, preprocess: Codec, device: torch.device) -> Float[Tensor, "items c h w"]:
-    """uint8 or float images as network inputs on `device`, block by block."""
-    codec = preprocess.to(device)
-    block = max(1, BLOCK_VALUES // images[0].numel()) if len(images) else 1
-    parts = []
-    for part in images.split(block):
-        moved = part.to(device)
-        parts.append(codec.encode(moved.float() / 255 if moved.dtype == torch.uint8 else moved.float()))
-    return torch.cat(parts) if parts else torch.empty(0, *preprocess.code_shape, device=device)
-
-
-def image_items(images: Tensor, labels: Tensor, preprocess: Codec, device: torch.device) -> FixedItems:
-    """uint8 images as network inputs on `device`, the same in every epoch."""
-    return FixedItems(network_inputs(images, preprocess, device), labels.to(device))
-
-
 def _every_item(train: ImageSet, preprocess: Codec, device: torch.device) -> TrainingItems:
     """All images as network inputs: made once, or batch by batch of what would fill the memory."""
     if train.images.numel() <= MOST_VALUES:
@@ -216,169 +154,167 @@ def _every_item(train: ImageSet, preprocess: Codec, device: torch.device) -> Tra
     return RealTrainingItems(RealItems(train.labels, train.num_classes, images=train, codec=codec, device=device))
 
 
-def _rendered_items(items: Codes, preprocess: Codec, device: torch.device) -> FixedItems:
-    placed = items.to(device)
-    images = placed.images(torch.arange(len(placed), device=device))
-    return FixedItems(network_inputs(images, preprocess, device), placed.labels.to(device))
+@dataclass(frozen=True)
+class _RealRows:
+    """Rows of real training images beside a set, preprocessed as the set's are."""
 
+    distilled: DistilledSet
+    train: ImageSet
+    occasion: Occasion
 
-def _all_images(distilled: DistilledSet, train: ImageSet) -> Candidate:
-    """The whole training part, whose accuracy the others recover a share of; its bytes are those of plain uint8."""
-    preprocess, values = distilled.preprocess, len(train) * _product(train.image_shape)
+    @property
+    def key(self) -> tuple[str, str]:
+        """What all these rows depend on."""
+        return self.train.fingerprint, self.distilled.preprocess.identity()
 
-    def maker(seed: int) -> MakeItems:
-        return partial(_every_item, train, preprocess)
+    def counts(self, count: int) -> list[int]:
+        """How many images each class gives of `count`."""
+        return [min(count, len(members)) for members in self.train.class_indices]
 
-    def content(seed: int) -> str:
-        return content_key("all images", train.fingerprint, preprocess.identity())
+    def chosen(self, selection: str, count: int, seed: int) -> Int64[Tensor, " chosen"]:
+        """The images of a selection, the same ones in every row of a seed."""
+        draw = generator(seed, "baseline", selection)
+        return choose(selection, count, self.train, self.distilled.preprocess, draw)
 
-    note = f"all {len(train):,} training images, under the same protocol as the rows that are compared with them"
-    return Candidate(NAMES["full"], len(train), 4 * values, values, content, maker, note=note)
+    def row(
+        self,
+        kind: str,
+        count: int,
+        maker: Callable[[int], MakeItems],
+        note: str,
+        *key: object,
+        drawn: bool = True,
+        label_bytes: tuple[int, int] = (0, 0),
+    ) -> Candidate:
+        """Up to `count` images of each class; other labels than hard ones count by the papers and as stored."""
+        num_items = sum(self.counts(count))
+        values = num_items * prod(self.train.image_shape)
+        paper_bytes, num_bytes = 4 * values + label_bytes[0], values + label_bytes[1]
+        return Candidate(NAMES[kind], num_items, paper_bytes, num_bytes, (*key, count, *self.key), maker, drawn, note)
 
+    def hard_labelled(self, indices: Tensor) -> MakeItems:
+        """These images with their classes as labels."""
+        return partial(image_items, self.train.images[indices], self.train.labels[indices], self.distilled.preprocess)
 
-def _real_images(
-    kind: str, selection: str, count: int, distilled: DistilledSet, train: ImageSet, note: str
-) -> Candidate:
-    preprocess = distilled.preprocess
-    counts = [min(count, len(members)) for members in train.class_indices]
-    values = sum(counts) * _product(train.image_shape)
-    drawn = selection == "random"
+    def selected(self, kind: str, selection: str, count: int, note: str = "") -> Candidate:
+        """Images that are drawn at random, or chosen by their pixels."""
+        least, drawn = min(self.counts(count)), selection == "random"
+        note += _of_each_class(count)
+        if least < count:
+            note += f", but only {least} where a class has no more"
+        note += " (new ones for each seed)" if drawn else " (the same for every seed)"
 
-    def indices(seed: int) -> Tensor:
-        return choose(selection, count, train, preprocess, generator(seed, "baseline", selection))
+        def maker(seed: int) -> MakeItems:
+            return self.hard_labelled(self.chosen(selection, count, seed))
 
-    def maker(seed: int) -> MakeItems:
-        wanted = indices(seed)
-        return partial(image_items, train.images[wanted], train.labels[wanted], preprocess)
+        return self.row(kind, count, maker, note, "real", selection, drawn=drawn)
 
-    def content(seed: int) -> str:
-        part = seed if drawn else 0
-        return content_key("real images", selection, count, part, train.fingerprint, preprocess.identity())
+    def in_file_bytes(self) -> Candidate | None:
+        """Random images in the bytes of the file; None where these hold no more than the papers' convention gives."""
+        count = images_at_file_bytes(self.distilled)
+        if count <= images_at_paper_bytes(self.distilled):
+            return None
+        note = f"as many plain uint8 images as the file's {self.distilled.storage.file_bytes:,} bytes hold: "
+        return self.selected("random-uint8", "random", count, note)
 
-    told = f"{note}{count} real image{'s' * (count > 1)} of each class"
-    if min(counts) < count:
-        told += f", but only {min(counts)} where a class has no more"
-    told += " (new ones for each seed)" if drawn else " (the same for every seed)"
-    return Candidate(NAMES[kind], sum(counts), 4 * values, values, content, maker, drawn, told)
+    def everything(self) -> Candidate:
+        """The whole training part, of whose accuracy the others reach a share."""
+        size, maker = len(self.train), partial(_every_item, self.train, self.distilled.preprocess)
+        values = size * prod(self.train.image_shape)
+        note = f"all {size:,} training images, under the same protocol as the rows that are compared with them"
+        return Candidate(NAMES["full"], size, 4 * values, values, ("all", *self.key), lambda seed: maker, note=note)
 
+    def el2n(self, kind: str) -> Candidate:
+        """Images that short-trained networks err on most, or least, in the bytes of the set's items."""
+        count, hardest, networks = images_at_paper_bytes(self.distilled), kind == "el2n", scoring_networks()
 
-def _el2n_images(kind: str, count: int, distilled: DistilledSet, train: ImageSet, occasion: Occasion) -> Candidate:
-    """Real images that short-trained networks err on most, or least, in the bytes of the set's items."""
-    preprocess, hardest = distilled.preprocess, kind == "el2n"
-    counts = [min(count, len(members)) for members in train.class_indices]
-    values = sum(counts) * _product(train.image_shape)
+        def maker(seed: int) -> MakeItems:
+            scores = el2n_scores(self.train, self.occasion.device, Within(self.occasion.progress))
+            return self.hard_labelled(extremes(scores, self.train, count, hardest))
 
-    def maker(seed: int) -> MakeItems:
-        scores = el2n_scores(train, occasion.device, Within(occasion.progress))
-        wanted = extremes(scores, train, count, hardest)
-        return partial(image_items, train.images[wanted], train.labels[wanted], preprocess)
+        note = (
+            f"the {'hardest' if hardest else 'easiest'} {_of_each_class(count)} for {len(networks)} networks "
+            "trained on the training images alone (the same for every seed)"
+        )
+        return self.row(kind, count, maker, note, kind, networks, drawn=False)
 
-    def content(seed: int) -> str:
-        return content_key("el2n", hardest, count, scoring_networks(), train.fingerprint, preprocess.identity())
+    def jpeg(self) -> Candidate:
+        """Random images compressed as JPEG, as many as the file's bytes hold; networks see them decoded."""
+        size, preprocess = self.distilled.storage.file_bytes, self.distilled.preprocess
+        fitting = fitting_draws(self.train, size, self.occasion.seeds)
+        if fitting is None:
+            reason = f"the file's {size:,} bytes hold no JPEG image of each class, even at quality 25"
+            return absent_candidate(NAMES["jpeg"], reason)
+        draws, of_seed = fitting
 
-    which = "hardest" if hardest else "easiest"
-    told = (
-        f"the {which} {count} real image{'s' * (count > 1)} of each class for {len(scoring_networks())} networks "
-        "trained on the training images alone (the same for every seed)"
-    )
-    return Candidate(NAMES[kind], sum(counts), 4 * values, values, content, maker, note=told)
+        def maker(seed: int) -> MakeItems:
+            indices, streams = of_seed[seed]
+            images = torch.stack([decoded(draws.tables, stream) for stream in streams])
+            return partial(image_items, images, self.train.labels[indices], preprocess)
 
+        largest = max(draws.num_bytes_of(streams) for _, streams in of_seed.values())
+        note = (
+            f"as many JPEG images of quality {draws.quality} as the file's {size:,} bytes hold: {draws.count} of each "
+            f"class (new ones for each seed), {largest:,} bytes in the largest draw, their shared tables included; "
+            f"{encoder_version()}"
+        )
+        key = ("jpeg", draws.quality, draws.count, size, encoder_version(), *self.key)
+        return Candidate(NAMES["jpeg"], sum(self.counts(draws.count)), None, largest, key, maker, True, note)
 
-def _jpeg_images(distilled: DistilledSet, train: ImageSet, seeds: Sequence[int]) -> Candidate:
-    """Random images compressed as JPEG, as many as the file's bytes hold; networks see them decoded."""
-    name, preprocess, size = NAMES["jpeg"], distilled.preprocess, distilled.storage.file_bytes
-    found = fitting_draws(train, size, seeds)
-    if found is None:
-        return absent_candidate(name, f"the file's {size:,} bytes hold no JPEG image of each class, even at quality 25")
-    draws, fitting = found
+    def labelled_alike(self) -> Candidate | None:
+        """Random images under labels of the set's kind; None where these are hard."""
+        regions, soft = regions_of(self.distilled), self.distilled.soft_labels
+        if soft is not None:
+            return self._softly_labelled(soft)
+        return None if regions is None else self._region_labelled(regions)
 
-    def maker(seed: int) -> MakeItems:
-        chosen, streams = fitting[seed]
-        images = torch.stack([decoded(draws.tables, stream) for stream in streams])
-        return partial(image_items, images, train.labels[chosen], preprocess)
+    def _softly_labelled(self, soft: Tensor) -> Candidate:
+        """Under the set's own soft labels, those of a class in turn, in the bytes of its items and labels."""
+        distilled, num_classes = self.distilled, self.distilled.num_classes
+        count = _images_per_class(distilled, prod(self.train.image_shape) + num_classes)
+        groups = [(distilled.labels == label).nonzero()[:, 0] for label in range(num_classes)]
+        if not all(map(len, groups)):
+            reason = "a class has no item, and so no soft label that an image of it could have"
+            return absent_candidate(NAMES["same-labels"], reason)
+        sizes = zip(groups, self.counts(count), strict=True)
+        labels = torch.cat([soft[group[torch.arange(size) % len(group)]] for group, size in sizes])
 
-    def content(seed: int) -> str:
-        about = draws.quality, draws.count, size, seed, encoder_version()
-        return content_key("jpeg images", *about, train.fingerprint, preprocess.identity())
+        def maker(seed: int) -> MakeItems:
+            images = self.train.images[self.chosen("random", count, seed)]
+            return partial(image_items, images, labels, distilled.preprocess)
 
-    taken = max(draws.taken(streams) for _, streams in fitting.values())
-    count = len(next(iter(fitting.values()))[0])
-    told = (
-        f"as many JPEG images of quality {draws.quality} as the file's {size:,} bytes hold: {draws.count} of each "
-        f"class (new ones for each seed), {taken:,} bytes in the largest draw, their shared tables included; "
-        f"{encoder_version()}"
-    )
-    return Candidate(name, count, None, taken, content, maker, True, told)
+        width = distilled.storage.soft_label_bytes // _soft_label_values(distilled)
+        note = (
+            f"{_of_each_class(count)} (new ones for each seed), with the soft labels of the set's items of that class "
+            "in turn"
+        )
+        label_bytes = 4 * labels.numel(), width * labels.numel()
+        key = "under soft labels", distilled.fingerprint
+        return self.row("same-labels", count, maker, note, *key, label_bytes=label_bytes)
 
+    def _region_labelled(self, regions: RegionSpec) -> Candidate:
+        """Under region labels of the same observer, as many as the set has."""
+        distilled, count = self.distilled, images_at_paper_bytes(self.distilled)
+        observer = known_observer(distilled)
+        if isinstance(observer, str):
+            return absent_candidate(NAMES["same-labels"], observer)
 
-def _softly_labelled(distilled: DistilledSet, train: ImageSet, soft: Tensor) -> Candidate:
-    """Random images under the set's own soft labels, those of a class in turn, in the bytes of its items and labels."""
-    name, preprocess = NAMES["same-labels"], distilled.preprocess
-    values = _soft_label_values(distilled) + sum(_item_values(shard) for shard in distilled.manifest.shards)
-    each = _product(train.image_shape) + distilled.num_classes
-    count = max(1, int(values / (distilled.num_classes * each) + 0.5))
-    counts = [min(count, len(members)) for members in train.class_indices]
-    groups = [(distilled.labels == label).nonzero()[:, 0] for label in range(distilled.num_classes)]
-    if not all(map(len, groups)):
-        return absent_candidate(name, "a class has no item, and so no soft label that an image of it could have")
-    labels = torch.cat([soft[group[torch.arange(n) % len(group)]] for group, n in zip(groups, counts, strict=True)])
+        def maker(seed: int) -> MakeItems:
+            chosen = self.chosen("random", count, seed)
+            codes = network_inputs(self.train.images[chosen], distilled.preprocess, torch.device("cpu"))
+            images = Codes(distilled.preprocess, codes, self.train.labels[chosen])
+            return partial(labelled_alike, images, regions, distilled.preprocess, observer, distilled.classes)
 
-    def maker(seed: int) -> MakeItems:
-        wanted = choose("random", count, train, preprocess, generator(seed, "baseline", "random"))
-        return partial(image_items, train.images[wanted], labels, preprocess)
-
-    def content(seed: int) -> str:
-        about = distilled.fingerprint, count, seed, train.fingerprint, preprocess.identity()
-        return content_key("under soft labels", *about)
-
-    width = distilled.storage.soft_label_bytes // _soft_label_values(distilled)
-    taken = sum(counts) * (_product(train.image_shape) + width * distilled.num_classes)
-    told = (
-        f"{count} real image{'s' * (count > 1)} of each class (new ones for each seed), with the soft labels of the "
-        "set's items of that class in turn"
-    )
-    return Candidate(name, sum(counts), 4 * sum(counts) * each, taken, content, maker, True, told)
-
-
-def _labelled_alike(distilled: DistilledSet, train: ImageSet) -> Candidate | None:
-    """Random images under region labels of the same observer, as many as the set has; or under its soft labels."""
-    regions, soft = regions_of(distilled), distilled.soft_labels
-    if soft is not None:
-        return _softly_labelled(distilled, train, soft)
-    if regions is None:
-        return None
-    name, preprocess, count = NAMES["same-labels"], distilled.preprocess, images_at_paper_bytes(distilled)
-    observer = known_observer(distilled)
-    if isinstance(observer, str):
-        return absent_candidate(name, observer)
-    counts = [min(count, len(members)) for members in train.class_indices]
-    values = sum(counts) * _product(train.image_shape)
-    about = content_key("labelled alike", regions.labels, regions.seed, *_asked_as(observer, distilled))
-
-    def maker(seed: int) -> MakeItems:
-        wanted = choose("random", count, train, preprocess, generator(seed, "baseline", "random"))
-        codes = network_inputs(train.images[wanted], preprocess, torch.device("cpu"))
-        items = Codes(preprocess, codes, train.labels[wanted])
-        return partial(labelled_alike, items, regions, preprocess, observer, distilled.classes)
-
-    def content(seed: int) -> str:
-        return content_key("real images", "random", count, seed, train.fingerprint, preprocess.identity(), about)
-
-    labels = distilled.storage.label_bytes
-    as_paper = sum(4 * _product(spec.shape) for spec in regions.tensors.values()) or labels
-    told = (
-        f"{count} real image{'s' * (count > 1)} of each class (new ones for each seed), labelled by the same observer"
-    )
-    return Candidate(name, sum(counts), 4 * values + as_paper, values + labels, content, maker, True, told)
-
-
-def _asked_as(observer: Observer, distilled: DistilledSet) -> tuple[object, ...]:
-    """What labels asked of an observer depend on: itself, and the set's order of the classes where it is another."""
-    return (observer.identity, *([distilled.classes] if distilled.classes != observer.classes else []))
+        stored = distilled.storage.label_bytes
+        label_bytes = sum(4 * prod(spec.shape) for spec in regions.tensors.values()) or stored, stored
+        note = f"{_of_each_class(count)} (new ones for each seed), labelled by the same observer"
+        key = ("labelled alike", *_labels_key(regions, observer, distilled))
+        return self.row("same-labels", count, maker, note, *key, label_bytes=label_bytes)
 
 
 def _initial_codes(distilled: DistilledSet, train: ImageSet) -> Candidate:
-    name, regions = NAMES["initial"], regions_of(distilled)
+    """Where distillation started, under labels of the set's kind where these are of regions, else with hard labels."""
+    name, regions, preprocess = NAMES["initial"], regions_of(distilled), distilled.preprocess
     reason = _no_initial_codes(distilled, train)
     observer = None if regions is None or reason else known_observer(distilled)
     reason = observer if isinstance(observer, str) else reason
@@ -388,32 +324,26 @@ def _initial_codes(distilled: DistilledSet, train: ImageSet) -> Candidate:
     soft = distilled.manifest.labels_kind == "soft"
     if not soft and bool((start.codes.detach().cpu() - distilled.codes).abs().max() < 1e-6):
         return absent_candidate(name, "the set is its own starting point: nothing was distilled")
-    preprocess = distilled.preprocess
-    identity = start.codec.identity()
-
-    def maker(seed: int) -> MakeItems:
-        if regions is not None and observer is not None:
-            return partial(labelled_alike, start, regions, preprocess, observer, distilled.classes)
-        return partial(_rendered_items, start, preprocess)
-
-    about: tuple[object, ...] = ()
+    key: tuple[object, ...] = (list(distilled.manifest.initialization.indices), start.codec.identity(), start.spec())
+    maker: MakeItems = partial(_rendered_items, start, preprocess)
     if regions is not None and observer is not None:
-        about = regions.labels, regions.seed, *_asked_as(observer, distilled)
-
-    def content(seed: int) -> str:
-        chosen = list(distilled.manifest.initialization.indices)
-        spec = start.spec()
-        return content_key("initial codes", chosen, train.fingerprint, identity, spec, preprocess.identity(), *about)
-
+        key = (*key, *_labels_key(regions, observer, distilled))
+        maker = partial(labelled_alike, start, regions, preprocess, observer, distilled.classes)
     size = "with hard labels and without the bytes of soft ones" if soft else "in the same bytes"
-    note = f"where distillation started: {distilled.manifest.initialization.kind} real images as codes, {size}"
     storage = distilled.storage
-    paper_bytes = storage.paper_bytes - 4 * _soft_label_values(distilled)
-    num_bytes = storage.file_bytes - storage.soft_label_bytes
-    return Candidate(name, distilled.num_training_items, paper_bytes, num_bytes, content, maker, False, note)
+    return Candidate(
+        name,
+        distilled.num_training_items,
+        storage.paper_bytes - 4 * _soft_label_values(distilled),
+        storage.file_bytes - storage.soft_label_bytes,
+        ("initial codes", *key, train.fingerprint, preprocess.identity()),
+        lambda seed: maker,
+        note=f"where distillation started: {distilled.manifest.initialization.kind} real images as codes, {size}",
+    )
 
 
 def _no_initial_codes(distilled: DistilledSet, train: ImageSet) -> str | None:
+    """Why the starting point cannot be remade, or None."""
     manifest = distilled.manifest
     if len(manifest.shards) != 1 or manifest.shards[0].parameterization.get("kind") not in ("codes", "mosaic"):
         return "only a set of one shard of codes says how to remake its starting point"
@@ -443,10 +373,34 @@ def _starting_point(distilled: DistilledSet, train: ImageSet) -> Codes:
     return Codes.restore(shard.codec, Codes(shard.codec, codes, labels, spec["storage"]).payload(), spec)
 
 
+def _rendered_items(items: Codes, preprocess: Codec, device: torch.device) -> FixedItems:
+    placed = items.to(device)
+    return image_items(placed.images(torch.arange(len(placed), device=device)), placed.labels, preprocess, device)
+
+
+def _labels_key(regions: RegionSpec, observer: Observer, distilled: DistilledSet) -> tuple[object, ...]:
+    """What region labels depend on: settings, the observer, and the set's order of the classes where it is another."""
+    order = [distilled.classes] if distilled.classes != observer.classes else []
+    return (regions.labels, regions.seed, observer.identity, *order)
+
+
+def stored_label_bytes(distilled: DistilledSet) -> tuple[int, int]:
+    """Bytes of soft or region labels, observers included, by the papers' convention, and in the file."""
+    stored = [spec for shard in distilled.manifest.shards if shard.regions for spec in shard.regions.tensors.values()]
+    online = sum(facts.num_bytes for facts in online_observers(distilled.manifest))
+    paper_bytes = 4 * _soft_label_values(distilled) + 4 * sum(prod(spec.shape) for spec in stored) + online
+    return paper_bytes, distilled.storage.soft_label_bytes + sum(spec.num_bytes for spec in stored)
+
+
+def _images_per_class(distilled: DistilledSet, values_per_image: int) -> int:
+    """How many images of so many values each class has in the values of the set's items and soft labels."""
+    values = _soft_label_values(distilled) + sum(_item_values(shard) for shard in distilled.manifest.shards)
+    return max(1, int(values / (distilled.num_classes * values_per_image) + 0.5))
+
+
 def _item_values(shard: ShardSpec) -> int:
     """Values that were distilled, labels and scales apart."""
-    apart = ("labels", SOFT_LABELS, "scale")
-    return sum(_product(spec.shape) for name, spec in shard.tensors.items() if name not in apart)
+    return sum(prod(spec.shape) for name, spec in shard.tensors.items() if name not in ("labels", SOFT_LABELS, "scale"))
 
 
 def _soft_label_values(distilled: DistilledSet) -> int:
@@ -454,26 +408,5 @@ def _soft_label_values(distilled: DistilledSet) -> int:
     return soft * distilled.num_classes
 
 
-def stored_label_bytes(distilled: DistilledSet) -> tuple[int, int]:
-    """What soft or region labels, observers included, count by the papers' convention, and in the file."""
-    regions = [shard.regions for shard in distilled.manifest.shards if shard.regions]
-    stored = [spec for each in regions for spec in each.tensors.values()]
-    asked = sum(facts.num_bytes for facts in online_observers(distilled.manifest))
-    paper_bytes = 4 * _soft_label_values(distilled) + 4 * sum(_product(spec.shape) for spec in stored) + asked
-    return paper_bytes, distilled.storage.soft_label_bytes + sum(spec.num_bytes for spec in stored)
-
-
-def absent_candidate(name: str, reason: str) -> Candidate:
-    """A row of which only the reason why it is absent can be told."""
-
-    def never(seed: int) -> MakeItems:
-        raise InputError(reason)
-
-    return Candidate(name, 0, None, None, lambda seed: "", never, absent=reason)
-
-
-def _product(shape: Sequence[int]) -> int:
-    count = 1
-    for side in shape:
-        count *= side
-    return count
+def _of_each_class(count: int) -> str:
+    return f"{count} real image{'s' * (count > 1)} of each class"

@@ -11,15 +11,14 @@ from pydantic import Field, model_validator
 from attar.base.engines.engine import Engine
 from attar.base.errors import InputError
 from attar.base.files import set_name
-from attar.base.progress import Progress, Silent
+from attar.base.progress import Progress
+from attar.evaluation.baselines import baseline_kinds
 from attar.evaluation.card import Card
-from attar.evaluation.evaluate import asked_observer, check_fit, evaluate, learned_rate, load_splits
+from attar.evaluation.evaluate import Conditions, NetworkNames, check_fit, check_set, judge, learned_rate, load_splits
 from attar.evaluation.plots import Point, plot_accuracy
-from attar.evaluation.protocol import Protocol, check_judges
-from attar.evaluation.protocol import protocol as protocol_named
-from attar.evaluation.rows import Row
+from attar.evaluation.protocol import Protocol
 from attar.evaluation.scorecard import COLUMNS, DISTILLED, Scorecard
-from attar.models.networks.network import NetworkConfig
+from attar.evaluation.variants import online_observer
 from attar.sets.class_columns import in_order_of
 from attar.sets.distilled import DistilledSet
 
@@ -72,11 +71,11 @@ class Comparison(Card):
         warning = []
         if max(sizes) > (1 + SAME_SIZE) * min(sizes):
             warning = ["these sets differ in size: hold each against its own baselines rather than against the others"]
-        told = [card.remarks() for card in self.cards]
-        shared = set.intersection(*map(set, told))
+        of_cards = [card.remarks() for card in self.cards]
+        shared = set.intersection(*map(set, of_cards))
         named = [
             remark if remark in shared else f"{card.name}: {remark}"
-            for card, remarks in zip(self.cards, told, strict=True)
+            for card, remarks in zip(self.cards, of_cards, strict=True)
             for remark in remarks
         ]
         return list(dict.fromkeys(warning + named))
@@ -84,20 +83,20 @@ class Comparison(Card):
     def points(self, size: Literal["file", "paper"] = "file") -> list[Point]:
         """What the plot shows, on the first network: a point for each set, and quieter ones for the baselines.
 
-        Minutes are those of one network's training, or with its testing where a score of an earlier version is shown.
+        Minutes are those of one network's training.
 
         Args:
             size: which bytes: as really stored, or by the papers' convention.
         """
+        network = self.cards[0].rows[0].network
         points = []
-        for card, row in self._plotted():
-            num_bytes = row.paper_bytes if size == "paper" else row.num_bytes
-            if row.mean is None or not num_bytes:
-                continue
-            own = row.name == DISTILLED
-            minutes = row.training_minutes if self._told_apart() else row.minutes / len(row.seeds)
-            series = card.name if own else row.name
-            points.append(Point(series, num_bytes, row.mean, row.std, minutes, baseline=not own))
+        for card in self.cards:
+            for row in card.rows:
+                num_bytes = row.paper_bytes if size == "paper" else row.num_bytes
+                if row.network == network and row.mean is not None and num_bytes:
+                    baseline = row.name != DISTILLED
+                    series = row.name if baseline else card.name
+                    points.append(Point(series, num_bytes, row.mean, row.std, row.training_minutes, baseline))
         return sorted(dict.fromkeys(points), key=lambda point: point.baseline)
 
     def plot(self, out: Path | str, *, size: Literal["file", "paper"] = "file", overwrite: bool = False) -> Path:
@@ -106,26 +105,15 @@ class Comparison(Card):
         Source: D3 Figure 1.
         """
         network = self.cards[0].rows[0].network.name
-        counted = "training" if self._told_apart() else "training and testing"
         return plot_accuracy(
             self.points(size),
             out,
             title=f"{self.title}, {network}",
             size_label=SIZE_LABELS[size],
-            minutes_label=f"minutes of {counted} one network ({self.cards[0].device})",
+            minutes_label=f"minutes of training one network ({self.cards[0].device})",
             chance=100 / len(self.cards[0].classes),
             overwrite=overwrite,
         )
-
-    def _plotted(self) -> list[tuple[Scorecard, Row]]:
-        """Every measured row on the first network, with its card."""
-        network = self.cards[0].rows[0].network
-        pairs = [(card, row) for card in self.cards for row in card.rows]
-        return [(card, row) for card, row in pairs if row.network == network and row.mean is not None]
-
-    def _told_apart(self) -> bool:
-        """Whether every score says how long training alone took."""
-        return all(row.training_minutes is not None for _, row in self._plotted())
 
 
 def compare(
@@ -133,7 +121,7 @@ def compare(
     data: Any,
     protocol: str | Path | Protocol = "quick",
     *,
-    networks: Sequence[str | NetworkConfig] | str | NetworkConfig | None = None,
+    networks: NetworkNames | None = None,
     seeds: int | Sequence[int] | None = None,
     baselines: bool | Sequence[str] = True,
     flip: bool | None = None,
@@ -162,22 +150,18 @@ def compare(
         raise InputError("compare needs a list of distilled sets; give at least one")
     if names is not None and len(names) != len(sets):
         raise InputError(f"{len(names)} names were given for {len(sets)} sets; give one for each")
-    progress, chosen = progress or Silent(), protocol_named(protocol)
-    loaded = [DistilledSet.load(each) if isinstance(each, str | Path) else each for each in sets]
-    splits = load_splits(data, progress)
-    loaded = [in_order_of(each, splits.train.classes) for each in loaded]
-    for each in loaded:
-        check_judges(chosen, each.manifest.labels_kind, each.image_shape)
-        check_fit(each, splits)
-        learned_rate(each, chosen)
-        asked_observer(each)
-    cards = [
-        evaluate(
-            small, splits, chosen, networks=networks, seeds=seeds, baselines=baselines, flip=flip,
-            device=device, cache=cache, progress=progress, name=name, engine=engine, curves=curves,
-        )
-        for small, name in zip(loaded, names or _names(sets), strict=True)
-    ]  # fmt: skip
+    kinds = baseline_kinds(baselines)
+    conditions = Conditions.of(protocol, networks, seeds, flip, device, cache, progress, engine, curves)
+    loaded = [DistilledSet.load(source) if isinstance(source, str | Path) else source for source in sets]
+    splits = load_splits(data, conditions.progress)
+    loaded = [in_order_of(distilled, splits.train.classes) for distilled in loaded]
+    for distilled in loaded:
+        check_set(distilled, conditions)
+        check_fit(distilled, splits)
+        learned_rate(distilled, conditions.protocol)
+        online_observer(distilled)
+    names = names or _names(sets)
+    cards = [judge(distilled, splits, conditions, kinds, name) for distilled, name in zip(loaded, names, strict=True)]
     return Comparison(cards=tuple(sorted(cards, key=lambda card: card.storage.file_bytes)))
 
 

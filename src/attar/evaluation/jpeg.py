@@ -92,11 +92,11 @@ class JpegDraws:
             draw = generator(seed, "baseline", "jpeg", attempt)
             chosen = torch.cat([_some(members, self.count, draw) for members in self.train.class_indices])
             streams = [jpeg_stream(image, self.quality) for image in self.train.images[chosen]]
-            if self.taken(streams) <= self.num_bytes:
+            if self.num_bytes_of(streams) <= self.num_bytes:
                 return chosen, streams
         return None
 
-    def taken(self, streams: Sequence[bytes]) -> int:
+    def num_bytes_of(self, streams: Sequence[bytes]) -> int:
         """Bytes of the tables and of these streams."""
         return len(self.tables) + sum(map(len, streams))
 

@@ -20,20 +20,20 @@ from attar.base.files import cache_directory, content_key, write_text
 from attar.base.progress import Progress, Within
 from attar.base.version import __version__
 from attar.data.image_set import ImageSet
-from attar.evaluation.baselines import Candidate, MakeItems
-from attar.evaluation.curves import CurveWatch, curve_epochs
+from attar.evaluation.candidates import Candidate, MakeItems
 from attar.evaluation.protocol import Protocol
-from attar.evaluation.rows import Row
-from attar.evaluation.scorecard import DISTILLED, exposure
+from attar.evaluation.rows import DISTILLED, Row
 from attar.evaluation.statistics import mean_and_std
 from attar.models.codecs.codec import Codec
 from attar.models.networks.network import NetworkConfig
 from attar.models.training.items import TrainingItems
 from attar.models.training.loop import train_networks
-from attar.models.training.settings import Plan, TrainingConfig
+from attar.models.training.settings import Plan, TrainingConfig, images_seen
+from attar.models.training.snapshots import Snapshot
 from attar.models.training.testing import test_networks
 
-FORMAT = 1
+FORMAT = 2
+MOST_POINTS = 12
 
 
 class Score(Config):
@@ -42,14 +42,14 @@ class Score(Config):
     Args:
         confusion: counts, [true class][predicted class].
         seconds: of training and testing.
-        training_seconds: of training alone; None in what earlier versions have cached.
+        training_seconds: of training alone.
         curve_epochs: after how many epochs it was tested, the last being that of `confusion`; none without a curve.
         curve: percent after each of them but the last.
     """
 
     confusion: tuple[tuple[int, ...], ...]
     seconds: float = Field(ge=0)
-    training_seconds: float | None = Field(default=None, ge=0)
+    training_seconds: float = Field(ge=0)
     curve_epochs: tuple[int, ...] = ()
     curve: tuple[float, ...] = ()
 
@@ -66,7 +66,28 @@ class Score(Config):
         return 100 * right / sum(map(sum, self.confusion))
 
 
-@dataclass
+@dataclass(frozen=True)
+class Setting:
+    """What the networks of all rows have in common.
+
+    Args:
+        preprocess: images to network inputs.
+        test: what they are tested on.
+        device: where they are trained.
+        curves: whether they are tested at several epochs.
+    """
+
+    preprocess: Codec
+    test: ImageSet
+    device: torch.device
+    curves: bool = False
+
+    def inputs_of(self, images: Tensor) -> Tensor:
+        """uint8 images as network inputs."""
+        return self.preprocess.encode(images.float() / 255)
+
+
+@dataclass(frozen=True)
 class Measurement:
     """Every network of every row, one after another.
 
@@ -92,93 +113,64 @@ class Measurement:
             preprocess: images to network inputs.
             test: of the classes that the candidates are labelled with.
         """
+        setting = Setting(preprocess, test, self.device, self.curves)
         present = [candidate for candidate in candidates if candidate.absent is None]
-        # A learned rate changes no number of steps.
-        per_seed = [Plan.of(self.protocol.training, candidate.num_items).num_steps for candidate in present]
-        self.progress.start("evaluating", sum(per_seed) * len(self.seeds) * len(self.networks))
+        num_steps = sum(self._plan(candidate).num_steps for candidate in present)
+        self.progress.start("evaluating", num_steps * len(self.seeds) * len(self.networks))
         try:
-            trained = {} if self.engine is None else self._trained_elsewhere(self.engine, present, preprocess, test)
-            return [
-                self._row(candidate, network, preprocess, test, trained)
-                for network in self.networks
-                for candidate in candidates
-            ]
+            scores = {} if self.engine is None else self._scores_elsewhere(self.engine, present, setting)
+            pairs = itertools.product(self.networks, candidates)
+            return [self._row(candidate, network, setting, scores) for network, candidate in pairs]
         finally:
             self.progress.finish()
 
-    def _trained_elsewhere(
-        self, engine: Engine, candidates: Sequence[Candidate], preprocess: Codec, test: ImageSet
-    ) -> dict[str, Score]:
+    def _scores_elsewhere(self, engine: Engine, candidates: Sequence[Candidate], setting: Setting) -> dict[str, Score]:
         """The scores that the cache lacks, by their keys, each network a job."""
         lacking: dict[str, tuple[Candidate, NetworkConfig, int]] = {}
         for network, candidate, seed in itertools.product(self.networks, candidates, self.seeds):
-            key = self._key(candidate, network, seed, preprocess, test)
-            if self._read(key, candidate, test) is None:
+            key = self._key(candidate, network, seed, setting)
+            if self._read(key, candidate, setting.test) is None:
                 lacking[key] = candidate, network, seed
         keys, scores = list(lacking), dict[str, Score]()
         trials = _Trials(list(lacking.values()), self._training)
         names = [f"{candidate.name}, {network.name}, seed {seed}" for candidate, network, seed in lacking.values()]
-        setting = _Setting(preprocess, test, self.device, self.curves)
-        with closing(engine.results(_score, trials, setting, self.progress, names)) as found:
-            for place, score in found:
+        with closing(engine.results(_score, trials, setting, self.progress, names)) as results:
+            for place, score in results:
                 scores[keys[place]] = score
                 self._keep(keys[place], score)
         return scores
 
-    def _row(
-        self,
-        candidate: Candidate,
-        network: NetworkConfig,
-        preprocess: Codec,
-        test: ImageSet,
-        trained: Mapping[str, Score],
-    ) -> Row:
-        row = Row.model_construct(
-            name=candidate.name, network=network, num_items=candidate.num_items, note=candidate.note,
-            paper_bytes=candidate.paper_bytes, num_bytes=candidate.num_bytes, absent=candidate.absent,
-        )  # fmt: skip
+    def _row(self, candidate: Candidate, network: NetworkConfig, setting: Setting, trained: Mapping[str, Score]) -> Row:
+        facts: dict[str, Any] = {name: getattr(candidate, name) for name in CANDIDATE_FACTS}
         if candidate.absent is not None:
-            return Row.model_validate(row.model_dump())
-        keys = {seed: self._key(candidate, network, seed, preprocess, test) for seed in self.seeds}
-        known = {seed: self._read(key, candidate, test) for seed, key in keys.items() if key not in trained}
-        scores = {seed: score for seed, score in known.items() if score is not None}
-        cached = len(scores)
+            return Row(network=network, **facts)
+        keys = {seed: self._key(candidate, network, seed, setting) for seed in self.seeds}
+        cached = {seed: self._read(key, candidate, setting.test) for seed, key in keys.items() if key not in trained}
+        scores = {seed: score for seed, score in cached.items() if score is not None}
+        plan, training = self._plan(candidate), self._training(candidate)
+        facts |= {"cached": len(scores), "num_epochs": plan.num_epochs}
+        self.progress.advance(plan.num_steps * len(scores))
         scores |= {seed: trained[key] for seed, key in keys.items() if key in trained}
-        steps = Plan.of(self.protocol.training, candidate.num_items).num_steps
-        self.progress.advance(steps * cached)
-        for group in self._groups(candidate, [seed for seed in self.seeds if seed not in scores]):
-            items = candidate.items(group[0], self.device)
-            setting = _Setting(preprocess, test, self.device, self.curves)
-            found = _scores(setting, items, network, self._training(candidate), group, self.progress)
-            for seed, score in zip(group, found, strict=True):
+        for seeds in self._groups(candidate, [seed for seed in self.seeds if seed not in scores]):
+            items = candidate.items(seeds[0], self.device)
+            for seed, score in zip(
+                seeds, train_and_test(setting, items, network, training, seeds, self.progress), strict=True
+            ):
                 scores[seed] = score
                 self._keep(keys[seed], score)
-        row = row.model_copy(update=exposure(self.protocol.training, candidate.num_items))
-        return _with_scores(row, [scores[seed] for seed in self.seeds], self.seeds, cached)
+        facts |= _score_facts([scores[seed] for seed in self.seeds])
+        if candidate.name != DISTILLED:
+            del facts["confusion"]
+        return Row(network=network, seeds=self.seeds, images_seen=images_seen(training, candidate.num_items), **facts)
 
     def _groups(self, candidate: Candidate, missing: Sequence[int]) -> list[list[int]]:
         """Seeds trained in one call: all on a GPU, where they may be stacked; else singly, each kept when done."""
         together = self.device.type == "cuda" and not candidate.drawn
         return [list(missing)] * bool(missing) if together else [[seed] for seed in missing]
 
-    def _keep(self, key: str, score: Score) -> None:
-        if self.cache:
-            write_text(self._path(key), score.model_dump_json())
-
-    def _key(self, candidate: Candidate, network: NetworkConfig, seed: int, preprocess: Codec, test: ImageSet) -> str:
-        return content_key(
-            "score",
-            FORMAT,
-            candidate.content(seed),
-            preprocess.identity(),
-            test.fingerprint,
-            self._training(candidate),
-            network,
-            seed,
-            self.device.type,
-            __version__,
-            torch.__version__,
-        )
+    def _plan(self, candidate: Candidate) -> Plan:
+        """A candidate's epochs and steps, which no rate of its own changes."""
+        return Plan.of(self.protocol.training, candidate.num_items)
 
     def _training(self, candidate: Candidate) -> TrainingConfig:
         """The protocol's training, at the candidate's own rate where it has one, and not augmented where it says so."""
@@ -189,8 +181,24 @@ class Measurement:
             changes |= {"augmentation": None, "cutmix_probability": 0.0}
         return self.protocol.training.model_copy(update=changes)
 
-    def _path(self, key: str) -> Path:
-        return cache_directory("scores") / f"{key}.json"
+    def _key(self, candidate: Candidate, network: NetworkConfig, seed: int, setting: Setting) -> str:
+        return content_key(
+            "score",
+            FORMAT,
+            candidate.content(seed),
+            setting.preprocess.identity(),
+            setting.test.fingerprint,
+            self._training(candidate),
+            network,
+            seed,
+            self.device.type,
+            __version__,
+            torch.__version__,
+        )
+
+    def _keep(self, key: str, score: Score) -> None:
+        if self.cache:
+            write_text(_path(key), score.model_dump_json())
 
     def _read(self, key: str, candidate: Candidate, test: ImageSet) -> Score | None:
         """The result kept under this key, or None; a damaged one counts as absent, and one without a curve asked for.
@@ -200,44 +208,28 @@ class Measurement:
         if not self.cache:
             return None
         try:
-            score = Score.model_validate_json(self._path(key).read_text(encoding="utf-8"))
+            score = Score.model_validate_json(_path(key).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, ValidationError):
             return None
         shape = [len(row) for row in score.confusion]
-        fits = shape == [test.num_classes] * test.num_classes and sum(map(sum, score.confusion)) == len(test)
+        if shape != [test.num_classes] * test.num_classes or sum(map(sum, score.confusion)) != len(test):
+            return None
         if not self.curves:
-            return score.model_copy(update={"curve_epochs": (), "curve": ()}) if fits else None
-        epochs = curve_epochs(Plan.of(self.protocol.training, candidate.num_items).num_epochs)
-        return score if fits and score.curve_epochs == epochs else None
+            return score.model_copy(update={"curve_epochs": (), "curve": ()})
+        return score if score.curve_epochs == curve_epochs(self._plan(candidate).num_epochs) else None
 
 
-@dataclass(frozen=True)
-class _Setting:
-    """What all networks have in common.
+CANDIDATE_FACTS = ("name", "num_items", "paper_bytes", "num_bytes", "note", "absent")
+"""Fields of a row that are those of its candidate."""
 
-    Args:
-        preprocess: images to network inputs.
-        test: what they are tested on.
-        device: where they are trained.
-        curves: whether they are tested at several epochs.
-    """
 
-    preprocess: Codec
-    test: ImageSet
-    device: torch.device
-    curves: bool = False
+def _path(key: str) -> Path:
+    return cache_directory("scores") / f"{key}.json"
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """One network to train and test.
-
-    Args:
-        make: its items.
-        network: its architecture.
-        training: how it is trained.
-        seed: of it.
-    """
+    """One network to train and test on the items that `make` makes."""
 
     make: MakeItems
     network: NetworkConfig
@@ -246,57 +238,50 @@ class _Trial:
 
 
 class _Trials(Sequence[_Trial]):
-    """Trials whose items are chosen when they are asked for.
+    """Trials whose items are chosen when an engine takes them.
 
     Args:
-        asked: candidate, network and seed of each.
+        jobs: candidate, network and seed of each.
         training: how a candidate's networks are trained.
     """
 
     def __init__(
-        self,
-        asked: Sequence[tuple[Candidate, NetworkConfig, int]],
-        training: Callable[[Candidate], TrainingConfig],
+        self, jobs: Sequence[tuple[Candidate, NetworkConfig, int]], training: Callable[[Candidate], TrainingConfig]
     ) -> None:
-        self._asked, self._training = asked, training
+        self._jobs, self._training = jobs, training
 
     def __len__(self) -> int:
-        return len(self._asked)
+        return len(self._jobs)
 
     def __getitem__(self, place: Any) -> Any:
-        candidate, network, seed = self._asked[place]
+        candidate, network, seed = self._jobs[place]
         return _Trial(candidate.maker(seed), network, self._training(candidate), seed)
 
 
-def _score(setting: _Setting, trial: _Trial, progress: Progress) -> Score:
+def _score(setting: Setting, trial: _Trial, progress: Progress) -> Score:
     items = trial.make(setting.device)
-    return _scores(setting, items, trial.network, trial.training, [trial.seed], progress)[0]
+    return train_and_test(setting, items, trial.network, trial.training, [trial.seed], progress)[0]
 
 
-def _scores(
-    setting: _Setting,
+def train_and_test(
+    setting: Setting,
     items: TrainingItems,
     network: NetworkConfig,
     training: TrainingConfig,
     seeds: list[int],
     progress: Progress,
 ) -> list[Score]:
-    """Networks of all seeds trained on the items, and tested."""
+    """The scores of networks of all seeds, trained on the items in one call."""
     start = time.perf_counter()
-    test, device = setting.test, setting.device
-    encoder = setting.preprocess.to(device)
-
-    def inputs_of(images: Tensor) -> Tensor:
-        return encoder.encode(images.float() / 255)
-
+    setting = replace(setting, preprocess=setting.preprocess.to(setting.device))
     epochs = curve_epochs(Plan.of(training, items.num_items).num_epochs) if setting.curves else ()
-    watch = CurveWatch(network, setting.preprocess.code_shape, inputs_of, test, training.precision, device)
-    trained = train_networks(
-        network, items, test.num_classes, training, seeds, device=device, progress=Within(progress),
+    watch = CurveWatch(network, setting, training)
+    networks = train_networks(
+        network, items, setting.test.num_classes, training, seeds, device=setting.device, progress=Within(progress),
         callback=watch if epochs else None, callback_epochs=epochs[:-1],
     )  # fmt: skip
     training_seconds = time.perf_counter() - start - watch.seconds
-    results = test_networks(trained, inputs_of, test, precision=training.precision)
+    results = test_networks(networks, setting.inputs_of, setting.test, precision=training.precision)
     seconds = time.perf_counter() - start - watch.seconds
     return [
         Score(
@@ -304,67 +289,69 @@ def _scores(
             seconds=seconds / len(seeds),
             training_seconds=training_seconds / len(seeds),
             curve_epochs=epochs,
-            curve=tuple(watch.percents(seed)),
+            curve=tuple(watch.percents.get(seed, ())),
         )
         for seed, result in zip(seeds, results, strict=True)
     ]
 
 
-def _with_scores(row: Row, scores: Sequence[Score], seeds: tuple[int, ...], cached: int) -> Row:
+def _score_facts(scores: Sequence[Score]) -> dict[str, Any]:
+    """What a row says of the scores of all its seeds."""
     accuracies = tuple(score.accuracy for score in scores)
     mean, std = mean_and_std(accuracies)
-    total = torch.tensor([score.confusion for score in scores]).sum(0)
-    detail: dict[str, Any] = {}
-    counts = zip(total.diagonal().tolist(), total.sum(1).tolist(), strict=True)
-    detail["per_class"] = tuple(100 * right / count if count else None for right, count in counts)
-    if row.name == DISTILLED:
-        detail["confusion"] = tuple(tuple(each) for each in total.tolist())
-    minutes = sum(score.seconds for score in scores) / 60
-    update = {"seeds": seeds, "accuracies": accuracies, "mean": mean, "std": std, "minutes": minutes, "cached": cached}
-    if scores[0].curve_epochs:
-        detail["curve_epochs"] = scores[0].curve_epochs
-        detail["curves"] = tuple((*score.curve, score.accuracy) for score in scores)
-    training = [score.training_seconds for score in scores if score.training_seconds is not None]
-    if len(training) == len(scores):
-        detail["training_minutes"] = sum(training) / 60 / len(scores)
-    return Row.model_validate({**dict(row), **update, **detail})
+    confusion = torch.tensor([score.confusion for score in scores]).sum(0)
+    counts = zip(confusion.diagonal().tolist(), confusion.sum(1).tolist(), strict=True)
+    epochs = scores[0].curve_epochs
+    return {
+        "accuracies": accuracies,
+        "mean": mean,
+        "std": std,
+        "per_class": tuple(100 * right / count if count else None for right, count in counts),
+        "confusion": tuple(tuple(row) for row in confusion.tolist()),
+        "minutes": sum(score.seconds for score in scores) / 60,
+        "training_minutes": sum(score.training_seconds for score in scores) / 60 / len(scores),
+        "curve_epochs": epochs,
+        "curves": tuple((*score.curve, score.accuracy) for score in scores) if epochs else (),
+    }
 
 
-def remembering(candidate: Candidate) -> Candidate:
-    """The candidate with items and content made once where they are the same for every seed."""
-    if candidate.drawn:
-        return candidate
-    makers: list[MakeItems] = []
-    contents: list[str] = []
+def curve_epochs(num_epochs: int) -> tuple[int, ...]:
+    """After how many epochs networks are tested: at most 12 evenly spaced numbers, the last of which is always E.
 
-    def maker_once(seed: int) -> MakeItems:
-        if not makers:
-            makers.append(_Remembered(candidate.maker(seed)))
-        return makers[0]
+        e_i = ceil(i E / n),   i = 1..n,   n = min(12, E)
 
-    def content_once(seed: int) -> str:
-        if not contents:
-            contents.append(candidate.content(seed))
-        return contents[0]
-
-    return replace(candidate, maker=maker_once, content=content_once)
+    Example:
+        >>> curve_epochs(3), curve_epochs(30)
+        ((1, 2, 3), (3, 5, 8, 10, 13, 15, 18, 20, 23, 25, 28, 30))
+    """
+    count = min(MOST_POINTS, num_epochs)
+    return tuple(-(-number * num_epochs // count) for number in range(1, count + 1))
 
 
-class _Remembered:
-    """Makes items once for each device; sent elsewhere, it makes them there.
+class CurveWatch:
+    """Tests copies of networks between epochs, for looking at; their training goes on as if it were not there.
 
     Args:
-        make: the items.
+        network: their architecture.
+        setting: what they are tested on.
+        training: in what precision.
+
+    Attributes:
+        percents: seed -> the accuracies of its network, in the order of its epochs.
+        seconds: that testing took.
     """
 
-    def __init__(self, make: MakeItems) -> None:
-        self._make = make
-        self._items: dict[torch.device, TrainingItems] = {}
+    def __init__(self, network: NetworkConfig, setting: Setting, training: TrainingConfig) -> None:
+        self._network, self._setting, self._precision = network, setting, training.precision
+        self.percents: dict[int, list[float]] = {}
+        self.seconds = 0.0
 
-    def __call__(self, device: torch.device) -> TrainingItems:
-        if device not in self._items:
-            self._items[device] = self._make(device)
-        return self._items[device]
-
-    def __reduce__(self) -> tuple[type[_Remembered], tuple[MakeItems]]:
-        return _Remembered, (self._make,)
+    def __call__(self, snapshot: Snapshot) -> None:
+        """Test the networks as they are."""
+        start, setting = time.perf_counter(), self._setting
+        shape, num_classes = setting.preprocess.code_shape, setting.test.num_classes
+        networks = snapshot.networks(self._network, shape, num_classes, setting.device)
+        results = test_networks(networks, setting.inputs_of, setting.test, precision=self._precision)
+        for seed, result in zip(snapshot.seeds, results, strict=True):
+            self.percents.setdefault(seed, []).append(100 * result.accuracy)
+        self.seconds += time.perf_counter() - start

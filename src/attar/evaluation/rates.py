@@ -10,26 +10,23 @@ from torch import Tensor
 from attar.base.errors import InputError, NonFiniteLossError
 from attar.base.shapes import Int64
 from attar.data.image_set import ImageSet, Splits
-from attar.evaluation.baselines import Candidate
+from attar.evaluation.candidates import Candidate
 from attar.evaluation.measuring import Measurement
 from attar.evaluation.protocol import RateSearch
-from attar.evaluation.rows import NAMES, Row
-from attar.evaluation.scorecard import DISTILLED
+from attar.evaluation.rows import DISTILLED, NAMES, Row
 from attar.models.codecs.codec import Codec
 
 SEED = 0
 """Of the images held out, and of the networks that rates are compared with, whichever seeds are scored."""
 UNSEARCHED = "at the protocol's rate, because there is no such row without the images held out"
+SET_ROWS = {DISTILLED, NAMES["initial"], NAMES["hard-labels"], NAMES["plain"]}
+"""Rows of the set's own items or of its start, which have no other items without the images held out."""
 
 
-def rows_at_best_rates(
-    job: Measurement,
-    search: RateSearch,
-    made: Callable[[ImageSet], list[Candidate]],
-    preprocess: Codec,
-    splits: Splits,
+def measured_rows(
+    job: Measurement, candidates: Callable[[ImageSet], list[Candidate]], preprocess: Codec, splits: Splits
 ) -> list[Row]:
-    """`job.run`, each candidate on each network at the rate that is best for it on images held out.
+    """The rows of candidates from training images, each at the protocol's rate or at the best of its search.
 
         r* = argmax over r of the accuracy on V of one network trained at r, V a share of every class's training images
 
@@ -38,36 +35,41 @@ def rows_at_best_rates(
     choose nothing. A rate at which the training diverges loses to every other.
 
     Args:
-        job: networks, seeds and device; it also tells the cache and the engine.
-        search: the rates, and V's share.
-        made: training images to the rows.
+        job: networks, seeds, device and protocol; it also tells the cache and the engine.
+        candidates: training images to the rows.
         preprocess: images to network inputs.
         splits: V is drawn from the training part.
 
     Raises:
-        InputError: a class of fewer than two training images.
+        InputError: a search, and a class of fewer than two training images.
 
     Source: DD-Ranking searches so, on test images: ddranking/metrics/hard_label.py.
     """
-    places, held = held_out(splits.train, search)
-    candidates, validation = made(splits.train), splits.train.select(held)
+    search = job.protocol.rate_search
+    if search is None:
+        return job.run(candidates(splits.train), preprocess, splits.test)
+    rest, held = held_out(splits.train, search)
+    scored, validation = candidates(splits.train), splits.train.select(held)
+    compared = scored
     # The rest is copied only where something is drawn from it: it may be far larger than memory.
-    some = [] if all(map(_stays, candidates)) else made(splits.train.select(places))
-    drawn = {each.name: each for each in some}
-    stand_ins = [each if _stays(each) else drawn[each.name] for each in candidates]
-    candidates = [
-        replace(each, note=f"{each.note}; {UNSEARCHED}") if stand_in.absent and not each.absent else each
-        for each, stand_in in zip(candidates, stand_ins, strict=True)
-    ]
-    told = f"{', '.join(f'{rate:g}' for rate in search.learning_rates)} on {len(validation)} training images held out"
+    if not all(map(_stays, scored)):
+        drawn = {candidate.name: candidate for candidate in candidates(splits.train.select(rest))}
+        compared = [each if _stays(each) else drawn[each.name] for each in scored]
+        scored = [
+            _noted(each, UNSEARCHED) if stand_in.absent and not each.absent else each
+            for each, stand_in in zip(scored, compared, strict=True)
+        ]
+    choice = f"{_listed(search)} on {len(validation)} training images held out"
     rows: list[Row] = []
     for network in job.networks:
         alone = replace(job, networks=[network])
-        job.progress.note(f"{network.name}: each row's learning rate is chosen from {told}")
-        chosen = _best_rates(replace(alone, seeds=(SEED,), curves=False), search, stand_ins, preprocess, validation)
+        job.progress.note(f"{network.name}: each row's learning rate is chosen from {choice}")
+        best = _best_rates(replace(alone, seeds=(SEED,), curves=False), search, compared, preprocess, validation)
         rated = [
-            candidate if rate is None else _at(candidate, rate, f"{network.name} at {rate:g}, the best rate of {told}")
-            for candidate, rate in zip(candidates, chosen, strict=True)
+            replace(_noted(each, f"{network.name} at {rate:g}, the best rate of {choice}"), learning_rate=rate)
+            if rate is not None
+            else each
+            for each, rate in zip(scored, best, strict=True)
         ]
         rows += alone.run(rated, preprocess, splits.test)
     return rows
@@ -92,59 +94,51 @@ def held_out(train: ImageSet, search: RateSearch) -> tuple[Int64[Tensor, " rest"
 
 def search_note(search: RateSearch) -> str:
     """What a card says of the search."""
-    rates = ", ".join(f"{rate:g}" for rate in search.learning_rates)
     return (
-        f"learning rates: on each network every row has its own, the best of {rates} by one network on "
+        f"learning rates: on each network every row has its own, the best of {_listed(search)} by one network on "
         f"{100 * search.validation_share:g} % of the training images; rows of real images are drawn without these "
         "meanwhile, the set may have been made with them; minutes are without the search"
     )
 
 
+def _listed(search: RateSearch) -> str:
+    return ", ".join(f"{rate:g}" for rate in search.learning_rates)
+
+
 def _stays(candidate: Candidate) -> bool:
-    """Whether rates are compared with the very row: the set however it is trained on, its start, what is absent."""
-    own = (DISTILLED, *(NAMES[kind] for kind in ("initial", "hard-labels", "plain")))
-    return candidate.name in own or candidate.absent is not None
+    """Whether rates are compared with the very row that is scored."""
+    return candidate.name in SET_ROWS or candidate.absent is not None
+
+
+def _noted(candidate: Candidate, note: str) -> Candidate:
+    return replace(candidate, note=f"{candidate.note}; {note}" if candidate.note else note)
 
 
 def _best_rates(
     job: Measurement, search: RateSearch, candidates: Sequence[Candidate], preprocess: Codec, validation: ImageSet
 ) -> list[float | None]:
-    """The best rate of each candidate on the job's one network; None for an absent one."""
-    trials = [
-        (place, rate, replace(candidate, learning_rate=rate))
-        for place, candidate in enumerate(candidates)
-        for rate in search.learning_rates
-        if candidate.absent is None
-    ]
-    accuracies = _accuracies(job, [trial for _, _, trial in trials], preprocess, validation)
-    best: list[tuple[float, float] | None] = [None] * len(candidates)
-    for (place, rate, _), accuracy in zip(trials, accuracies, strict=True):
-        known = best[place]
-        if known is None or accuracy > known[0]:
-            best[place] = accuracy, rate
-    return [None if found is None else found[1] for found in best]
+    """The best rate of each candidate on the job's one network, the smaller of equals; None for an absent one."""
+    rates, present = search.learning_rates, [each for each in candidates if each.absent is None]
+    trials = [replace(candidate, learning_rate=rate) for candidate in present for rate in rates]
+    accuracies = iter(_accuracies(job, trials, preprocess, validation))
+    best: list[float | None] = []
+    for candidate in candidates:
+        scores = {rate: next(accuracies) for rate in rates} if candidate.absent is None else {}
+        best.append(max(scores, key=scores.__getitem__, default=None))  # the first of equals, and rates ascend
+    return best
 
 
 def _accuracies(job: Measurement, trials: Sequence[Candidate], preprocess: Codec, validation: ImageSet) -> list[float]:
-    """Of each trial; -1 where it diverges. With an engine all are begun together, unless one diverges."""
+    """The accuracy of each trial; -1 where it diverges. An engine begins all together, unless one diverges."""
     if job.engine is not None:
         try:
-            return [_mean(row) for row in job.run(trials, preprocess, validation)]
+            return [row.mean or 0.0 for row in job.run(trials, preprocess, validation)]
         except NonFiniteLossError:
             pass  # which one it was, is found below; those that were finished are in the cache
-    found = []
+    accuracies = []
     for trial in trials:
         try:
-            found += [_mean(row) for row in job.run([trial], preprocess, validation)]
+            accuracies += [row.mean or 0.0 for row in job.run([trial], preprocess, validation)]
         except NonFiniteLossError:
-            found.append(-1.0)
-    return found
-
-
-def _mean(row: Row) -> float:
-    assert row.mean is not None
-    return row.mean
-
-
-def _at(candidate: Candidate, rate: float, told: str) -> Candidate:
-    return replace(candidate, learning_rate=rate, note=f"{candidate.note}; {told}" if candidate.note else told)
+            accuracies.append(-1.0)
+    return accuracies

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 
 from pydantic import Field, model_validator
 
 from attar.base.config import Config
-from attar.evaluation.statistics import mean_and_std
+from attar.evaluation.statistics import mean_and_std, spread_text
 from attar.models.networks.network import NetworkConfig
 
 
@@ -22,18 +23,16 @@ class Row(Config):
         num_bytes: of the file, or of the same images as plain uint8.
         seeds: one a trained network.
         accuracies: percent of the test images classified rightly, one a seed.
-        mean: percent.
-        std: percent, over n - 1; None for a single seed.
+        mean, std: of the accuracies, over n - 1; std is None for a single seed.
         per_class: percent for each class, over all seeds; None where a class has no test image.
         confusion: counts over all seeds, [true class][predicted class]; kept for the distilled row only.
-        curve_epochs: after how many epochs the networks were tested, ascending; the last is the one that counts. None
+        curve_epochs: after how many epochs the networks were tested, ascending; the last is the one that counts. Empty
             where no curves were asked for.
-        curves: percent after each of these epochs, of each seed's network; what comes last is its accuracy.
+        curves: percent after each of these epochs, of each seed's network; the last is its accuracy.
         minutes: of training and testing, all seeds together, when they were computed.
-        training_minutes: of training alone, of one network; None where a score of an earlier version is among them.
-        images_seen: images that one network is trained on until it is tested, each as often as it is seen; None in
-            cards of earlier versions.
-        num_epochs: passes over the items in this, the last perhaps in part; None as before.
+        training_minutes: of training alone, of one network; None, as the next two, where the row is absent.
+        images_seen: images that one network is trained on until it is tested, each as often as it is seen.
+        num_epochs: passes over the items in this, the last perhaps in part.
         cached: how many of the seeds were read from the cache.
         note: what should be known about these items.
         absent: why nothing was measured, or None.
@@ -77,14 +76,12 @@ class Row(Config):
         """E.g. "63.2 +- 0.8", "63.2 (n = 1: no spread)", "absent"."""
         if self.mean is None:
             return "absent"
-        return f"{self.mean:.1f} (n = 1: no spread)" if self.std is None else f"{self.mean:.1f} ± {self.std:.1f}"
+        return spread_text(self.mean, self.std, ONE_SEED)
 
 
 DISTILLED = "distilled"
-
-
 FULL = "all real images"
-
+ONE_SEED = " (n = 1: no spread)"
 
 NAMES = {
     "random": "random images",
@@ -101,7 +98,20 @@ NAMES = {
     "random-plain": "random, not augmented",
     "full": FULL,
 }
-"""Kinds of baselines, as they are asked for, to their rows' names; in the order of the rows."""
+"""Kinds of baselines, as users name them, to their rows' names; in the order of the rows."""
+
+
+def find_row(rows: Iterable[Row], name: str = DISTILLED, network: NetworkConfig | None = None) -> Row:
+    """The row of that name on that network, or on the first network. Raises KeyError."""
+    for row in rows:
+        if row.name == name and network in (None, row.network):
+            return row
+    raise KeyError(name)
+
+
+def row_remarks(rows: Iterable[Row]) -> list[str]:
+    """The notes of rows, and why some are absent, each once."""
+    return list(dict.fromkeys(f"{row.name}: {row.absent or row.note}" for row in rows if row.absent or row.note))
 
 
 def _check_curves(row: Row) -> None:

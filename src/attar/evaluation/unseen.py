@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pydantic import ValidationError
-
-from attar.evaluation.statistics import mean_and_std
+from attar.evaluation.rows import ONE_SEED, Row
+from attar.evaluation.statistics import mean_and_std, spread_text
 from attar.models.networks.network import NetworkConfig
-
-if TYPE_CHECKING:
-    from attar.evaluation.rows import Row
 
 SOURCES = ("objective", "observer")
 
@@ -24,7 +21,7 @@ def networks_of(recipe: Mapping[str, Any]) -> tuple[NetworkConfig, ...]:
         >>> networks_of({"objective": {"kind": "features", "network": {"kind": "convnet", "width": 64}}})[0].name
         'convnet:w64'
     """
-    return tuple(dict.fromkeys(each for source in SOURCES for each in _networks(recipe.get(source))))
+    return tuple(dict.fromkeys(network for source in SOURCES for network in _networks(recipe.get(source))))
 
 
 def unseen(networks: Sequence[NetworkConfig], distilled_with: Sequence[NetworkConfig]) -> tuple[NetworkConfig, ...]:
@@ -58,8 +55,7 @@ class UnseenMean:
     @property
     def text(self) -> str:
         """E.g. "41.2 ± 0.8"."""
-        mean, std = mean_and_std(self.accuracies)
-        return f"{mean:.1f}" + (" (n = 1: no spread)" if std is None else f" ± {std:.1f}")
+        return spread_text(*mean_and_std(self.accuracies), ONE_SEED)
 
 
 def unseen_means(rows: Sequence[Row], distilled_with: Sequence[NetworkConfig]) -> list[UnseenMean]:
@@ -67,22 +63,20 @@ def unseen_means(rows: Sequence[Row], distilled_with: Sequence[NetworkConfig]) -
     networks = unseen(list(dict.fromkeys(row.network for row in rows)), distilled_with)
     means = []
     for name in dict.fromkeys(row.name for row in rows):
-        own = [row for row in rows if row.name == name and row.network in networks and row.absent is None]
-        if own and len(own) == len(networks):
-            columns = zip(*(row.accuracies for row in own), strict=True)
+        measured = [row for row in rows if row.name == name and row.network in networks and row.absent is None]
+        if measured and len(measured) == len(networks):
+            columns = zip(*(row.accuracies for row in measured), strict=True)
             means.append(UnseenMean(name, networks, tuple(mean_and_std(column)[0] for column in columns)))
     return means
 
 
 def _networks(tree: Any) -> Iterator[NetworkConfig]:
-    """Every setting called "network", wherever it is; what is no network is passed over."""
+    """Every valid network that stands under a key "network", however deep."""
     if isinstance(tree, Mapping):
         for key, value in tree.items():
             if key == "network" and isinstance(value, Mapping):
-                try:
+                with suppress(ValueError):  # pydantic's errors are ValueErrors
                     yield NetworkConfig.model_validate(dict(value))
-                except (ValidationError, ValueError):
-                    continue
             else:
                 yield from _networks(value)
     elif isinstance(tree, list | tuple):

@@ -48,8 +48,7 @@ def card_owners(
 ) -> list[list[Scorecard]]:
     """For each file the cards that were measured on it.
 
-    A card is of the file with the set's fingerprint that it names, whatever metadata were changed since; one of an
-    earlier version, which names none, of the file that has its recipe, sizes, classes and shape of images. Of two such
+    A card is of the file with the set's fingerprint that it names, whatever metadata were changed since; of two such
     files it is of the one whose name it has. The data may be other: a merged set is measured on data that no party had.
 
     Raises:
@@ -63,8 +62,8 @@ def card_owners(
             fitting = [place for place in fitting if set_name(files[place]) == card.name]
         if not fitting:
             raise InputError(
-                f"the scorecard of {card.name!r} was measured on none of these files ({_what_is_other(card)}); give "
-                "its file, or leave it out"
+                f"the scorecard of {card.name!r} was measured on none of these files (it judged a set of "
+                f"fingerprint {card.set_fingerprint[:12]}...); give its file, or leave it out"
             )
         if len(fitting) > 1:
             raise InputError(f"the scorecard of {card.name!r} fits several of these files; give one of them at a time")
@@ -74,12 +73,6 @@ def card_owners(
 
 def how_it_fits(card: Scorecard, distilled: DistilledSet) -> str | None:
     """What a reader should know of why a card is taken to be of a file; None where there is nothing to say."""
-    if not card.set_fingerprint:
-        return (
-            f"The scorecard {card.name} is of an earlier version and does not name the content of the set that it "
-            "judged; it is taken to be of this file because recipe, classes, shape of images and all sizes are the "
-            "same."
-        )
     if card.storage != distilled.storage:
         return (
             f"The scorecard {card.name} judged what training sees of this file, by its fingerprint "
@@ -143,19 +136,9 @@ class _Fingerprints:
 
 
 def _fits(card: Scorecard, distilled: DistilledSet, fingerprint: str) -> bool:
-    """A set whose classes were put into the data's order is measured as it is; its sizes are the same."""
-    if (set(distilled.classes), distilled.image_shape) != (set(card.classes), card.image_shape):
-        return False
-    if card.set_fingerprint:
-        return card.set_fingerprint == fingerprint
-    recipe = str(distilled.manifest.recipe.get("name", ""))
-    return card.recipe == recipe and card.storage == distilled.storage
-
-
-def _what_is_other(card: Scorecard) -> str:
-    if card.set_fingerprint:
-        return f"it judged a set of fingerprint {card.set_fingerprint[:12]}..."
-    return f"{card.storage.file_bytes:,} bytes of file, or its classes or recipe are others"
+    """Whether a card is of a set that has this fingerprint with its classes in the card's order."""
+    same_images = (set(distilled.classes), distilled.image_shape) == (set(card.classes), card.image_shape)
+    return same_images and card.set_fingerprint == fingerprint
 
 
 def _check(row: Row, path: Path) -> None:

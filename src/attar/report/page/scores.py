@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from attar.evaluation.curves import MOST_POINTS
+from attar.evaluation.measuring import MOST_POINTS
 from attar.evaluation.rows import NAMES, Row
 from attar.evaluation.scorecard import COLUMNS, DISTILLED, Difference, Scorecard
 from attar.evaluation.statistics import mean_and_std

@@ -22,7 +22,7 @@ from attar.base.randomness import generator
 from attar.base.shapes import Float, Int64
 from attar.base.version import __version__
 from attar.data.image_set import ImageSet, Splits
-from attar.evaluation.baselines import network_inputs
+from attar.evaluation.candidates import network_inputs
 from attar.evaluation.protocol import Protocol
 from attar.evaluation.relabelled import known_observer
 from attar.evaluation.statistics import paired_interval

@@ -14,9 +14,9 @@ from attar.base.errors import InputError
 from attar.base.files import content_key
 from attar.base.randomness import generator
 from attar.data.image_set import ImageSet
-from attar.evaluation.baselines import NAMES, Candidate, MakeItems, image_items, network_inputs
+from attar.evaluation.candidates import Candidate, absent_candidate, image_items, network_inputs
 from attar.evaluation.relabelled import known_observer, labelled_alike, regions_of
-from attar.evaluation.scorecard import DISTILLED
+from attar.evaluation.rows import DISTILLED, NAMES
 from attar.methods.parameterizations.codes import Codes
 from attar.models.observers import Observer
 from attar.models.training.items import TrainingItems
@@ -92,7 +92,7 @@ def _replay(memory: list[DistilledSet]) -> Candidate:
         sum(each.num_training_items for each in memory),
         sum(each.storage.paper_bytes for each in memory),
         sum(map(memory_bytes, memory)),
-        lambda seed: content_key("replay", FORMAT, fingerprints),
+        ("replay", FORMAT, fingerprints),
         lambda seed: items,
     )
 
@@ -124,7 +124,7 @@ def _labelled_alike(groups: Groups, memory: list[DistilledSet]) -> Candidate:
     found = [known_observer(each) for each in memory]
     observers = [each for each in found if not isinstance(each, str)]
     if len(observers) < len(memory):
-        return _absent(ALIKE, next(each for each in found if isinstance(each, str)))
+        return absent_candidate(ALIKE, next(each for each in found if isinstance(each, str)))
     labels = [_label_bytes_per_item(each) for each in memory]
     counts = [
         each.file_bytes // (each.num_classes * (groups.image_bytes + own))
@@ -176,21 +176,14 @@ def _images_row(
     items: Callable[[int, torch.device], TrainingItems],
 ) -> Candidate:
     if not min(counts):
-        return _absent(name, f"{min(map(memory_bytes, memory))} bytes of a step hold no such image of each class")
+        return absent_candidate(
+            name, f"{min(map(memory_bytes, memory))} bytes of a step hold no such image of each class"
+        )
     seen = groups.classes[: len(memory)]
     asked = sum(count * len(classes) for count, classes in zip(counts, seen, strict=True))
     fewer = ", or all that there are" if num_items < asked else ""
 
-    def content(seed: int) -> str:
-        return content_key("replay of images", FORMAT, counts, seen, seed, groups.train.fingerprint, about)
-
+    key = ("replay of images", FORMAT, counts, seen, groups.train.fingerprint, about)
     told = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
     note = f"{told} uint8 images of each class{fewer} (others for each seed; kept from step to step)"
-    return Candidate(name, num_items, None, taken, content, lambda seed: functools.partial(items, seed), True, note)
-
-
-def _absent(name: str, reason: str) -> Candidate:
-    def never(seed: int) -> MakeItems:
-        raise InputError(reason)
-
-    return Candidate(name, 0, None, None, lambda seed: "", never, absent=reason)
+    return Candidate(name, num_items, None, taken, key, lambda seed: functools.partial(items, seed), True, note)

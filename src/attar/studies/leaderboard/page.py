@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeAlias
 from attar.base.errors import InputError
 from attar.base.files import content_key, refuse_existing, write_text
 from attar.evaluation.card import TextTable
+from attar.evaluation.dd_ranking import normalised
 from attar.evaluation.plots import Point, plot_accuracy
-from attar.evaluation.ranking import normalised
 from attar.evaluation.rows import DISTILLED, NAMES, Row
 from attar.evaluation.scorecard import Scorecard
 from attar.models.networks.network import NetworkConfig
@@ -238,8 +238,6 @@ def _unseen(card: Scorecard) -> str:
 
 def _ranking(card: Scorecard, network: NetworkConfig) -> list[str]:
     """HLR and IOR in percentage points, LRS and ARS of fractions; "" for what a row is missing for."""
-    if card.labels is None:
-        return [""] * 4
     found = card.ranking(network)
     gaps = ["" if gap is None else gap.text for gap in (found.hard_label_recovery, found.improvement_over_random)]
     scores = (found.label_robust, found.augmentation_robust)

@@ -126,7 +126,7 @@ def record_of(
             command=shlex.join(without_paths(command)),
             made_by=made_by,
             fingerprint=fingerprint,
-            card=card.model_copy(update={"rows": rows, "set_fingerprint": ""}),
+            card=card.model_copy(update={"rows": rows}),
         )
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]

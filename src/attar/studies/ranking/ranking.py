@@ -18,12 +18,13 @@ from attar.base.files import set_name
 from attar.base.progress import Progress, Silent
 from attar.base.version import __version__
 from attar.data.image_set import ImageSet, Splits
-from attar.evaluation.baselines import Candidate, baseline
+from attar.evaluation.baselines import baseline
+from attar.evaluation.candidates import Candidate
 from attar.evaluation.evaluate import FEW_SEEDS, check_fit, device_name, evaluate, load_splits, seed_numbers, with_depth
-from attar.evaluation.measuring import Measurement, remembering
+from attar.evaluation.measuring import Measurement
 from attar.evaluation.protocol import Protocol, check_judges, resolve_flip
 from attar.evaluation.protocol import protocol as protocol_named
-from attar.evaluation.rates import rows_at_best_rates, search_note
+from attar.evaluation.rates import measured_rows, search_note
 from attar.evaluation.rows import Row
 from attar.models.networks.network import NetworkConfig
 from attar.models.networks.registry import networks_named
@@ -148,17 +149,12 @@ class _Work:
         engine = None if isinstance(self.engine, Local) else self.engine
         used = resolve_flip(reference, self.flip, self.splits.name)
         job = Measurement(used, self.seeds, self.networks, self.device, self.cache, self.progress, engine)
-        preprocess = self.distilled.preprocess
-        if used.rate_search is not None:
-            full = rows_at_best_rates(job, used.rate_search, self._everything, preprocess, self.splits)
-        else:
-            full = job.run(self._everything(self.splits.train), preprocess, self.splits.test)
-        return [*full, *card.rows]
+        return [*measured_rows(job, self._everything, self.distilled.preprocess, self.splits), *card.rows]
 
     def _everything(self, train: ImageSet) -> list[Candidate]:
         found = baseline("full", self.distilled, train)
         assert found is not None
-        return [remembering(found)]
+        return [found.remembering()]
 
 
 def changed(protocol: Protocol, settings: Mapping[str, Any]) -> Protocol:

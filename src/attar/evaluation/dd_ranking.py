@@ -5,36 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-from attar.evaluation.rows import DISTILLED, NAMES
-from attar.evaluation.statistics import paired_interval
-
-if TYPE_CHECKING:
-    from attar.evaluation.rows import Row
+from attar.evaluation.rows import DISTILLED, NAMES, Row
+from attar.evaluation.statistics import Interval, paired_interval
 
 WEIGHT = 0.5
 GAMMA = 0.5
-
-
-@dataclass(frozen=True)
-class Gap:
-    """A difference of two rows, paired by seed, in percentage points; low and high are None for a single seed."""
-
-    mean: float
-    low: float | None
-    high: float | None
-
-    @classmethod
-    def between(cls, first: Row, second: Row) -> Gap:
-        """`first` minus `second`."""
-        return cls(*paired_interval(first.accuracies, second.accuracies))
-
-    @property
-    def text(self) -> str:
-        """E.g. "+4.1 [+1.0, +7.2]"."""
-        interval = f" [{self.low:+.1f}, {self.high:+.1f}]" if self.low is not None and self.high is not None else ""
-        return f"{self.mean:+.1f}{interval}"
 
 
 @dataclass(frozen=True)
@@ -51,7 +27,7 @@ class Ranking:
         hard_label_recovery: HLR, percentage points; the lower the better.
         improvement_over_random: IOR, percentage points.
         unaugmented: (distilled - random) without the protocol's augmentation, percentage points.
-        missing: which rows are not there, by the kinds that give them, for what is None.
+        missing: for each score that is None the kinds of baselines that it has no row of.
 
     Source: DD-Ranking (Li et al. 2025), its metrics; version 0.2.0 of its code computes S of percentage points.
     Deviation: S is of fractions too, for which it lies in [0, 1]; random images are those of the same bytes, not of the
@@ -59,9 +35,9 @@ class Ranking:
         code takes the best of five rates and the best epoch on test images.
     """
 
-    hard_label_recovery: Gap | None
-    improvement_over_random: Gap | None
-    unaugmented: Gap | None
+    hard_label_recovery: Interval | None
+    improvement_over_random: Interval | None
+    unaugmented: Interval | None
     missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
@@ -79,17 +55,17 @@ class Ranking:
         return GAMMA * self.improvement_over_random.mean + (1 - GAMMA) * self.unaugmented.mean
 
     def lines(self) -> list[str]:
-        """What is known, and what would give the rest."""
-        told = []
+        """Each score that could be computed."""
+        lines = []
         if self.hard_label_recovery is not None:
-            told.append(f"HLR {self.hard_label_recovery.text} (all real images minus distilled, hard labels)")
+            lines.append(f"HLR {self.hard_label_recovery.text} (all real images minus distilled, hard labels)")
         if self.improvement_over_random is not None:
-            told.append(f"IOR {self.improvement_over_random.text} (distilled minus random, of the same bytes)")
+            lines.append(f"IOR {self.improvement_over_random.text} (distilled minus random, of the same bytes)")
         if self.label_robust is not None:
-            told.append(f"LRS {_both(self.label_robust)}, w = {WEIGHT}")
+            lines.append(f"LRS {_both(self.label_robust)}, w = {WEIGHT}")
         if self.augmentation_robust is not None:
-            told.append(f"ARS {_both(self.augmentation_robust)}, gamma = {GAMMA}")
-        return told
+            lines.append(f"ARS {_both(self.augmentation_robust)}, gamma = {GAMMA}")
+        return lines
 
 
 def normalised(points: float, *, as_percent: bool = False) -> float:
@@ -110,48 +86,49 @@ def ranking_of(rows: Sequence[Row], labels: str) -> Ranking:
         rows: of one network.
         labels: the set's: "hard", "soft" or "regions".
     """
-    there = {row.name: row for row in rows if row.absent is None}
-    own = "same-labels" if labels != "hard" else "random"
+    measured = {row.name: row.accuracies for row in rows if row.absent is None}
     needs = {
         "HLR": (NAMES["full"], DISTILLED if labels == "hard" else NAMES["hard-labels"]),
-        "IOR": (DISTILLED, NAMES[own]),
+        "IOR": (DISTILLED, NAMES["random" if labels == "hard" else "same-labels"]),
         "ARS": (NAMES["plain"], NAMES["random-plain"]),
     }
     gaps = {
-        score: Gap.between(there[first], there[second])
+        score: paired_interval(measured[first], measured[second])
         for score, (first, second) in needs.items()
-        if first in there and second in there
+        if first in measured and second in measured
     }
-    kinds = {name: kind for kind, name in NAMES.items()}
-    known = {row.name for row in rows}
-    missing = {score: tuple(kinds[name] for name in names if name not in known) for score, names in needs.items()}
-    lacking = {score: names for score, names in missing.items() if names}
-    return Ranking(gaps.get("HLR"), gaps.get("IOR"), gaps.get("ARS"), lacking)
+    present, kinds = {row.name for row in rows}, {name: kind for kind, name in NAMES.items()}
+    missing = {score: tuple(kinds[name] for name in pair if name not in present) for score, pair in needs.items()}
+    missing = {score: names for score, names in missing.items() if names}
+    return Ranking(gaps.get("HLR"), gaps.get("IOR"), gaps.get("ARS"), missing)
 
 
 def ranking_remarks(rows: Sequence[Row], labels: str) -> list[str]:
-    """What a card says of it, network by network, and once what more rows would tell."""
-    told, lacking = [], dict[str, None]()
+    """The scores of each network, and once which baselines would give the scores that are missing."""
+    remarks, missing = [], set[str]()
     for network in dict.fromkeys(row.network for row in rows):
         ranking = ranking_of([row for row in rows if row.network == network], labels)
         if ranking.lines():
-            told.append(f"DD-Ranking on {network.name}: {'; '.join(ranking.lines())}")
-        lacking |= {kind: None for kinds in ranking.missing.values() for kind in kinds}
-    if lacking:
-        kinds = ",".join(kind for kind in NAMES if kind in lacking)
-        scores = _lacking_scores(set(lacking))
-        told.append(f"not computed: {', '.join(scores)}; --baselines usual,{kinds} gives the rows for it")
-    return told
+            remarks.append(f"DD-Ranking on {network.name}: {'; '.join(ranking.lines())}")
+        missing.update(*ranking.missing.values())
+    if missing:
+        kinds = ",".join(kind for kind in NAMES if kind in missing)
+        scores = ", ".join(score for score, needed in _NEEDED.items() if missing & needed)
+        remarks.append(f"not computed: {scores}; --baselines usual,{kinds} gives the rows for it")
+    return remarks
 
 
-def _lacking_scores(kinds: set[str]) -> list[str]:
-    scores = ["share of the full-data accuracy"] if "full" in kinds else []
-    scores += ["IOR"] if kinds & {"random", "same-labels"} else []
-    scores += ["HLR"] if kinds & {"full", "hard-labels"} else []
-    scores += ["LRS"] if kinds & {"random", "same-labels", "full", "hard-labels"} else []
-    return scores + (["ARS"] if kinds & {"random", "same-labels", "plain", "random-plain"} else [])
+_RANDOM = {"random", "same-labels"}
+_NEEDED = {
+    "share of the full-data accuracy": {"full"},
+    "IOR": _RANDOM,
+    "HLR": {"full", "hard-labels"},
+    "LRS": _RANDOM | {"full", "hard-labels"},
+    "ARS": _RANDOM | {"plain", "random-plain"},
+}
+"""Kinds of baselines that a score cannot be computed without."""
 
 
 def _both(points: float) -> str:
-    shipped = normalised(points, as_percent=True)
-    return f"{normalised(points):.3f} of fractions ({shipped:.4g} of percent, as ddranking 0.2.0 prints it)"
+    of_percent = normalised(points, as_percent=True)
+    return f"{normalised(points):.3f} of fractions ({of_percent:.4g} of percent, as ddranking 0.2.0 prints it)"
