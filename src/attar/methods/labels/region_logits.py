@@ -177,7 +177,7 @@ def label_regions(
     Source: Shen & Xing 2022 (FKD); LIC section 2.3.
     """
     config, num_canvases = regions.config, regions.num_canvases
-    progress, kept = progress or Silent(), kept or KeptEpochs()
+    progress, checkpoints = progress or Silent(), kept or KeptEpochs()
     if config.storage == "online":
         return {}
 
@@ -196,10 +196,10 @@ def label_regions(
         progress.finish()
         draw = generator(regions.seed, "codebook")
         codebook = fit_codebook(torch.cat(logits_of_codebook), config.code_bytes, draw)
-    first = kept.read_into(stored)
+    first = checkpoints.read_into(stored)
     progress.start("labelling regions", config.epochs * num_canvases)
     progress.advance(first * num_canvases)
-    with kept:
+    with checkpoints:
         for epoch in range(first, config.epochs):
             if epoch < len(logits_of_codebook):
                 logits = logits_of_codebook[epoch]
@@ -209,7 +209,7 @@ def label_regions(
             labels = store_logits(logits, config, codebook)
             for name, tensor in labels.items():
                 stored[name][epoch] = tensor
-            kept.add(labels)
+            checkpoints.add(labels)
     progress.finish()
     return stored | ({} if codebook is None else {name: part.cpu().half() for name, part in vars(codebook).items()})
 

@@ -41,12 +41,9 @@ INNER_EPOCHS = {1: 1, 10: 50, 50: 10}
 
 @with_figures(IPC_COLUMNS, _DC)
 def dc(name: str) -> Recipe:
-    """DC with its official settings.
+    """DC with its official settings: 1000 networks, each matched and trained on the synthetic images in turns.
 
-    1000 networks, each matched M times and trained on the synthetic images in between: M 1, 10, 50 at 1, 10, 50 images
-    per class, 1, 50, 10 epochs between two matchings. Images: rate 0.1, momentum 0.5. Network: ConvNet, rate 0.01,
-    without momentum. 256 real images of each class, cosine distance of weights, no augmentation. `dc` is for images of
-    any size, with the loops of 1 IPC and a ConvNet as deep as the size asks for.
+    `dc` is for images of any size, with the loops of 1 IPC and a ConvNet as deep as the size asks for.
 
     Command: attar distill CIFAR10 --recipe dc-cifar10-ipc10
 
@@ -59,10 +56,9 @@ def dc(name: str) -> Recipe:
 
 @with_figures(IPC_COLUMNS, _DSA)
 def dsa(name: str) -> Recipe:
-    """DSA with its official settings: DC's, from real images, with siamese augmentation.
+    """DSA with its official settings: DC's, with siamese augmentation of matching and of the network's training.
 
-    Matching and the network's training are augmented. Everything else is as in DC: 1000 networks, M 1, 10, 50 matchings
-    of each at 1, 10, 50 images per class. `dsa` is for images of any size, with the loops of 1 IPC.
+    `dsa` is for images of any size, with the loops of 1 IPC.
 
     Command: attar distill CIFAR10 --recipe dsa-cifar10-ipc10
 
@@ -104,8 +100,6 @@ def _dc(
 @with_figures(IPC_COLUMNS, _DM)
 def dm() -> Recipe:
     """DM with its official settings for up to 50 images per class.
-
-    20,000 steps, rate 1, momentum 0.5, 256 real images of each class, ConvNet of width 128, DSA, real initialisation.
 
     Command: attar distill PHOTOS --recipe dm --budget 1ipc
 
@@ -155,11 +149,11 @@ class _IdcData(NamedTuple):
 
 
 _IDC_CIFAR10 = _IdcData(
-    *("CIFAR-10", "CIFAR-10"), image_size=32, depth=3, tiles="four", lr_img=0.005, pixel_std=0.25,
+    title="CIFAR-10", data="CIFAR-10", image_size=32, depth=3, tiles="four", lr_img=0.005, pixel_std=0.25,
     distance="mse", networks=2000, images_between=2000, cutmix_probability=0.5,
 )  # fmt: skip
 _IDC_IMAGENET10 = _IdcData(
-    *("ImageNet-10", "ImageNet-10 224 px, ResNetAP-10"), image_size=224, depth=6, tiles="nine", lr_img=0.003,
+    title="ImageNet-10", data="ImageNet-10 224 px, ResNetAP-10", image_size=224, depth=6, tiles="nine", lr_img=0.003,
     pixel_std=0.226, distance="l1", networks=500, images_between=500, cutmix_probability=1.0, images_before=13_000,
 )  # fmt: skip
 
@@ -169,11 +163,7 @@ def idc(name: str) -> Recipe:
     """IDC on CIFAR-10, or on ImageNet-10 at 224 pixels: four or nine images in each canvas, enlarged to be matched.
 
     `idc-matching` and `idc-matching-imagenet10` have full images in place of canvases: what the authors call IDC-I.
-
-    CIFAR-10: 2000 networks, each matched 100 times and trained on 2000 real images, with CutMix, in between; squared
-    distance between gradients of convolutions; rate 0.005 at 10 images per class. ImageNet-10: 500 networks, each
-    trained for 10 epochs of real images, then 500 in between, every batch with CutMix; absolute distance; rate 0.003.
-    The rate is in proportion to the images per class; momentum 0.5.
+    Networks train on real images in between. The rate is in proportion to the images per class.
 
     Command: attar distill CIFAR10 --recipe idc --budget 10ipc
              attar distill IN10 --classes imagenet-10 --image-size 224 --resize crop --recipe idc-imagenet10

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from attar.methods.initialization import Choice
 from attar.methods.recipes.recipe import Recipe
 from attar.models.codecs.pca import PcaConfig
 from attar.models.codecs.pixels import PixelsConfig
 
-CORESETS: dict[str, dict[str, Any]] = {
-    "random": {"title": "random real images"},
-    "herding": {"title": "real images chosen by herding", "citations": ("herding",)},
-    "k-centre": {"title": "real images chosen by greedy k-centre", "citations": ("k-centre",)},
-    "random-codes": {"title": "codes of random real images, undistilled", "citations": ("latentdd",)},
-    "herding-codes": {
-        "title": "codes of real images chosen by herding, undistilled",
-        "citations": ("latentdd", "herding"),
-    },
-    "k-centre-codes": {
-        "title": "codes of real images chosen by greedy k-centre, undistilled",
-        "citations": ("latentdd", "k-centre"),
-    },
+# Name -> title, works, and how items are chosen.
+CORESETS: dict[str, tuple[str, tuple[str, ...], Choice]] = {
+    "random": ("random real images", (), "random"),
+    "herding": ("real images chosen by herding", ("herding",), "herding"),
+    "k-centre": ("real images chosen by greedy k-centre", ("k-centre",), "k-centre"),
+    "random-codes": ("codes of random real images", ("latentdd",), "random"),
+    "herding-codes": ("codes of real images chosen by herding", ("latentdd", "herding"), "herding"),
+    "k-centre-codes": ("codes of real images chosen by greedy k-centre", ("latentdd", "k-centre"), "k-centre"),
 }
 
 
@@ -34,5 +28,12 @@ def coreset(name: str) -> Recipe:
 
     Source: LatentDD Table 7, row "Initial", for `random-codes`.
     """
-    codec = PcaConfig() if name.endswith("-codes") else PixelsConfig()
-    return Recipe(name=name, codec=codec, initialization=name.removesuffix("-codes"), **CORESETS[name])
+    title, citations, initialization = CORESETS[name]
+    in_codes = name.endswith("-codes")
+    return Recipe(
+        name=name,
+        title=f"{title}, undistilled" if in_codes else title,
+        codec=PcaConfig() if in_codes else PixelsConfig(),
+        initialization=initialization,
+        citations=citations,
+    )

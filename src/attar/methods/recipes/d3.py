@@ -130,9 +130,8 @@ def d3_small(name: str) -> Recipe:
 def d3_published(name: str) -> Recipe:
     """D3 with the sizes of its Table 9: priors of each class (LPC), decoder S, M or L.
 
-    10,000 steps; a student sees fresh samples in every step, and every estimate of the MMD has 30 of each class.
-    ZCA on CIFAR-10. Priors by SGD of momentum 0.5, the decoder by Adam of weight decay 1e-5. Each prior has one soft
-    label, an expert's of its mean. Evaluate with `--protocol d3`.
+    A student sees fresh samples in every step, and every estimate of the MMD has 30 of each class. Each prior has one
+    soft label, an expert's of its mean. Evaluate with `--protocol d3`.
 
     Command: attar distill CIFAR10 --recipe d3-cifar10-10lpc
 

@@ -77,10 +77,8 @@ GLAD = {
 def ld3m(name: str) -> Recipe:
     """LD3M with the paper's settings, or with those of its official code.
 
-    Codes start as encoded real images, conditioning as their class's; guidance 3. 5000 steps with T = 10 at 128 pixels,
-    10,000 with T = 20 at 256; momentum 0.5; ConvNet of depth 5 and 6 there, as the size of the images gives it. Rates
-    of codes and conditioning are one: 1e-3 (DC), 1e-2 (DM), 10 (MTT); in the official code 0.1, 1 and 1000, with its
-    own residual and, for MTT, 10 student steps, 2 expert epochs and starts below 2 in place of 20, 3 and 5.
+    Codes start as encoded real images, conditioning as their class's; both have one rate. `-256` is for 256 pixels, the
+    others for 128. The official code has its own rates and residual and, for MTT, a shorter student.
 
     Command: attar distill PHOTOS --recipe ld3m-dm --codec diffusion:MODEL
 
@@ -110,8 +108,7 @@ def ld3m(name: str) -> Recipe:
 def glad(name: str) -> Recipe:
     """GLaD with the settings of its official commands for one image per class, at 128 pixels.
 
-    Items are w of StyleGAN-XL and the map after layer 16 (DC), 20 (DM) or 12 (MTT), both of random noise and the item's
-    class; rates of the map and of w 1 and 0.001, 10 and 0.01, 10,000 and 10; momentum 0.5; 1000 steps. A generator with
+    Items are w of StyleGAN-XL and the map after a layer, both of random noise and the item's class. A generator with
     fewer layers needs --set parameterization.depth=N. w alone, whose rate in the official code is then the map's, is
     --set parameterization.depth=0 --set feature_optimizer=null.
 

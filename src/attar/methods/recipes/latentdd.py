@@ -157,9 +157,7 @@ def latent_published(name: str) -> Recipe:
     """LatentDM, LatentDC and LatentMTT as published: a column of LatentDD's Table 6, in Stable Diffusion's space.
 
     12 codes an image at f = 4, 48 at f = 8. No augmentation of codes (section 3.3.1). Evaluate with `latentdd`.
-    LatentDM: 1000 steps. LatentDC: T = 1000 networks, each matched M = 10 times, N = 50 steps on real codes after each
-    matching, network rate 0.01; squared distance between gradients of convolutions; a step is one matching, T x M.
-    LatentMTT: 5000 steps, expert epochs M = 1, starts 0 to T+ = 5, student rate 0.01 learned at 1e-6, N student steps.
+    A step of LatentDC is one matching: T = 1000 networks, each matched M = 10 times.
 
     Command: attar distill FOLDER --classes bird --image-size 256 --resize crop --recipe latent-dm-256-f4-ipc1
 

@@ -149,9 +149,6 @@ def _figures(table: Mapping[str, _Row]) -> dict[str, list[float | None]]:
 def mtt(name: str) -> Recipe:
     """MTT with the settings its author gave to DC-Bench.
 
-    5000 steps, momentum 0.5, 100 experts of 50 epochs (rate 0.01, no momentum, no decay), DSA. Student steps N, expert
-    epochs M, latest start, rates, ZCA and batch differ from row to row: `attar recipes NAME` shows them.
-
     Command: attar distill CIFAR10 --recipe mtt-cifar10-ipc10
 
     Source: justincui03/dc_benchmark, methods/tm/readme.md ("all the sota parameters are provided by the author");
@@ -167,9 +164,6 @@ def mtt(name: str) -> Recipe:
 @with_figures(IPC_COLUMNS[:2], _MTT_IMAGENET)
 def mtt_imagenet(name: str) -> Recipe:
     """MTT on a subset of ImageNet at 128 pixels, as its README has it.
-
-    5000 steps, 20 student steps, 2 expert epochs, starts 0 to 9, rates 1000 and 1e-6, ConvNet-5, no ZCA; at 10 images
-    per class batches of 20.
 
     Command: attar distill IMAGENET --classes fruit --image-size 128 --resize crop --recipe mtt-fruit-128-ipc1
 
@@ -193,9 +187,6 @@ def mtt_imagenet(name: str) -> Recipe:
 @with_figures(IPC_COLUMNS, _figures(TESLA))
 def tesla(name: str) -> Recipe:
     """TESLA: MTT with gradients that leave out the Hessian, in constant memory.
-
-    10,000 steps, momentum 0.5, experts as MTT's (50 of them for ImageNet-1K), DSA. Labels are hard; those of
-    ImageNet-1K are an expert's.
 
     Command: attar distill CIFAR10 --recipe tesla-cifar10-ipc1
 
@@ -223,8 +214,7 @@ def tesla(name: str) -> Recipe:
 def ftd(name: str) -> Recipe:
     """FTD: MTT on flat experts, and the average of the images over the steps.
 
-    Experts are trained by sharpness-aware minimisation of radius 0.01; the result is the exponential average of the
-    images. 5000 steps; 10,000 on Tiny-ImageNet.
+    Experts are trained by sharpness-aware minimisation; the result is the exponential average of the images.
 
     Command: attar distill CIFAR10 --recipe ftd-cifar10-ipc10
 
@@ -249,8 +239,7 @@ def ftd(name: str) -> Recipe:
 def datm(name: str) -> Recipe:
     """DATM: starts that suit the number of images, growing while it runs, and soft labels learned with the images.
 
-    10,000 steps on ZCA-whitened images; experts as FTD's, of 50 epochs on CIFAR-10 and 100 elsewhere; labels start as
-    an expert's logits and learn with momentum 0.9.
+    Images are ZCA-whitened, experts are FTD's, and labels start as an expert's logits.
 
     Command: attar distill CIFAR10 --recipe datm-cifar10-ipc50
 

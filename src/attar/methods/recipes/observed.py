@@ -182,10 +182,7 @@ SRE2L_BY_IMAGE_SIZE = {
 def sre2l(name: str) -> Recipe:
     """SRe2L: from noise, by Adam towards the observer's class and its statistics, in groups of 100 images.
 
-    CIFAR: 1000 steps at 0.25, statistics weighted 0.01, shifts of up to 4 pixels. Tiny-ImageNet: 4000 steps at 0.1,
-    weight 1, crops, flips and shifts of up to 4. ImageNet: 4000 steps at 0.25, weight 0.01, crops, flips and shifts of
-    up to 32. The first layer's statistics count ten times. Regions are mixed by CutMix and labelled for 300 epochs.
-    Evaluate with protocol `sre2l`.
+    Regions are mixed by CutMix and labelled for 300 epochs. Evaluate with protocol `sre2l`.
 
     Command: attar distill CIFAR100 --recipe sre2l-cifar100-resnet18 --budget 10ipc
 
