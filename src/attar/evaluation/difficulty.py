@@ -10,7 +10,7 @@ from attar.base.progress import Progress, Silent
 from attar.base.shapes import Float, Int64
 from attar.data.augmentation import DsaConfig
 from attar.data.image_set import ImageSet
-from attar.methods.initialization.scoring import Scorer
+from attar.methods.labels.regions import Labeller
 from attar.models.networks.network import NetworkConfig
 from attar.models.observers import ObserverConfig, observer_for
 from attar.models.training.settings import TrainingConfig
@@ -56,7 +56,7 @@ def el2n_scores(
 
 @torch.no_grad()
 def mean_errors(
-    networks: Sequence[Scorer], train: ImageSet, device: torch.device | str = "cpu"
+    networks: Sequence[Labeller], train: ImageSet, device: torch.device | str = "cpu"
 ) -> Float[torch.Tensor, " items"]:
     """The mean length of the networks' error vectors, float64 on the CPU.
 

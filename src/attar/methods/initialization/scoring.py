@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BeforeValidator, Discriminator, Field, Tag
@@ -17,18 +17,11 @@ from attar.base.shapes import Float, Int64
 from attar.data.image_set import ImageSet
 from attar.methods.initialization.selection import Initialization, too_few
 from attar.methods.initialization.sources import Sources, random_crops
+from attar.methods.labels.regions import Labeller
 
 # 64 MiB of float32; a deep network needs about fifty times its input.
 BATCH_VALUES = 1 << 24
 LARGEST_BATCH = 512
-
-
-@runtime_checkable
-class Scorer(Protocol):
-    """An observer, as far as scoring needs one."""
-
-    def logits(self, images: Tensor) -> Tensor:
-        """Logits [B, K] of images [B, C, H, W] in [0, 1]."""
 
 
 class KeySamplesConfig(Config):
@@ -47,7 +40,7 @@ class KeySamplesConfig(Config):
 
 def key_samples(
     config: KeySamplesConfig,
-    observer: Scorer,
+    observer: Labeller,
     train: ImageSet,
     count: int,
     generator: torch.Generator,
@@ -113,7 +106,7 @@ def draw_pools(
 
 @torch.no_grad()
 def observer_losses(
-    observer: Scorer,
+    observer: Labeller,
     images: Callable[[Int64[Tensor, " batch"]], Tensor],
     labels: Int64[Tensor, " items"],
     batch_size: int = 256,

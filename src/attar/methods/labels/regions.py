@@ -41,7 +41,7 @@ class Labeller(Protocol):
 class RegionLabels(Config):
     """A region of every canvas in every epoch, and the observer's logits of exactly that region as its label.
 
-    Which regions: drawn by `draw_regions`, from the seed and the epoch alone, and never stored.
+    `draw_regions` draws them from the seed and the epoch alone, and nobody stores them.
 
     Args:
         epochs: E, label sets; epoch e of a training uses set e mod E.
@@ -220,24 +220,22 @@ def draw_regions(
 def apply_regions(
     images: Float[Tensor, "canvases C H W"], parameters: RegionParameters, preprocess: Codec | None = None
 ) -> Float[Tensor, "canvases C H W"]:
-    """The region of every canvas, as large as a canvas; see `region_images`."""
-    return region_images(lambda items: images[items], parameters, torch.arange(len(images)), preprocess)
-
-
-def region_images(
-    canvases: Canvases, parameters: RegionParameters, items: Int64[Tensor, " batch"], preprocess: Codec | None = None
-) -> Float[Tensor, "batch C H W"]:
-    """The regions of some canvases, nominally in [0, 1]: cropped and resized, flipped, augmented, then mixed.
+    """The region of every canvas, as large as a canvas: cropped and resized, flipped, augmented, then mixed.
 
     Args:
-        canvases: indices to images.
-        parameters: of all canvases, on the device of `items`.
-        items: indices of the canvases.
+        images: the canvases, nominally in [0, 1].
+        parameters: of all canvases, on the images' device.
         preprocess: images to network inputs, in whose space regions are augmented.
 
     Raises:
         ValueError: an augmentation without a `preprocess`.
     """
+    return _region_images(images.__getitem__, parameters, torch.arange(len(images)), preprocess)
+
+
+def _region_images(
+    canvases: Canvases, parameters: RegionParameters, items: Int64[Tensor, " batch"], preprocess: Codec | None
+) -> Float[Tensor, "batch C H W"]:
     views = _views(canvases(items), parameters.rows(items), preprocess)
     if parameters.partners is None or parameters.pasted is None:
         return views
@@ -278,7 +276,7 @@ class Regions:
         """The regions of some canvases as images."""
         all_canvases = self._all_canvases
         canvases = self._rendered if all_canvases is None else all_canvases.__getitem__
-        return region_images(canvases, parameters, items, self.preprocess)
+        return _region_images(canvases, parameters, items, self.preprocess)
 
     @torch.no_grad()
     def logits(
