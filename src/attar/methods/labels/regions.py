@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from pydantic import Field, field_validator, model_validator
@@ -31,6 +31,7 @@ LARGEST_KEPT_VALUES = 2**28
 CHUNK_VALUES = 2**21
 
 
+@runtime_checkable
 class Labeller(Protocol):
     """An observer as far as labels need one; `classes` and what `ObserverFacts` says are read where it has them."""
 
