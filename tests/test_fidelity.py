@@ -129,13 +129,13 @@ def test_a_state_whose_losses_are_not_those_of_its_steps_is_made_anew(tmp_path: 
     codes = fit_codec(PixelsConfig(), images).encode(images.images[:50].float() / 255)
 
     def work() -> training._Training:
-        return training._Training(QUICK, (1, 8, 8), codes, images.labels[:50], 10, torch.device("cpu"))
+        return training._Training(QUICK, codes, images.labels[:50], 10, torch.device("cpu"))
 
     first, path = work(), tmp_path / "prior.state"
     wanted = first.run(path, Silent())
     first._keep(path)
     assert work().run(path, Silent()) == wanted
-    first.late = []
+    first.losses = torch.zeros(0)
     first._keep(path)
     again = work()
     again._resume(path)

@@ -150,9 +150,9 @@ def read_pretrained(
         raise InputError(
             f"the {what} {weights.id!r} needs diffusers, which is absent; run: pip install 'attar[diffusion]'"
         ) from None
-    name = weights.config.get("_class_name")
+    name = str(weights.config.get("_class_name"))
     if name not in architectures:
-        raise unknown(f"{what} class", str(name), architectures)
+        raise unknown(f"{what} class", name, architectures)
     try:
         return read(getattr(diffusers, name), weights).requires_grad_(False).eval()
     except InputError:

@@ -73,9 +73,13 @@ class Codec(nn.Module, ABC):
         image_shape: (C, H, W).
         code_shape: (c, h, w).
         cheap: whether encoding costs about as much as reading, so that codes are not worth caching.
+        carries_model: whether items are rendered through a frozen model, of whose codes there is no other model.
+        whitened_name: of the codec of this kind whose channels have unit variance; "" where there is none.
     """
 
     kind: ClassVar[str]
+    carries_model: ClassVar[bool] = False
+    whitened_name: str = ""
     cheap: bool = False
     image_shape: tuple[int, int, int]
     code_shape: tuple[int, int, int]

@@ -43,7 +43,7 @@ class PatchConfig(CodecSettings):
     @classmethod
     def from_text(cls, name: str, settings: str) -> PatchConfig:
         if not settings:
-            return cls()
+            return cls()  # type: ignore[call-arg]
         text = f"{name}:{settings}"
         match = re.fullmatch(r"f(\d{1,4})c(\d{1,5})(?:-(whiten|global|none))?", settings)
         if match is None:
@@ -87,6 +87,7 @@ class PatchCodec(Codec):
         super().__init__()
         self.image_shape = spec.image_shape
         self.code_shape = patch_code_shape(spec.image_shape, spec.factor, spec.channels)
+        self.whitened_name = f"{self.kind}:f{spec.factor}c{spec.channels}-whiten"
         self._spec = spec
         for name, tensor in (("basis", basis), ("mean", mean), ("scale", scale)):
             self.register_buffer(name, tensor, persistent=False)

@@ -54,7 +54,7 @@ class PixelsConfig(CodecSettings):
         if self.whitening == "normalise":
             spec = PixelsSpec(image_shape=images.image_shape, **self.model_dump())
             return Pixels(spec, {"mean": mean.float(), "std": std.float()})
-        return fit_whitening(images, std, DEFAULT_EPSILON if self.epsilon is None else self.epsilon, own_scale=True)
+        return fit_whitening(images, std, DEFAULT_EPSILON if self.epsilon is None else self.epsilon)
 
     @classmethod
     def from_text(cls, name: str, settings: str) -> PixelsConfig:
@@ -136,22 +136,20 @@ class Pixels(Codec):
         return self.mean if self.mean.ndim == 3 else self.mean[:, None, None]
 
 
-def fit_whitening(images: ImageSet, std: Float[Tensor, " channels"], epsilon: float, own_scale: bool = False) -> Pixels:
+def fit_whitening(images: ImageSet, std: Float[Tensor, " channels"], epsilon: float) -> Pixels:
     """The whitening of images that are divided by `std` first; its matrix is kept under $ATTAR_CACHE/zca.
 
     Args:
         images: training images.
         std: float64 [C], what each channel is divided by; ones leave it as it is.
         epsilon: added to the covariance's eigenvalues.
-        own_scale: whether `std` are the images' own deviations, and so no part of the kept matrix's name.
 
     Raises:
         InputError: as of `PixelsConfig.fit`.
     """
     _zca_values(images.image_shape)
     spec = PixelsSpec(image_shape=images.image_shape, whitening="zca", epsilon=epsilon)
-    scale = [] if own_scale else [std.tolist()]
-    path = cache_directory("zca") / f"{content_key('zca', 1, epsilon, images.fingerprint, *scale)}.safetensors"
+    path = cache_directory("zca") / f"{content_key('zca', 1, epsilon, images.fingerprint, std.tolist())}.safetensors"
     if not path.exists():
         with atomic_path(path) as temporary:
             save_file(_zca_tensors(images, std, epsilon), temporary)

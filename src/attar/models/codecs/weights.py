@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -64,21 +63,36 @@ def find_weights(path_or_id: str) -> Weights:
     Raises:
         InputError: nothing is there, it is not an autoencoder in a known layout, or its weights are pickled.
     """
-    folder = Path(path_or_id).expanduser()
-    if folder.is_dir():
-        name = folder.resolve().name
-        return read_folder(folder, name if re.fullmatch(ID_PATTERN, name) else "autoencoder")
-    if not re.fullmatch(ID_PATTERN, path_or_id):
+    weights_id, folders = named_folders(path_or_id, "autoencoder")
+    if not weights_id:
         raise InputError(
             f"there is no folder {path_or_id}; give an autoencoder's folder or a hub id such as owner/name"
         )
-    for place in _weight_folders(path_or_id):
-        if place.name == _last(path_or_id):
-            return read_folder(place, path_or_id)
-    for place in _hub_cache(path_or_id):
-        with contextlib.suppress(InputError):  # a part of the repository may be cached without the autoencoder
-            return read_folder(place, path_or_id)
-    return read_folder(_download(path_or_id), path_or_id)
+    cached = _hub_cache(weights_id)
+    for folder in folders:
+        try:
+            return read_folder(folder, weights_id)
+        except InputError:
+            if folder not in cached:  # of which a part may be there, without the autoencoder
+                raise
+    return read_folder(_download(path_or_id), weights_id)
+
+
+def named_folders(path_or_id: str, default_id: str) -> tuple[str, list[Path]]:
+    """What a user names: its id, "" where that can be none, and the folders on this machine that have the name.
+
+    Args:
+        path_or_id: a folder, a name under $ATTAR_WEIGHTS, or a hub id in the cache.
+        default_id: for a folder whose own name is no id.
+    """
+    folder = Path(path_or_id).expanduser()
+    if folder.is_dir():
+        name = folder.resolve().name
+        return (name if re.fullmatch(ID_PATTERN, name) else default_id), [folder]
+    if not re.fullmatch(ID_PATTERN, path_or_id):
+        return "", []
+    listed = [place for place in _weight_folders(path_or_id) if place.name == _last(path_or_id)]
+    return path_or_id, [*listed, *_hub_cache(path_or_id)]
 
 
 def require_weights(needed: ExternalWeights) -> Weights:

@@ -100,6 +100,7 @@ class DiffusionCodec(Codec):
     """
 
     kind = "diffusion"
+    carries_model = True
 
     def __init__(
         self,

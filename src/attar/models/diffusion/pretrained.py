@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from attar.base.shapes import Float, Int64
 from attar.models.codecs.autoencoder import read_diffusers, read_pretrained
 from attar.models.codecs.codec import ExternalWeights
 from attar.models.codecs.restoring import PublicModel
-from attar.models.codecs.weights import ID_PATTERN, WEIGHT_NAMES, Weights, places, read_config, weight_file
+from attar.models.codecs.weights import WEIGHT_NAMES, Weights, named_folders, places, read_config, weight_file
 from attar.models.diffusion.model import DiffusionModel
 from attar.models.diffusion.schedule import ScheduleConfig, alpha_bars
 
@@ -32,7 +31,7 @@ TABLE_KEY = "embedding.weight"
 SCHEDULER = Path("scheduler") / "scheduler_config.json"
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled-linear", "squaredcos_cap_v2": "cosine"}
 REQUIRED = {"prediction_type": "epsilon", "trained_betas": None, "rescale_betas_zero_snr": False}
-"""Of a scheduler: what predictions are of, and no other noise than that of its schedule."""
+"""What a scheduler has to say: predictions are of noise, and there is no other noise than that of its schedule."""
 
 
 class PretrainedSpec(PublicModel):
@@ -194,15 +193,9 @@ def find_folder(path_or_id: str, random_seed: int | None = None) -> tuple[Folder
     Raises:
         InputError: nothing is there, or it is no diffusion model in diffusers' layout.
     """
-    folder = Path(path_or_id).expanduser()
-    if folder.is_dir():
-        name = folder.resolve().name
-        return read_folder(folder, name if re.fullmatch(ID_PATTERN, name) else "diffusion", random_seed), folder
-    if re.fullmatch(ID_PATTERN, path_or_id):
-        cached = f"models--{path_or_id.replace('/', '--')}"
-        for place in places(path_or_id):
-            if place.name == path_or_id.split("/")[-1] or cached in place.parts:
-                return read_folder(place, path_or_id, random_seed), place
+    weights_id, folders = named_folders(path_or_id, "diffusion")
+    if folders:
+        return read_folder(folders[0], weights_id, random_seed), folders[0]
     raise InputError(
         f"there is no diffusion model {path_or_id!r}; give a prior's file (attar train-prior makes one) or a folder in "
         "diffusers' layout with unet or transformer, vae or vqvae, and scheduler"

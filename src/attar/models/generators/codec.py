@@ -124,6 +124,7 @@ class GeneratorCodec(Codec):
 
     kind = "generator"
     cheap = True
+    carries_model = True
 
     def __init__(self, network: Any, spec: OwnSpec | ModuleSpec, public: ExternalWeights | None = None) -> None:
         super().__init__()
