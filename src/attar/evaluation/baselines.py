@@ -23,9 +23,7 @@ from attar.evaluation.relabelled import known_observer, labelled_alike, regions_
 from attar.evaluation.rows import NAMES
 from attar.methods.initialization import Sources
 from attar.methods.initialization.selection import SELECTIONS
-from attar.methods.initialization.sources import encoded
 from attar.methods.parameterizations.codes import Codes
-from attar.methods.parameterizations.mosaic import Mosaic
 from attar.models.codecs.codec import Codec
 from attar.models.observers import Observer
 from attar.models.training.items import FixedItems, TrainingItems
@@ -358,22 +356,17 @@ def _no_initial_codes(distilled: DistilledSet, train: ImageSet) -> str | None:
 
 
 @torch.no_grad()
-def _starting_point(distilled: DistilledSet, train: ImageSet) -> Codes:
+def _starting_point(distilled: DistilledSet, train: ImageSet) -> Parameterization:
     """The initial codes as the file would store them, with hard labels: what quantisation costs, it costs them too."""
-    shard = distilled.parameterizations()[0]
+    (shard,) = distilled.parameterizations()
     indices = torch.tensor(distilled.manifest.initialization.indices)
-    spec, labels = shard.spec(), train.labels[indices]
-    if isinstance(shard, Mosaic):
-        codes = encoded(shard.codec, Sources.of_indices(train, indices), shard.grid)
-        canvases = Mosaic(
-            shard.codec, codes, labels, spec["storage"], preprocess=distilled.preprocess, grid=shard.grid.side
-        )
-        return Mosaic.restore(shard.codec, canvases.payload(), spec, distilled.preprocess)
-    codes = network_inputs(train.images[indices], shard.codec.to("cpu"), torch.device("cpu"))
-    return Codes.restore(shard.codec, Codes(shard.codec, codes, labels, spec["storage"]).payload(), spec)
+    start = shard.remade(Sources.of_indices(train, indices), distilled.preprocess)
+    if start is None:
+        raise ValueError(f"items of kind {shard.kind!r} say nothing of their start")
+    return start
 
 
-def _rendered_items(items: Codes, preprocess: Codec, device: torch.device) -> FixedItems:
+def _rendered_items(items: Parameterization, preprocess: Codec, device: torch.device) -> FixedItems:
     placed = items.to(device)
     return image_items(placed.images(torch.arange(len(placed), device=device)), placed.labels, preprocess, device)
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from attar.base.errors import InputError
-from attar.models.codecs.codec import Codec, codes_per_image
 
 UNITS = {"b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
 
@@ -49,16 +48,6 @@ def num_bytes(text: str, what: str) -> int:
     if parsed is None or parsed.unit != "bytes":
         raise InputError(f"{what} {text!r} is not understood; give e.g. 8GB or 500MB")
     return parsed.amount
-
-
-def items_per_class(budget: Budget, codec: Codec) -> int:
-    """How many codes each class gets for "ipc" and "lpc"; bytes need the file's size, see `distill`.
-
-    One image per class buys as many codes as hold the same number of values: 12 at f = 4, 48 at f = 8 with 4 channels.
-
-    Source: LatentDD section 3.2, n * 3 f^2 / C codes for n images.
-    """
-    return budget.amount * (codes_per_image(codec) if budget.unit == "ipc" else 1)
 
 
 def largest_count(num_bytes: Callable[[int], int], limit: int, at_most: int) -> int:

@@ -1,4 +1,4 @@
-"""The only outer loop: real images and a recipe in, a distilled set out."""
+"""`attar.distill`: what a user gives, checked and turned into one run, or into one run for each subtask."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from attar.base.files import refuse_existing
 from attar.base.progress import Progress, Silent
 from attar.data.mirroring import handed
 from attar.methods.recipes import Recipe
-from attar.runs.loop import distill_images, training_images
+from attar.runs.loop import distill_run, training_images
 from attar.runs.splitting import Split
-from attar.runs.starting import Spaces
-from attar.runs.task import num_codes_per_class, resolve_task
+from attar.runs.subtasks import distill_subtasks
+from attar.runs.task import Run, resolve_task
 from attar.sets.distilled import DistilledSet
 from attar.sets.manifest import check_classes
 
@@ -27,6 +27,11 @@ def distill(
     budget: str | None = None,
     *,
     out: Path | str | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    subtasks: int | None = None,
+    split: Split | None = None,
+    engine: Engine | None = None,
     seed: int = 0,
     device: str = "auto",
     settings: Mapping[str, Any] | None = None,
@@ -35,23 +40,21 @@ def distill(
     label_bytes: str | None = None,
     checkpoint_steps: int = 100,
     memory: str | None = None,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-    subtasks: int | None = None,
-    split: Split | None = None,
-    engine: Engine | None = None,
     **loading: Any,
 ) -> DistilledSet:
-    """Distil the training part of `data` into a set of the chosen size.
-
-    With `out`, the state is saved every `checkpoint_steps` steps in the folder NAME.run beside it; after Ctrl-C or a
-    kill the same call goes on from there and ends in the same file.
+    """Distil the training part of `data` into a set of the chosen size, as it is stored: quantised where that is.
 
     Args:
         data: anything `load_images` takes, or Splits, or an ImageSet (all of it is distilled).
         recipe: a name in `recipes.REGISTRY`, or a Recipe.
         budget: "10ipc", "120lpc" or "5MB" (the whole file); None takes the recipe's.
-        out: the file to write, or None to write nothing.
+        out: the file to write, or None. The state is saved in NAME.run beside it; after Ctrl-C or a kill the same call
+            goes on from there and ends in the same file.
+        overwrite: replace an existing `out`, and forget an unfinished run of another configuration.
+        progress: what to report to.
+        subtasks: parts that the classes are split into, each distilled for itself and all merged (`subtasks.py`).
+        split: how: "contiguous" (the usual), "random", "similarity"; only with `subtasks`, like `engine`.
+        engine: where the parts are distilled; None is one after another in this process.
         seed: every random choice derives from it.
         device: "auto", "cpu", "cuda", "cuda:1".
         settings: dotted recipe settings to replace, e.g. {"steps": 50, "objective.network.width": 64}.
@@ -60,15 +63,7 @@ def distill(
         label_bytes: the most that region labels may take, e.g. "500kB"; None takes the recipe's.
         checkpoint_steps: steps between two saved states.
         memory: the most that may be taken, e.g. "8GB"; None is four fifths of what the device has free.
-        overwrite: replace an existing `out`, and forget an unfinished run of another configuration.
-        progress: what to report to.
-        subtasks: parts that the classes are split into, each distilled for itself and all merged; see `subtasks.py`.
-        split: how: "contiguous" (the usual), "random", "similarity"; only with `subtasks`.
-        engine: where the parts are distilled; None is one after another in this process. Only with `subtasks`.
         **loading: further arguments of `load_images`.
-
-    Returns:
-        The distilled set, as it was stored: quantised where the storage is.
 
     Raises:
         InputError: data, recipe, budget or output that will not do; nothing is written then.
@@ -80,10 +75,23 @@ def distill(
         >>> len(small), small.num_classes
         (40, 10)
     """
-    progress = progress or Silent()
+    options = seed, device, settings, codec, storage, checkpoint_steps, memory, label_bytes
+    task, progress = resolve_task(recipe, budget, *options), progress or Silent()
+    return _distill(data, task, out, overwrite, progress, (subtasks, split, engine), loading)
+
+
+def _distill(
+    data: Any,
+    task: Any,
+    out: Path | str | None,
+    overwrite: bool,
+    progress: Progress,
+    parts: tuple[int | None, Split | None, Engine | None],
+    loading: Mapping[str, Any],
+) -> DistilledSet:
+    subtasks, split, engine = parts
     if subtasks is None and (split is not None or engine is not None):
         raise InputError(f"{'split' if split else 'engine'} has no effect without subtasks; give --subtasks, e.g. 2")
-    task = resolve_task(recipe, budget, seed, device, settings, codec, storage, checkpoint_steps, memory, label_bytes)
     path = Path(out) if out is not None else None
     if path is not None:
         refuse_existing(path, overwrite)
@@ -92,12 +100,8 @@ def distill(
     if task.recipe.observer is not None and handed(name):
         task = replace(task, recipe=task.recipe.without_flip())
         progress.note("images are not mirrored: the data's name says digits or characters")
-    if subtasks is not None:
-        from attar.runs.subtasks import distill_subtasks  # which distils each part by `distill_images`
-
-        return distill_subtasks(
-            task, train, name, subtasks, split or "contiguous", engine or Local(), path, overwrite, progress
-        )
-    spaces = Spaces.of(task.recipe, train)
-    count = num_codes_per_class(task, spaces, train, name, progress)
-    return distill_images(task, train, name, spaces, count, path, overwrite, progress)
+    if subtasks is None:
+        return distill_run(Run.of(task, train, name, path, overwrite, progress))
+    return distill_subtasks(
+        task, train, name, subtasks, split or "contiguous", engine or Local(), path, overwrite, progress
+    )

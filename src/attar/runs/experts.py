@@ -8,16 +8,12 @@ from typing import Any
 from attar.base.engines.engine import Engine
 from attar.base.errors import InputError
 from attar.base.progress import Progress, Silent
-from attar.methods.objectives.registry import expert_part, has_experts
 from attar.methods.recipes import REGISTRY
 from attar.methods.recipes import recipe as recipe_named
-from attar.models.codecs.augmenting import siamese_augmentation
 from attar.models.experts.buffer import ExpertBuffer
-from attar.models.experts.training import train_experts
 from attar.models.real_items import codes_to_hold, real_items
-from attar.runs.loop import training_images
-from attar.runs.starting import Spaces
-from attar.runs.task import resolve_task
+from attar.runs.loop import experts_of, training_images
+from attar.runs.task import fitted_spaces, resolve_task
 
 
 def make_experts(
@@ -57,18 +53,16 @@ def make_experts(
         if "objective.experts.count" in changes:
             raise InputError("the count is given twice; leave out --count or --set objective.experts.count")
         changes["objective.experts.count"] = count
-    task = resolve_task(recipe, None, 0, device, changes, codec, None, 1)
+    task = resolve_task(recipe, device=device, settings=changes, codec=codec)
     if engine is not None:
         engine.check_device(task.device)
     train, _ = training_images(data, progress, loading)
-    spaces = Spaces.of(task.recipe, train)
+    spaces = fitted_spaces(task.recipe, train)
     codes = codes_to_hold(spaces.matching, train, task.device, progress)
     real = real_items(spaces.matching, train, codes, task.device)
-    objective = expert_part(task.recipe.objective)
-    assert objective is not None
-    placed = spaces.to(task.device)
-    augmentation = siamese_augmentation(objective.augmentation, placed.matching, placed.preprocess)
-    return train_experts(objective, augmentation, real, train, placed.matching, progress=progress, engine=engine)
+    experts = experts_of(task.recipe, spaces.to(task.device), train, real, progress, engine=engine)
+    assert experts is not None, "the recipe reads experts"
+    return experts
 
 
 def summary(buffer: ExpertBuffer) -> str:
@@ -91,4 +85,4 @@ def _one_of_each_method() -> list[str]:
 
 
 def _has_experts(name: str) -> bool:
-    return has_experts(recipe_named(name).objective)
+    return "experts" in recipe_named(name).objective.needs

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,114 +16,88 @@ from attar.base.progress import Progress
 from attar.base.randomness import generator
 from attar.data.image_set import ImageSet, Splits
 from attar.data.sources import load_images
-from attar.methods.labels import RegionLabels, SoftLabels, class_logits, network_logits
+from attar.methods.labels import SoftLabels, class_logits, network_logits
 from attar.methods.labels.checkpoints import forget_kept
-from attar.methods.labels.region_logits import fitted
-from attar.methods.objectives.objective import Context, NoObjectiveConfig, Objective
-from attar.methods.objectives.registry import build_objective, expert_part
-from attar.methods.parameterizations.parameterization import Parameterization
+from attar.methods.labels.regions import RegionLabels
+from attar.methods.objectives.objective import Context, Objective
+from attar.methods.parameterizations.parameterization import Parameterization, Spaces
 from attar.methods.recipes import Recipe
 from attar.models.codecs.augmenting import siamese_augmentation
 from attar.models.experts import train_experts
+from attar.models.experts.buffer import ExpertBuffer
 from attar.models.experts.config import Experts
 from attar.models.networks.registry import build_network
 from attar.models.observers import Observer, observer_for
 from attar.models.real_items import RealItems
 from attar.runs.checkpoints import RunState, run_folder
 from attar.runs.memory import plan_memory
-from attar.runs.starting import Spaces, Start, start
-from attar.runs.task import Task, configuration_of, facts_of, initial_kind
+from attar.runs.starting import Start, start
+from attar.runs.task import Run
 from attar.runs.updates import Updates
 from attar.sets.distilled import DistilledSet
 from attar.sets.relabelling import with_regions
 
 
-def distill_images(
-    task: Task,
-    train: ImageSet,
-    name: str,
-    spaces: Spaces,
-    count: int,
-    path: Path | None,
-    overwrite: bool,
-    progress: Progress,
-) -> DistilledSet:
-    """Distil all of `train` in given spaces: one run, saved and resumed as `distill` says.
-
-    Args:
-        task: what the run depends on.
-        train: the images.
-        name: where they came from.
-        spaces: fitted to these images, or to more.
-        count: codes or priors of each class.
-        path: the file to write, or None.
-        overwrite: see `distill`.
-        progress: what to report to.
-    """
-    if isinstance(task.recipe.labels, RegionLabels):
-        fitted(task.recipe.labels, count * train.num_classes, train.num_classes)  # refused now, not after all the work
-    observer = observer_of(task, train, progress)
-    begun = start(task.recipe, spaces, train, count, task.seed, task.device, observer, progress)
-    synthetic, state = begun.synthetic, None
-    learned: Mapping[str, float] = {}
-    if begun.real is not None:
-        state = RunState(path, configuration_of(task, spaces.codec, train, count)) if path is not None else None
-        synthetic, learned = _matched(task, spaces, train, begun, observer, count, state, overwrite, progress)
+def distill_run(run: Run) -> DistilledSet:
+    """Distil all images of a run, saved and resumed as `distill` says."""
+    recipe = run.recipe
+    regions = run.region_labels  # what cannot be stored is refused now, not after all the work
+    observer = observer_of(run)
+    begin = start(run, observer)
+    state, learned = None, dict[str, float]()
+    if begin.real is not None:
+        state = RunState(run.path, run.configuration) if run.path is not None else None
+        learned = dict(_matched(run, begin, begin.real, observer, state))
+    indices = [] if begin.sources is None else begin.sources.indices.tolist()
     result = DistilledSet.build(
-        synthetic.cpu(),
-        spaces.preprocess.cpu(),
-        initial=(initial_kind(task.recipe), [] if begun.sources is None else begun.sources.indices.tolist()),
+        begin.synthetic.cpu(),
+        run.spaces.preprocess.cpu(),
+        initial=(recipe.initial_kind, indices),
         learned=learned,
-        **facts_of(task, spaces.codec, train, name),
+        **run.facts,
     )
-    labels_folder = None if path is None else run_folder(path) / "labels"
-    if isinstance(task.recipe.labels, RegionLabels):
-        assert observer is not None
-        result = with_regions(
-            result, observer, task.recipe.labels, device=task.device, progress=progress, folder=labels_folder
-        )
-    if path is not None:
-        result.save(path, overwrite=overwrite)
-    if labels_folder is not None:
-        forget_kept(labels_folder)
+    return finished(run, result, regions, observer, state)
+
+
+def finished(
+    run: Run, result: DistilledSet, regions: RegionLabels | None, observer: Observer | None, state: RunState | None
+) -> DistilledSet:
+    """The set with the labels that an observer gives at the end, written where the run says."""
+    folder = None if run.path is None else run_folder(run.path) / "labels"
+    if regions is not None and observer is not None:
+        device, progress = run.task.device, run.progress
+        result = with_regions(result, observer, regions, device=device, progress=progress, folder=folder)
+    if run.path is not None:
+        result.save(run.path, overwrite=run.overwrite)
+    if folder is not None:
+        forget_kept(folder)
     if state is not None:
         state.finish()
     return result
 
 
 def _matched(
-    task: Task,
-    spaces: Spaces,
-    train: ImageSet,
-    begun: Start,
-    observer: Observer | None,
-    count: int,
-    state: RunState | None,
-    overwrite: bool,
-    progress: Progress,
-) -> tuple[Parameterization, Mapping[str, float]]:
-    """The items after all steps, and the numbers learned with them."""
-    assert begun.real is not None
-    experts = train_for(task, spaces, train, begun.real, progress)
-    labels = task.recipe.labels
-    soft_from = labels.computed if isinstance(labels, SoftLabels) else None
-    if soft_from == "start":
-        take_soft_labels(task.recipe, begun.synthetic, train.num_classes, experts)
-    objective = compose(task, spaces, train, begun, observer, experts, progress)
-    updates = Updates(task.recipe, begun.synthetic, objective, count)
+    run: Run, begin: Start, real: RealItems, observer: Observer | None, state: RunState | None
+) -> Mapping[str, float]:
+    """Take all steps, which change the items in place; the numbers learned with them."""
+    recipe, synthetic = run.recipe, begin.synthetic
+    experts = experts_of(recipe, run.spaces.to(run.task.device), run.train, real, run.progress)
+    if recipe.labels.taken_at == "start":
+        take_soft_labels(recipe, synthetic, run.train.num_classes, experts)
+    objective = objective_of(run, begin, real, observer, experts)
+    updates = Updates(recipe, synthetic, objective, run.count)
 
     def match(step: int) -> dict[str, float]:
-        assert begun.real is not None
-        return objective.accumulate(begun.synthetic, begun.real, generator(task.seed, "step", step))
+        return objective.accumulate(synthetic, real, generator(run.task.seed, "step", step))
 
     try:
-        optimise(task, updates, objective, match, state, overwrite, progress)
+        optimise(run, updates, objective, match, state)
     finally:
         if state is not None:
             state.close()
-    if soft_from == "end":
-        take_soft_labels(task.recipe, begun.synthetic, train.num_classes, experts)
-    return begun.synthetic, objective.learned()
+    if recipe.labels.taken_at == "end":
+        take_soft_labels(recipe, synthetic, run.train.num_classes, experts)
+    return objective.learned()
 
 
 def training_images(data: Any, progress: Progress, loading: Mapping[str, Any]) -> tuple[ImageSet, str]:
@@ -135,78 +108,79 @@ def training_images(data: Any, progress: Progress, loading: Mapping[str, Any]) -
     return splits.train, splits.name
 
 
-def observer_of(task: Task, train: ImageSet, progress: Progress) -> Observer | None:
+def observer_of(run: Run) -> Observer | None:
     """The recipe's observer, trained or loaded, and checked; None where nothing asks for one."""
-    config = task.recipe.observer
-    return None if config is None else observer_for(config, train, task.device, progress)
+    config = run.recipe.observer
+    return None if config is None else observer_for(config, run.train, run.task.device, run.progress)
 
 
-def train_for(task: Task, spaces: Spaces, train: ImageSet, real: RealItems, progress: Progress) -> Experts | None:
-    """The recipe's experts, trained as far as they are missing; None where the objective reads none."""
-    objective = expert_part(task.recipe.objective)
-    if objective is None:
+def experts_of(
+    recipe: Recipe, spaces: Spaces, train: ImageSet, real: RealItems, progress: Progress, **how: Any
+) -> ExpertBuffer | None:
+    """The recipe's experts, trained as far as they are missing; None where the objective reads none.
+
+    Args:
+        recipe: with an objective.
+        spaces: on the device.
+        train: the images behind the real items.
+        real: the real items in the matching space, on the device.
+        progress: what to report to.
+        **how: further arguments of `train_experts`.
+    """
+    settings = recipe.objective.expert_settings
+    if settings is None:
         return None
-    spaces = spaces.to(task.device)
-    augmentation = siamese_augmentation(objective.augmentation, spaces.matching, spaces.preprocess)
-    return train_experts(objective, augmentation, real, train, spaces.matching, progress=progress)
+    augmentation = siamese_augmentation(settings.augmentation, spaces.matching, spaces.preprocess)
+    return train_experts(settings, augmentation, real, train, spaces.matching, progress=progress, **how)
 
 
 def take_soft_labels(recipe: Recipe, synthetic: Parameterization, num_classes: int, experts: Experts | None) -> None:
     """Give the items the recipe's soft labels: what a trained expert says of them, or their class."""
-    labels, objective = recipe.labels, expert_part(recipe.objective)
-    assert isinstance(labels, SoftLabels)
+    labels, settings = recipe.labels, recipe.objective.expert_settings
+    if not isinstance(labels, SoftLabels):
+        raise ValueError(f"labels of kind {labels.kind!r} are not taken by the items")
     logits = class_logits(synthetic.labels, num_classes, labels.initial_logit)
-    if labels.initial == "expert":
-        assert experts is not None and objective is not None
+    if labels.initial == "expert" and experts is not None and settings is not None:
         items = synthetic.means(torch.arange(len(synthetic), device=synthetic.labels.device))
-        network = build_network(objective.network, synthetic.codec.code_shape, num_classes).to(items.device)
+        channels, height, width = items.shape[1:]
+        network = build_network(settings.network, (channels, height, width), num_classes).to(items.device)
         logits = network_logits(network, experts.parameters(0, experts.num_epochs).to(items.device), items)
     synthetic.take_soft_labels(logits, labels.storage)
 
 
-def compose(
-    task: Task,
-    spaces: Spaces,
-    train: ImageSet,
-    begun: Start,
-    observer: Observer | None,
-    experts: Experts | None,
-    progress: Progress,
+def objective_of(
+    run: Run, begin: Start, real: RealItems, observer: Observer | None, experts: Experts | None
 ) -> Objective:
     """The recipe's objective on these items, fitted to the memory that there is."""
-    config, real = task.recipe.objective, begun.real
-    assert not isinstance(config, NoObjectiveConfig) and real is not None
-    spaces = spaces.to(task.device)
+    spaces, task = run.spaces.to(run.task.device), run.task
     context = Context(
         real.shape,
-        train.num_classes,
+        run.train.num_classes,
         task.device,
-        task.recipe.steps,
-        siamese_augmentation(config.augmentation, spaces.matching, spaces.preprocess),
+        run.recipe.steps,
+        siamese_augmentation(run.recipe.objective.views, spaces.matching, spaces.preprocess),
         experts,
         observer,
-        None if begun.sources is None else begun.sources.images,
+        None if begin.sources is None else begin.sources.images,
         spaces.matching.decode,
     )
-    plan = plan_memory(task.recipe, context, begun.synthetic, real, task.memory)
-    progress.note(plan.line)
-    return build_objective(plan.config, context)
+    plan = plan_memory(run.recipe, context, begin.synthetic, real, task.memory)
+    run.progress.note(plan.line)
+    return plan.config.build(context)
 
 
 def optimise(
-    task: Task,
+    run: Run,
     updates: Updates,
     objective: Objective,
     match: Callable[[int], dict[str, float]],
     state: RunState | None,
-    overwrite: bool,
-    progress: Progress,
 ) -> None:
     """Take the recipe's steps, in place; resumes from `state` and saves to it."""
-    steps = task.recipe.steps
-    done, tensors = state.open(overwrite) if state else (0, {})
+    steps, progress = run.recipe.steps, run.progress
+    done, tensors = state.open(run.overwrite) if state else (0, {})
     updates.restore(tensors)
-    progress.start(f"distilling with {task.recipe.name}", steps)
+    progress.start(f"distilling with {run.recipe.name}", steps)
     progress.advance(done)
     with stop_requested() as stop:
         for step in range(done, steps):
@@ -219,7 +193,7 @@ def optimise(
             progress.advance(1, **figures)
             if state:
                 state.record(step + 1, figures)
-                if stop.is_set() or (step + 1) % task.checkpoint_steps == 0 or step + 1 == steps:
+                if stop.is_set() or (step + 1) % run.task.checkpoint_steps == 0 or step + 1 == steps:
                     state.save(step + 1, updates.tensors())
             if stop.is_set():
                 raise KeyboardInterrupt

@@ -11,38 +11,19 @@ import torch
 
 from attar.base.engines import Engine
 from attar.base.errors import InputError
-from attar.base.progress import Progress
+from attar.base.progress import Progress, Silent
 from attar.base.randomness import generator
 from attar.data.image_set import ImageSet
-from attar.methods.labels import RegionLabels
+from attar.methods.labels import HardLabels
+from attar.methods.recipes import Recipe
 from attar.runs.checkpoints import RunState
-from attar.runs.loop import distill_images
+from attar.runs.loop import distill_run, finished, observer_of
 from attar.runs.splitting import Split, split_classes
-from attar.runs.starting import Spaces
-from attar.runs.task import Task, configuration_of, facts_of, num_codes_per_class
+from attar.runs.task import Run, Task
 from attar.sets.composing import without_folders
 from attar.sets.distilled import DistilledSet
 from attar.sets.manifest import DataProvenance
 from attar.sets.merging import merge
-
-
-@dataclass(frozen=True)
-class _Shared:
-    """What all parts have in common.
-
-    Args:
-        task: of the whole run, with its seed.
-        train: the images of all classes.
-        name: where they came from.
-        spaces: fitted to all of them, so that the parts' network inputs are of one space.
-        count: codes or priors of each class.
-    """
-
-    task: Task
-    train: ImageSet
-    name: str
-    spaces: Spaces
-    count: int
 
 
 @dataclass(frozen=True)
@@ -68,7 +49,7 @@ def distill_subtasks(
 
     All parts have the codec and the normalisation of all training images. Each part's seed is `part_seed`. Finished
     parts are ordinary files in NAME.run/parts; a run that was stopped goes on with the others, and ends in the same
-    bytes.
+    bytes. Region labels are given to the merged set, by an observer of all classes.
 
     Args:
         task: recipe, budget of the whole, seed, device.
@@ -82,7 +63,7 @@ def distill_subtasks(
         progress: told which part runs.
 
     Raises:
-        InputError: see `distill`; too many parts, region labels, or an observer of all classes.
+        InputError: see `distill`; too many parts, or an observer of all classes that each part would need of its own.
 
     Source: D3 (Qin et al. 2024) section 2.3.
     Deviation: codec and normalisation are those of the whole training data, as in the official code; a party that sees
@@ -91,46 +72,39 @@ def distill_subtasks(
     _check(task)
     engine.check_device(task.device)
     groups = split_classes(train, subtasks, split, task.seed)
-    task = replace(task, subtasks=(subtasks, split))
-    spaces = Spaces.of(task.recipe, train)
-    count = num_codes_per_class(task, spaces, train, name, progress, [len(group) for group in groups])
-    state = None if path is None else RunState(path, configuration_of(task, spaces.codec, train, count))
+    sizes = [len(group) for group in groups]
+    run = Run.of(replace(task, subtasks=(subtasks, split)), train, name, path, overwrite, progress, sizes)
+    regions = run.region_labels
+    state = None if path is None else RunState(path, run.configuration)
     folder = None if state is None else _begin(state, overwrite, subtasks)
     jobs = [_Part(tuple(group), folder and part_file(folder, place)) for place, group in enumerate(groups)]
-    called = [", ".join(train.classes[label] for label in group) for group in groups]
-    named = [f"part {place}: {names:.100}" for place, names in enumerate(called, 1)]
-    shared, parts = _Shared(task, train, name, spaces, count), {}
+    class_lists = [", ".join(train.classes[label] for label in group) for group in groups]
+    titles = [f"part {place}: {classes:.100}" for place, classes in enumerate(class_lists, 1)]
+    parts = {}
     try:
-        with closing(engine.results(distill_part, jobs, shared, progress, named)) as found:
-            for place, part in found:
+        shared = replace(run, path=None, progress=Silent())
+        with closing(engine.results(distill_part, jobs, shared, progress, titles)) as results:
+            for place, part in results:
                 parts[place] = _kept(part, jobs[place])
     finally:
         if state is not None:
             state.close()
-    result = _whole([parts[place] for place in range(len(jobs))], task, spaces, train, name)
-    if path is not None:
-        result.save(path, overwrite=overwrite)
-    if state is not None:
-        state.finish()
-    return result
+    whole = _whole([parts[place] for place in range(len(jobs))], run)
+    observer = None if regions is None else observer_of(run)
+    return finished(run, whole, regions, observer, state)
 
 
-def distill_part(shared: _Shared, part: _Part, progress: Progress) -> DistilledSet:
+def distill_part(whole: Run, part: _Part, progress: Progress) -> DistilledSet:
     """The set of one part: read where it is finished, else distilled, or gone on with from its last saved step."""
-    train = shared.train.with_classes(part.classes)
-    task = replace(shared.task, subtasks=None, seed=part_seed(shared.task.seed, train.classes))
-    done = _finished(part, task, train, shared.spaces)
+    train = whole.train.with_classes(part.classes)
+    recipe = _part_recipe(whole)
+    task = replace(whole.task, recipe=recipe, subtasks=None, seed=part_seed(whole.task.seed, train.classes))
+    run = replace(whole, task=task, train=train, path=part.path, overwrite=True, progress=progress)
+    done = _finished(run)
     if done is not None:
         progress.note("this part is finished already")
         return done
-    return distill_images(task, train, shared.name, shared.spaces, shared.count, part.path, True, progress)
-
-
-def _kept(done: DistilledSet, part: _Part) -> DistilledSet:
-    """The set of a part; its file is written where its worker wrote another machine's."""
-    if part.path is not None and not part.path.exists():
-        done.save(part.path)
-    return done
+    return distill_run(run)
 
 
 def part_seed(seed: int, classes: tuple[str, ...]) -> int:
@@ -146,18 +120,29 @@ def part_file(folder: Path, place: int) -> Path:
     return folder.absolute() / f"part-{place + 1}.attar.safetensors"
 
 
+def _part_recipe(whole: Run) -> Recipe:
+    """The recipe without labels that an observer of all classes gives to the merged set."""
+    recipe = whole.recipe
+    if not recipe.labels.asks_observer:
+        return recipe
+    observer = recipe.observer if set(recipe.observed) - {"labels"} else None
+    return recipe.model_copy(update={"labels": HardLabels(), "observer": observer})
+
+
 def _check(task: Task) -> None:
     recipe = task.recipe
-    if isinstance(recipe.labels, RegionLabels):
-        raise InputError(
-            f"recipe {recipe.name!r} has region labels, and a subtask's observer knows its own classes alone; leave "
-            'out --subtasks, or take other labels: --set \'labels={"kind": "hard"}\''
-        )
-    if recipe.observer is not None and recipe.observer.weights is not None:
+    if recipe.observer is not None and recipe.observer.weights is not None and set(recipe.observed) - {"labels"}:
         raise InputError(
             "an observer with given weights knows all classes, and each subtask needs one of its own; leave out "
             "observer.weights"
         )
+
+
+def _kept(done: DistilledSet, part: _Part) -> DistilledSet:
+    """The set of a part; its file is written where its worker wrote another machine's."""
+    if part.path is not None and not part.path.exists():
+        done.save(part.path)
+    return done
 
 
 def _begin(state: RunState, overwrite: bool, subtasks: int) -> Path:
@@ -172,24 +157,25 @@ def _begin(state: RunState, overwrite: bool, subtasks: int) -> Path:
     return folder
 
 
-def _finished(part: _Part, task: Task, train: ImageSet, spaces: Spaces) -> DistilledSet | None:
+def _finished(run: Run) -> DistilledSet | None:
     """The part's set where its file is there and whole."""
-    if part.path is None or not part.path.exists():
+    if run.path is None or not run.path.exists():
         return None
     with suppress(InputError):  # damaged: it is distilled again
-        found = DistilledSet.load(part.path)
-        about = found.manifest
-        known = (about.seed, about.data.fingerprint, about.preprocess.identity)
-        return found if known == (task.seed, train.fingerprint, spaces.preprocess.identity()) else None
+        done = DistilledSet.load(run.path)
+        about, preprocess = done.manifest, run.spaces.preprocess.identity()
+        facts = about.seed, about.data.fingerprint, about.preprocess.identity
+        return done if facts == (run.task.seed, run.train.fingerprint, preprocess) else None
     return None
 
 
-def _whole(parts: list[DistilledSet], task: Task, spaces: Spaces, train: ImageSet, name: str) -> DistilledSet:
+def _whole(parts: list[DistilledSet], run: Run) -> DistilledSet:
     """The parts as one set, with the provenance of the whole run."""
-    recipe = without_folders(facts_of(task, spaces.codec, train, name)["recipe"])
-    data = DataProvenance(name=without_folders(name), fingerprint=train.fingerprint, num_items=len(train))
+    train, budget = run.train, run.task.budget
+    recipe = without_folders(run.facts["recipe"])
+    data = DataProvenance(name=without_folders(run.name), fingerprint=train.fingerprint, num_items=len(train))
     whole = merge(parts, order=train.classes)
-    whole = whole.replace(recipe=recipe, citations=recipe["citations"], data=data, seed=task.seed)
-    limit = task.budget.amount if task.budget.unit == "bytes" else None
+    whole = whole.replace(recipe=recipe, citations=recipe["citations"], data=data, seed=run.task.seed)
+    limit = budget.amount if budget.unit == "bytes" else None
     assert limit is None or whole.file_bytes <= limit, f"{whole.file_bytes} bytes are more than the budget's {limit}"
     return whole

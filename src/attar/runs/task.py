@@ -1,10 +1,11 @@
-"""What a run is before it begins: its settings, how many items it has, and what its file will say of it."""
+"""What a run is before it begins: its settings, its spaces, how many items it has, and what its file will say of it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,23 +13,18 @@ import torch
 from attar.base.config import override
 from attar.base.device import resolve_device
 from attar.base.errors import InputError
-from attar.base.progress import Progress
+from attar.base.progress import Progress, Silent
 from attar.data.image_set import ImageSet
-from attar.methods.labels import RegionLabels, SoftLabels
-from attar.methods.labels.regions import ObserverFacts
-from attar.methods.objectives.registry import learned_names
-from attar.methods.parameterizations.diffusion import DiffusionConfig
-from attar.methods.parameterizations.generator import GeneratorConfig
-from attar.methods.parameterizations.mosaic import MosaicConfig
-from attar.methods.parameterizations.priors import PriorsConfig
+from attar.methods.labels.region_logits import fitted
+from attar.methods.labels.regions import ObserverFacts, RegionLabels
+from attar.methods.parameterizations.parameterization import Spaces
 from attar.methods.recipes import Recipe
 from attar.methods.recipes import recipe as recipe_named
-from attar.models.codecs.codec import Codec
-from attar.models.codecs.registry import codec_from_text
-from attar.runs.budget import Budget, items_per_class, largest_count, num_bytes
+from attar.models.codecs.pixels import PixelsConfig
+from attar.models.codecs.registry import codec_from_text, fit_codec, without_paths
+from attar.runs.budget import Budget, largest_count, num_bytes
 from attar.runs.splitting import Split
-from attar.runs.starting import Spaces, tiles_per_code
-from attar.sets.distilled import DistilledSet
+from attar.sets.sizes import estimate_bytes
 
 
 @dataclass(frozen=True)
@@ -39,20 +35,20 @@ class Task:
     budget: Budget
     seed: int
     device: torch.device
-    checkpoint_steps: int
+    checkpoint_steps: int = 1
     memory: str | None = None
     subtasks: tuple[int, Split] | None = None
 
 
 def resolve_task(
     recipe: Recipe | str,
-    budget: str | None,
-    seed: int,
-    device: str,
-    settings: Mapping[str, Any] | None,
-    codec: str | None,
-    storage: str | None,
-    checkpoint_steps: int,
+    budget: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    settings: Mapping[str, Any] | None = None,
+    codec: str | None = None,
+    storage: str | None = None,
+    checkpoint_steps: int = 1,
     memory: str | None = None,
     label_bytes: str | None = None,
 ) -> Task:
@@ -64,7 +60,7 @@ def resolve_task(
     if storage is not None:
         changes["parameterization.storage"] = storage
     if label_bytes is not None:
-        if not isinstance(resolved.labels, RegionLabels) and "labels" not in (settings or {}):
+        if not resolved.labels.limits_bytes and "labels" not in (settings or {}):
             raise InputError(
                 f"recipe {resolved.name!r} has no region labels; leave out --label-bytes, or take recipe lic"
             )
@@ -78,88 +74,142 @@ def resolve_task(
     return Task(resolved, size, seed, resolve_device(device), checkpoint_steps, memory)
 
 
-def initial_kind(recipe: Recipe) -> str:
-    """One word for what items start from: "random", "herding", "k-centre", "key" or "hardest"."""
-    choice = recipe.initialization
-    return choice if isinstance(choice, str) else choice.kind
+def fitted_spaces(recipe: Recipe, train: ImageSet) -> Spaces:
+    """The recipe's spaces, fitted to the training images. Raises InputError where it is for another image size."""
+    sides = train.image_shape[1:]
+    if recipe.image_size is not None and sides != (recipe.image_size, recipe.image_size):
+        raise InputError(
+            f"recipe {recipe.name!r} is for {recipe.image_size}-pixel images and these are {sides[0]} x {sides[1]}"
+            f"; give --image-size {recipe.image_size} --resize crop, or use recipe latent-dm"
+        )
+    codec = fit_codec(recipe.codec, train)
+    # A codec of pixels serves in both roles, so that network inputs are its codes.
+    preprocess = codec if recipe.codec.kind == "pixels" else fit_codec(PixelsConfig(), train)
+    return Spaces(codec, preprocess, codec if recipe.parameterization.matching == "codes" else preprocess)
 
 
-def num_codes_per_class(
-    task: Task, spaces: Spaces, train: ImageSet, name: str, progress: Progress, parts: Sequence[int] = ()
-) -> int:
-    """Codes of each class that the budget allows; of a mosaic, canvases; of priors and of what a diffusion model or a
-    generator renders, as many as the budget says images.
-
-    A budget in bytes counts the whole file, labels too, and takes no more codes than the smallest class has images for.
+@dataclass(frozen=True)
+class Run:
+    """One run, made once: everything that its steps need, in place of arguments that travel side by side.
 
     Args:
-        parts: how many classes each subtask has; none for a run that is whole.
-
-    Raises:
-        InputError: the budget holds less than one code of each class, naming the least that would do.
+        task: what it depends on.
+        train: the images to distil, all of them.
+        name: where they came from.
+        spaces: fitted to these images, or to more.
+        count: codes, canvases or priors of each class.
+        path: the file to write, or None.
+        overwrite: whether an unfinished run of another configuration is forgotten.
+        progress: what to report to.
     """
-    recipe = task.recipe
-    if task.budget.unit != "bytes":
-        one_to_one = isinstance(recipe.parameterization, PriorsConfig | DiffusionConfig | GeneratorConfig)
-        return task.budget.amount if one_to_one else items_per_class(task.budget, spaces.codec)
-    facts = facts_of(task, spaces.codec, train, name)
-    labels, made = recipe.labels, recipe.parameterization
 
-    def file_bytes(count: int) -> int:
-        return DistilledSet.estimate_bytes(
-            spaces.codec,
-            spaces.preprocess,
-            storage=made.storage,
-            grid=made.grid if isinstance(made, MosaicConfig) else None,
-            priors=made if isinstance(made, PriorsConfig) else None,
-            rendered=made if isinstance(made, DiffusionConfig | GeneratorConfig) else None,
-            label_storage=labels.storage if isinstance(labels, SoftLabels) else None,
-            regions=labels if isinstance(labels, RegionLabels) else None,
-            observer=None if recipe.observer is None else ObserverFacts.unknown(recipe.observer.network.name),
-            learned=learned_names(recipe.objective),
-            num_per_class=count,
-            initial=(initial_kind(recipe), ()),
-            parts=parts,
-            **facts,
-        )
+    task: Task
+    train: ImageSet
+    name: str
+    spaces: Spaces
+    count: int
+    path: Path | None = None
+    overwrite: bool = False
+    progress: Progress = field(default_factory=Silent)
 
-    smallest = min(len(members) for members in train.class_indices) // tiles_per_code(recipe)
-    count = largest_count(file_bytes, task.budget.amount, at_most=max(1, smallest))
-    if not count:
-        raise InputError(
-            f"a budget of {task.budget.amount} bytes is too small for one item of each class; "
-            f"at least {file_bytes(1)} bytes are needed with codec {spaces.codec.kind!r}"
-        )
-    if count == smallest:
-        progress.note(f"the budget is not used up: the smallest class has {smallest} images")
-    return count
+    @classmethod
+    def of(
+        cls,
+        task: Task,
+        train: ImageSet,
+        name: str,
+        path: Path | None = None,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+        parts: Sequence[int] = (),
+    ) -> Run:
+        """The run of a task on some images, with as many items as the budget allows.
 
+        Args:
+            task, train, name, path, overwrite, progress: as of the class.
+            parts: how many classes each subtask has; none for a run that is whole.
 
-def facts_of(task: Task, codec: Codec, train: ImageSet, name: str) -> dict[str, Any]:
-    """What a manifest says of the run, apart from its items."""
-    recipe = task.recipe.model_copy(update={"codec": task.recipe.codec.without_paths(codec)})
-    tree = json.loads(recipe.model_dump_json())
-    if task.subtasks is not None:
-        tree["subtasks"], tree["split"] = task.subtasks
-        tree["citations"] = sorted({*recipe.citations, "d3"})
-    return {
-        "classes": train.classes,
-        "recipe": tree,
-        "data": (name, train),
-        "seed": task.seed,
-        "device": task.device.type,
-    }
+        Raises:
+            InputError: images that the recipe is not for, or a budget that holds less than one code of each class.
+        """
+        empty = cls(task, train, name, fitted_spaces(task.recipe, train), 0, path, overwrite, progress or Silent())
+        count = empty._count_in_bytes(parts) if task.budget.unit == "bytes" else empty._count_in_items()
+        return cls(task, train, name, empty.spaces, count, path, overwrite, empty.progress)
 
+    @property
+    def recipe(self) -> Recipe:
+        return self.task.recipe
 
-def configuration_of(task: Task, codec: Codec, train: ImageSet, count: int) -> dict[str, Any]:
-    """What a resumed run must share with the run it continues: of a codec out of a file its content, not its path."""
-    read = task.recipe.codec.kind in ("autoencoder", "resample", "diffusion", "generator")
-    return {
-        "recipe": task.recipe.model_dump(mode="json"),
-        "items_per_class": count,
-        "seed": task.seed,
-        "device": task.device.type,
-        "data": train.fingerprint,
-        **({"codec": codec.identity()} if read else {}),
-        **({} if task.subtasks is None else {"subtasks": list(task.subtasks)}),
-    }
+    @property
+    def region_labels(self) -> RegionLabels | None:
+        """Of the finished items; None where an observer gives none. Raises InputError where they cannot be stored."""
+        labels = self.recipe.labels
+        if not isinstance(labels, RegionLabels):
+            return None
+        fitted(labels, self.count * self.train.num_classes, self.train.num_classes)
+        return labels
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a manifest says of the run, apart from its items."""
+        recipe = self.recipe.model_copy(update={"codec": without_paths(self.recipe.codec, self.spaces.codec)})
+        tree = json.loads(recipe.model_dump_json())
+        if self.task.subtasks is not None:
+            tree["subtasks"], tree["split"] = self.task.subtasks
+            tree["citations"] = sorted({*recipe.citations, "d3"})
+        return {
+            "classes": self.train.classes,
+            "recipe": tree,
+            "data": (self.name, self.train),
+            "seed": self.task.seed,
+            "device": self.task.device.type,
+        }
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """What a resumed run must share with the run it continues: of a codec out of a file its content, not path."""
+        task, codec = self.task, self.spaces.codec
+        return {
+            "recipe": self.recipe.key_tree(),
+            "items_per_class": self.count,
+            "seed": task.seed,
+            "device": task.device.type,
+            "data": self.train.fingerprint,
+            **({"codec": codec.identity()} if self.recipe.codec.read_from_file else {}),
+            **({} if task.subtasks is None else {"subtasks": list(task.subtasks)}),
+        }
+
+    def _count_in_items(self) -> int:
+        budget = self.task.budget
+        of_images = self.recipe.parameterization.codes_of_images(self.spaces.codec)
+        return budget.amount * (of_images if budget.unit == "ipc" else 1)
+
+    def _count_in_bytes(self, parts: Sequence[int]) -> int:
+        """The whole file counts, labels too; no class has more codes than the smallest class has images for."""
+        recipe, spaces, amount = self.recipe, self.spaces, self.task.budget.amount
+        observer = None if recipe.observer is None else ObserverFacts.unknown(recipe.observer.network.name)
+
+        def file_bytes(count: int) -> int:
+            return estimate_bytes(
+                spaces.codec,
+                spaces.preprocess,
+                items=recipe.parameterization,
+                labels=recipe.labels,
+                observer=observer,
+                learned=recipe.objective.learned_names,
+                num_per_class=count,
+                initial=(recipe.initial_kind, ()),
+                parts=parts,
+                **self.facts,
+            )
+
+        smallest = min(len(members) for members in self.train.class_indices) // recipe.parameterization.num_tiles
+        count = largest_count(file_bytes, amount, at_most=max(1, smallest))
+        if not count:
+            raise InputError(
+                f"a budget of {amount} bytes is too small for one item of each class; "
+                f"at least {file_bytes(1)} bytes are needed with codec {spaces.codec.kind!r}"
+            )
+        if count == smallest:
+            self.progress.note(f"the budget is not used up: the smallest class has {smallest} images")
+        return count

@@ -8,10 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attar.base.errors import InputError
-from attar.methods.labels import SoftLabels
 from attar.methods.objectives.objective import Objective
-from attar.methods.parameterizations.codes import Codes
 from attar.methods.parameterizations.parameterization import Parameterization
 from attar.methods.recipes import OptimizerConfig, Recipe
 
@@ -48,21 +45,22 @@ class Updates:
         assert recipe.optimizer is not None
         self._objective, self._synthetic = objective, synthetic
         self._items_per_class = items_per_class
-        self._bounded = _bounded(synthetic) if recipe.optimizer.valid_range else None
+        self._bounded = recipe.optimizer.valid_range
+        if self._bounded:
+            synthetic.valid_range()  # what has none is refused before the first step
         trainable = {name: value for name, value in synthetic.named_parameters() if value.requires_grad}
         labels = trainable.pop(LABELS, None)
         self._statistics = synthetic.statistics()
-        groups: list[dict[str, Any]] = []
+        groups: list[dict[str, Any]] = list(objective.parameter_groups())
         self._named: dict[str, nn.Parameter] = dict(trainable)
-        if labels is not None and isinstance(recipe.labels, SoftLabels) and recipe.labels.learning_rate:
-            groups.append({"params": [labels], "lr": recipe.labels.learning_rate, "momentum": recipe.labels.momentum})
+        for index, value in enumerate(value for group in groups for value in group["params"]):
+            self._named[f"objective.{index}"] = value
+        of_labels = None if labels is None else recipe.labels.parameter_group(labels)
+        if labels is not None and of_labels is not None:
+            groups.insert(0, of_labels)
             self._named[LABELS] = labels
         elif labels is not None:
             labels.requires_grad_(False)
-        own = objective.parameter_groups()
-        for index, value in enumerate(value for group in own for value in group["params"]):
-            self._named[f"objective.{index}"] = value
-        groups += own
         self._scheduled: list[tuple[OptimizerConfig, torch.optim.Optimizer]] = []
         self._owners: dict[str, torch.optim.Optimizer] = {}
         self._averages: dict[str, tuple[Tensor, float]] = {}
@@ -73,8 +71,11 @@ class Updates:
             if config.average:
                 self._averages |= {name: (trainable[name].detach().clone(), config.average) for name in names}
         self._optimizers = [optimizer for _, optimizer in self._scheduled]
-        if groups:
-            self._optimizers.append(torch.optim.SGD(groups))
+        for kind in dict.fromkeys(group.get("optimizer", "sgd") for group in groups):
+            optimizer = _own_optimizer(kind, [group for group in groups if group.get("optimizer", "sgd") == kind])
+            of_group = {id(value) for group in optimizer.param_groups for value in group["params"]}
+            self._owners |= {name: optimizer for name, value in self._named.items() if id(value) in of_group}
+            self._optimizers.append(optimizer)
 
     def clear(self) -> None:
         """Forget the gradients."""
@@ -91,8 +92,8 @@ class Updates:
             optimizer.param_groups[0]["lr"] = config.rate(self._items_per_class, progress)
         for optimizer in self._optimizers:
             optimizer.step()
-        if self._bounded is not None:
-            self._bounded.cut_to_valid_range()
+        if self._bounded:
+            self._synthetic.cut_to_valid_range()
         for name, (average, decay) in self._averages.items():
             average.lerp_(self._named[name], 1 - decay)
 
@@ -148,7 +149,7 @@ class Updates:
             part.resume({name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)})
 
     def _optimizer_of(self, name: str) -> torch.optim.Optimizer:
-        return self._owners.get(name, self._optimizers[-1])
+        return self._owners[name]
 
 
 def _by_optimizer(recipe: Recipe, trainable: Iterable[str]) -> list[tuple[OptimizerConfig, list[str]]]:
@@ -169,9 +170,7 @@ def _optimizer(config: OptimizerConfig, items: list[nn.Parameter]) -> torch.opti
     return kind(items, lr=0.0, betas=config.betas, weight_decay=config.weight_decay)
 
 
-def _bounded(synthetic: Parameterization) -> Codes:
-    """Asks for the range once, so that a codec without one is refused before the first step."""
-    if not isinstance(synthetic, Codes):
-        raise InputError("valid_range is for items that are codes; set optimizer.valid_range=false")
-    synthetic.valid_range()
-    return synthetic
+def _own_optimizer(kind: str, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """Of soft labels and of an objective's own parameters; see `Objective.parameter_groups`."""
+    groups = [{name: value for name, value in group.items() if name != "optimizer"} for group in groups]
+    return torch.optim.AdamW(groups) if kind == "adamw" else torch.optim.SGD(groups)

@@ -12,11 +12,7 @@ from attar.base.config import Config
 from attar.base.container import packed_bytes
 from attar.methods.labels.region_logits import fitted, region_table
 from attar.methods.labels.regions import ObserverFacts, RegionLabels
-from attar.methods.parameterizations.codes import Codes, LabelStorage
-from attar.methods.parameterizations.codes import Storage as CodeStorage
-from attar.methods.parameterizations.diffusion import DiffusionConfig
-from attar.methods.parameterizations.generator import GeneratorConfig
-from attar.methods.parameterizations.priors import DECODER, PriorsConfig
+from attar.methods.parameterizations.priors import DECODER
 from attar.methods.parameterizations.registry import payload_table
 from attar.models.codecs.codec import Codec, ExternalWeights
 from attar.sets.composing import compose_manifest, describe_codec, describe_shard, table_specs
@@ -141,14 +137,10 @@ def estimate_bytes(
     codec: Codec,
     preprocess: Codec,
     *,
-    storage: CodeStorage,
+    items: ParameterizationConfig,
+    labels: LabelsConfig,
     num_per_class: int,
     classes: Sequence[str],
-    label_storage: LabelStorage | None = None,
-    grid: int | None = None,
-    priors: PriorsConfig | None = None,
-    rendered: DiffusionConfig | GeneratorConfig | None = None,
-    regions: RegionLabels | None = None,
     observer: ObserverFacts | None = None,
     learned: Sequence[str] = (),
     parts: Sequence[int] = (),
@@ -161,48 +153,53 @@ def estimate_bytes(
     Args:
         codec: of the codes.
         preprocess: as in `build`.
-        storage: of the codes.
+        items: what the recipe says of them.
+        labels: what the recipe says of labels.
         num_per_class: codes of each class, at least 1; those of a mosaic are its canvases.
         classes: names.
-        label_storage: of soft labels; None for hard ones.
-        grid: tiles along each side of a mosaic's canvas; None for codes that are items themselves.
-        priors: settings of the items where they are priors, in place of `storage`; the decoder is counted too.
-        rendered: settings of the items where a frozen model renders them, in place of `storage`.
-        regions: region labels; None for none.
-        observer: of the region labels.
+        observer: of region labels.
         learned: names of the numbers that will be learned.
-        parts: how many classes each shard of a merged set has, without region labels; none for one shard of all.
+        parts: how many classes each shard of a merged set has; none for one shard of all.
         **facts: what `build` takes; of `initial` only the kind matters.
 
     Raises:
         InputError: region labels that cannot be stored, or not within their bytes.
     """
-    num_canvases = num_per_class * len(classes)
-    spec: dict[str, Any] = priors.spec() if priors else {"kind": Codes.kind, "storage": storage}
-    spec = rendered.spec(codec) if rendered else spec
-    spec |= {"label_storage": label_storage} if label_storage else {}
-    spec |= {"kind": "mosaic", "grid": grid} if grid else {}
-    num_tiles = (grid or 1) ** 2
+    num_classes, num_canvases = len(classes), num_per_class * len(classes)
+    spec = items.spec(codec) | ({} if labels.item_storage is None else {"label_storage": labels.item_storage})
     described = describe_codec(codec)
     about = described if preprocess is codec else describe_codec(preprocess)
     initial, data = facts.pop("initial"), facts.pop("data")
     if not isinstance(initial, InitialProvenance):
         num_real = data.num_items if isinstance(data, DataProvenance) else len(data[1])
         indexed = initial[0] in REAL_INITIALIZATIONS and not parts  # a merged set says nothing of its images' places
-        initial = (initial[0], [max(num_real - 1, 0)] * num_canvases * num_tiles * indexed)
+        initial = (initial[0], [max(num_real - 1, 0)] * num_canvases * items.num_tiles * indexed)
     numbers = dict.fromkeys(learned, WIDEST_NUMBER)
     facts = {"seed": 0, "device": "cpu", "network": None, "scores": (), "learned": numbers, **facts}
-    labels = None
-    if regions is not None:
-        config = fitted(regions, num_canvases, len(classes))
-        table = table_specs(region_table(config, num_canvases, len(classes)))
-        labels = RegionSpec(labels=config, seed=facts["seed"], observer=observer, tensors=table)
-    shards = [
-        describe_shard(spec, described, table_specs(payload_table(spec, count, codec.code_shape, len(classes))), labels)
-        for count in (num_tiles * num_per_class * num_own for num_own in parts or [len(classes)])
-    ]
+    shards = []
+    counts = [num_per_class * num_own for num_own in parts or [num_classes]]
+    for count in counts:
+        regions = _region_spec(labels, count, counts, num_classes, facts["seed"], observer)
+        table = payload_table(spec, count * items.num_tiles, codec.code_shape, num_classes)
+        shards.append(describe_shard(spec, described, table_specs(table), regions))
     manifest = compose_manifest(about, shards, classes, data=data, initial=initial, **facts)
     return file_bytes(manifest.model_copy(update={"content_sha256": "0" * 64}))
+
+
+def _region_spec(
+    labels: LabelsConfig,
+    num_canvases: int,
+    shards: Sequence[int],
+    num_classes: int,
+    seed: int,
+    observer: ObserverFacts | None,
+) -> RegionSpec | None:
+    """What a file will say of the region labels of a shard; None for labels of another kind."""
+    if not isinstance(labels, RegionLabels):
+        return None
+    config = fitted(labels, shards, num_classes)
+    table = table_specs(region_table(config, num_canvases, num_classes))
+    return RegionSpec(labels=config, seed=seed, observer=observer, tensors=table)
 
 
 def file_bytes(manifest: Manifest) -> int:

@@ -14,9 +14,7 @@ from attar.base.errors import InputError
 from attar.base.shapes import Float, Int64
 from attar.methods.labels.region_logits import check_columns, read_region_logits
 from attar.methods.labels.regions import Labeller, ObserverFacts, RegionParameters, Regions
-from attar.methods.parameterizations.decoders import swift_decoder
 from attar.methods.parameterizations.parameterization import Parameterization
-from attar.methods.parameterizations.priors import Priors
 from attar.models.codecs.codec import Codec
 from attar.sets.manifest import SOFT_LABELS, RegionSpec
 
@@ -259,9 +257,7 @@ class Sampler:
         device: torch.device,
         precision: Precision = "float32",
     ) -> None:
-        self._parts = [
-            part.with_decoder(swift_decoder(part.decoder)) if isinstance(part, Priors) else part for part in parts
-        ]
+        self._parts = [part.for_sampling() for part in parts]
         self._preprocess, self._device, self.precision = preprocess, device, precision
 
     def at(self, precision: Precision) -> Sampler:
@@ -278,19 +274,11 @@ class Sampler:
             draw: on the CPU; gives the same samples as `DistilledSet.images` of all items.
         """
         c, h, w = self._preprocess.code_shape
+        lowered = self.precision == "bfloat16"
         inputs = torch.empty(sum(map(len, self._parts)), c, h, w, device=self._device)
         size, first = min(LARGEST_CHUNK, max(1, CHUNK_VALUES // (c * h * w))), 0
         for part in self._parts:
             for items in torch.arange(len(part), device=part.labels.device).split(size):
-                inputs[first : first + len(items)] = self._made(part, items, draw)
+                inputs[first : first + len(items)] = part.sampled_inputs(items, draw, self._preprocess, lowered)
                 first += len(items)
         return inputs
-
-    def _made(self, part: Parameterization, items: Int64[Tensor, " batch"], draw: torch.Generator | None) -> Tensor:
-        if not isinstance(part, Priors):
-            return self._preprocess.encode(part.images(items, draw).to(self._device, torch.float32))
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            codes = part.means(items) if draw is None else part.samples(items, draw)
-        if part.codec is self._preprocess:
-            return codes.float()
-        return self._preprocess.encode(part.codec.decode(codes.float()))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from pydantic import Field, field_validator, model_validator
@@ -19,6 +19,8 @@ from attar.base.shapes import Float, Int64
 from attar.data.augmentation import Dsa, DsaConfig, DsaParameters, cutmix_boxes, paste
 from attar.data.resizing import crop_and_resize
 from attar.data.tiling import Grid, tile_boxes
+from attar.methods.composition import Composition, Unmet
+from attar.methods.labels.hard import LabelsConfig
 from attar.models.codecs.codec import Codec
 
 #: Indices of canvases, int64 [B], to images [B, C, H, W] nominally in [0, 1], on the same device.
@@ -39,7 +41,7 @@ class Labeller(Protocol):
         """Logits [B, K] of images [B, C, H, W] nominally in [0, 1], of each image independently of the others."""
 
 
-class RegionLabels(Config):
+class RegionLabels(LabelsConfig):
     """A region of every canvas in every epoch, and the observer's logits of exactly that region as its label.
 
     `draw_regions` draws them from the seed and the epoch alone, and nobody stores them.
@@ -67,6 +69,9 @@ class RegionLabels(Config):
         one for each batch.
     """
 
+    asks_observer: ClassVar[bool] = True
+    limits_bytes: ClassVar[bool] = True
+
     kind: Literal["regions"] = "regions"
     epochs: int = Field(default=300, ge=1, le=2**20)
     storage: Literal["float16", "int8", "top-k", "codebook", "online"] = "float16"
@@ -78,6 +83,11 @@ class RegionLabels(Config):
     flip: float = Field(default=0.5, ge=0, le=1)
     mix: Literal["none", "cutmix"] = "none"
     augmentation: DsaConfig | None = None
+
+    def unmet(self, recipe: Composition) -> Iterator[Unmet]:
+        if recipe.parameterization.stochastic:
+            text = f"{recipe.parameterization.kind} are drawn anew in every epoch, so that no region has a label"
+            yield Unmet("fixed items", f"{text}; set labels.kind to hard or soft")
 
     def without_flip(self) -> RegionLabels:
         """The same without mirrored regions."""

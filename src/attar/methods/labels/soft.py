@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from attar.base.config import Config
 from attar.base.errors import InputError
 from attar.base.shapes import Float, Int64
+from attar.methods.composition import Composition, Unmet
+from attar.methods.labels.hard import LabelsConfig
 from attar.models.networks.network import Network
 
 
-class SoftLabels(Config):
+class SoftLabels(LabelsConfig):
     """One probability vector per item: softmax of stored logits.
 
     Args:
@@ -40,6 +42,28 @@ class SoftLabels(Config):
     learning_rate: float = Field(default=0.0, ge=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     storage: Literal["float16", "float32"] = "float16"
+
+    @property
+    def item_storage(self) -> Literal["float16", "float32"]:
+        return self.storage
+
+    @property
+    def taken_at(self) -> Literal["start", "end"]:
+        return self.computed
+
+    def parameter_group(self, logits: Tensor) -> dict[str, Any] | None:
+        if not self.learning_rate:
+            return None
+        return {"params": [logits], "lr": self.learning_rate, "momentum": self.momentum}
+
+    def unmet(self, recipe: Composition) -> Iterator[Unmet]:
+        if not recipe.objective.components:
+            yield Unmet("steps", "without an objective labels are not learned; set labels.kind to hard")
+        elif self.initial == "expert" and "experts" not in recipe.objective.needs:
+            yield Unmet("experts", "labels.initial=expert needs an objective with experts; set it to class")
+        if recipe.parameterization.blank_start and (self.initial, self.computed) == ("expert", "start"):
+            text = f"an expert has nothing to say of {recipe.parameterization.kind} before the first step"
+            yield Unmet("start", f"{text}; set labels.computed=end")
 
     @model_validator(mode="after")
     def _at_the_end_an_expert_alone(self) -> SoftLabels:

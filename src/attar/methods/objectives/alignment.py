@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from copy import deepcopy
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from attar.base.config import Config
 from attar.base.shapes import Float, Int64
 from attar.data.augmentation import Dsa, DsaConfig, DsaParameters
-from attar.methods.objectives.objective import Context, MapsOfImages, Objective, Synthetic
+from attar.methods.objectives.objective import VALUE_BYTES, Context, MapsOfImages, MatchingConfig, Objective, Synthetic
+from attar.models.networks.network import Network
 from attar.models.real_items import RealItems
 from attar.models.training.acceleration import Precision
 
 LAYERS = {"deep": -1, "shallow": 0}
 
 
-class AlignmentConfig(Config):
+class AlignmentConfig(MatchingConfig):
     """Settings of feature alignment.
 
     Args:
@@ -33,6 +34,8 @@ class AlignmentConfig(Config):
         precision: of the observer; "auto" takes bfloat16 where the device computes in it and there is enough to do.
     """
 
+    asks_for: ClassVar[frozenset[str]] = frozenset({"observer", "originals"})
+
     kind: Literal["alignment"] = "alignment"
     layer: int | Literal["deep", "shallow", "logits"] = "deep"
     distance: Literal["squared", "absolute"] = "squared"
@@ -40,6 +43,20 @@ class AlignmentConfig(Config):
     chunk_items: int = Field(default=256, ge=1)
     kept_bytes: int = Field(default=1 << 30, ge=0)
     precision: Precision = "auto"
+
+    def build(self, context: Context) -> Alignment:
+        return Alignment(self, context)
+
+    def network_copies(self, num_classes: int) -> int:
+        return 2  # the observer, and the fused copy of it
+
+    def extra_bytes(self, network: Network, context: Context, num_items: int) -> dict[str, int]:
+        """All originals' features that recur; none where they are more than may be kept."""
+        shell = deepcopy(network).to("meta")
+        image = torch.empty(1, *network.input_shape, device="meta")
+        features = shell(image) if self.layer == "logits" else shell.maps(image, layer_number(self.layer))
+        needed = VALUE_BYTES * features.numel() * num_items * recurring_views(self.augmentation)
+        return {"originals' features": needed if needed <= self.kept_bytes else 0}
 
     def without_flip(self) -> AlignmentConfig:
         """The same without mirrored images."""
@@ -82,7 +99,7 @@ class Alignment(Objective):
     A step costs a pass forward for each original, without graph, and a pass forward and one back to the inputs for each
     item: three times a forward pass in all, and twice where the originals' features were kept: in a third of the steps
     of "crop_cutout_flip", whose flips are two views only. Nothing is derived with respect to the observer's weights.
-    It looks through a fused observer, see `FusedObserver`.
+    The observer is a swift one, see `SwiftObserver`.
 
     Args:
         config: settings; `context.augmentation` is not used, because g transforms what the observer is fed with.
@@ -94,19 +111,15 @@ class Alignment(Objective):
         each; here one g serves all items of a step. g is applied in the observer's own normalisation.
     """
 
-    kind = "alignment"
-    needs_observer = True
-    needs_originals = True
+    config: AlignmentConfig
 
     def __init__(self, config: AlignmentConfig, context: Context) -> None:
-        super().__init__()
+        super().__init__(config, context)
         if context.observer is None or context.originals is None:
             raise ValueError("alignment needs an observer and the items' originals in its context")
-        self.config = config
         self.observer, self.originals, self.images_of = context.observer, context.originals, context.matched_images
         self.device = torch.device(context.device)
         self.dsa = None if config.augmentation is None else Dsa(config.augmentation)
-        self.chunk_items = config.chunk_items
         self._num_steps = context.num_steps
         self._eye: MapsOfImages | None = None
         self._keeps = recurring_views(config.augmentation) > 0
@@ -118,15 +131,12 @@ class Alignment(Objective):
             drawn = self.dsa.draw(1, self.observer.preprocess.image_shape, generator, siamese=True)
         losses = []
         count = len(synthetic.labels)
-        self._eye = self._eye or self.observer.fused(count * self._num_steps, self.config.precision)
+        self._eye = self._eye or self.observer.swift(count * self._num_steps, self.config.precision)
         for items in torch.arange(count).split(self.chunk_items):
             wanted = self._originals_features(items, count, drawn)
             images = self.images_of(synthetic(items.to(self.device), generator))
             losses.append(self._inject(images, wanted, drawn))
         return {"loss": float(torch.stack(losses).sum())}
-
-    def resume_state(self) -> Mapping[str, Tensor]:
-        return {"chunk_items": torch.tensor(self.chunk_items)}
 
     def resume(self, state: Mapping[str, Tensor]) -> None:
         if "chunk_items" in state:

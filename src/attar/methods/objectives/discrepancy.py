@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeAlias
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from attar.base.config import Config
 from attar.base.errors import InputError
 from attar.base.randomness import generator as make_generator
 from attar.base.shapes import Bool, Float, Int64
 from attar.data.augmentation import DsaConfig
 from attar.methods.objectives.features import class_means
-from attar.methods.objectives.objective import Context, Objective, Synthetic
+from attar.methods.objectives.objective import (
+    VALUE_BYTES,
+    Context,
+    MatchingConfig,
+    Objective,
+    Synthetic,
+    draw_trajectory,
+)
 from attar.models.experts.config import ExpertsConfig
-from attar.models.networks.network import NetworkConfig, num_parameters
+from attar.models.networks.network import Network, NetworkConfig, num_parameters
 from attar.models.networks.registry import build_network
 from attar.models.real_items import RealItems
 
@@ -29,8 +36,11 @@ Estimator: TypeAlias = Literal["unbiased", "biased"]
 KERNEL_VALUES = 1 << 20
 """Pairs of items whose kernels are computed at once: as many classes as this holds, at least one."""
 
+KERNEL_COPIES = 5
+"""Tensors of one value a pair of items that a mixture of kernels takes, beside one for each bandwidth: measured."""
 
-class DiscrepancyConfig(Config):
+
+class DiscrepancyConfig(MatchingConfig):
     """Settings of matching by the kernel MMD (maximum mean discrepancy).
 
     Args:
@@ -58,6 +68,8 @@ class DiscrepancyConfig(Config):
         InputError: an epoch beyond the experts' end, a setting without effect, batch norm.
     """
 
+    asks_for: ClassVar[frozenset[str]] = frozenset({"experts"})
+
     kind: Literal["discrepancy"] = "discrepancy"
     network: NetworkConfig = NetworkConfig()
     experts: ExpertsConfig = ExpertsConfig()
@@ -72,6 +84,27 @@ class DiscrepancyConfig(Config):
     augmented: Literal["both", "experts"] = "both"
     chunk_items: int = Field(default=1024, ge=1)
     weight: float = Field(default=1.0, gt=0)
+
+    def build(self, context: Context) -> Discrepancy:
+        return Discrepancy(self, context)
+
+    def network_copies(self, num_classes: int) -> int:
+        return 2  # an expert's parameters, as they are read and in the network
+
+    def items_at_once(self, num_items: int, num_classes: int) -> float:
+        return min(self.chunk_items, max(self.samples * num_items, self.real_batch_size * num_classes))
+
+    def extra_bytes(self, network: Network, context: Context, num_items: int) -> dict[str, int]:
+        """All items' features, the rendered items, each with its gradient, and the kernels in hand."""
+        shell = deepcopy(network).to("meta")
+        image = torch.empty(1, *network.input_shape, device="meta")
+        each = shell.features(image) if self.layer == "final" else shell.maps(image, self.layer)
+        num_real, num_rendered = self.real_batch_size * context.num_classes, self.samples * num_items
+        features = each.numel() * (num_real + 3 * num_rendered)
+        pairs = (self.real_batch_size + math.ceil(num_rendered / context.num_classes)) ** 2
+        kernels = max(pairs, min(KERNEL_VALUES, pairs * context.num_classes))
+        copies = KERNEL_COPIES + len(self.bandwidths)
+        return {"features": VALUE_BYTES * (features + 3 * image.numel() * num_rendered + copies * kernels)}
 
     @model_validator(mode="after")
     def _refuse_what_cannot_work(self) -> DiscrepancyConfig:
@@ -174,21 +207,17 @@ class Discrepancy(Objective):
     Deviation: see `squared_mmd`, and `scale` of the settings. One draw of the siamese augmentation serves all classes.
     """
 
-    kind = "discrepancy"
-    needs_experts = True
+    config: DiscrepancyConfig
 
     def __init__(self, config: DiscrepancyConfig, context: Context) -> None:
-        super().__init__()
+        super().__init__(config, context)
         if context.experts is None:
             raise InputError("matching by discrepancy needs experts and was given none; train some first")
         _check_epoch(config, context.experts.num_epochs)
-        self.config = config
         self.experts = context.experts
         self.augment = context.augmentation if config.augmented == "both" else None
-        self.num_classes = context.num_classes
         self.network = build_network(config.network, context.item_shape, context.num_classes)
         self.network.to(context.device).requires_grad_(False).eval()
-        self.chunk_items = config.chunk_items
 
     def accumulate(self, synthetic: Synthetic, real: RealItems, generator: torch.Generator) -> dict[str, float]:
         seed = int(torch.randint(2**62, (1,), generator=generator))
@@ -211,24 +240,9 @@ class Discrepancy(Objective):
         )
         return {"loss": float(self._inject(rendered, drawn, compare))}
 
-    def resume_state(self) -> Mapping[str, Tensor]:
-        return {"chunk_items": torch.tensor(self.chunk_items)}
-
-    def resume(self, state: Mapping[str, Tensor]) -> None:
-        self.chunk_items = min(self.chunk_items, int(state.get("chunk_items", self.chunk_items)))
-
-    def halve_memory(self) -> bool:
-        if self.chunk_items == 1:
-            return False
-        self.chunk_items //= 2
-        return True
-
     def _draw_expert(self, generator: torch.Generator) -> Tensor:
         """Parameters of an expert, after the epochs that the settings name."""
-        count = min(self.experts.num_experts, self.config.experts.count)  # more do not change what a seed gives
-        if count < 1:
-            raise InputError("there are no experts to take features from; train at least one (objective.experts.count)")
-        expert = int(torch.randint(count, (1,), generator=generator))
+        expert = draw_trajectory(self.experts, self.config.experts.count, generator)
         epoch = self.config.feature_epoch
         if epoch == "random":
             epoch = int(torch.randint(self.experts.num_epochs + 1, (1,), generator=generator))

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from attar.base.config import Config
 from attar.base.randomness import generator as make_generator
 from attar.base.shapes import Float, Int64
 from attar.data.augmentation import DsaConfig
-from attar.methods.objectives.objective import Context, Objective, Synthetic
+from attar.methods.objectives.objective import Context, MatchingConfig, Objective, Synthetic
 from attar.models.networks.network import Network, NetworkConfig, initialise_parameters
 from attar.models.networks.registry import build_network
 from attar.models.real_items import RealItems
@@ -31,7 +29,7 @@ _CACHED_BYTES = 1 << 28
 told: 160 images of 128 x 128 through a ConvNet of width 64 took 3.5 s of processor time at once, 1.4 s in parts."""
 
 
-class FeaturesConfig(Config):
+class FeaturesConfig(MatchingConfig):
     """Settings of mean-feature matching.
 
     Args:
@@ -49,6 +47,12 @@ class FeaturesConfig(Config):
     augmentation: DsaConfig | None = None
     chunk_items: int = Field(default=256, ge=1)
     precision: Precision = "auto"
+
+    def build(self, context: Context) -> Features:
+        return Features(self, context)
+
+    def items_at_once(self, num_items: int, num_classes: int) -> float:
+        return max(self.chunk_items, num_items / num_classes)
 
 
 def class_means(
@@ -104,16 +108,13 @@ class Features(Objective):
         are used in every step, as in the official code; the pseudo-code samples a batch of them.
     """
 
-    kind = "features"
+    config: FeaturesConfig
 
     def __init__(self, config: FeaturesConfig, context: Context) -> None:
-        super().__init__()
-        self.config = config
-        self.num_classes = context.num_classes
+        super().__init__(config, context)
         self.network = build_network(config.network, context.item_shape, context.num_classes)
         self.network.to(context.device).requires_grad_(False)
         self.augment = context.augmentation
-        self.chunk_items = config.chunk_items
         norm_values = forward_norm_values(self.network, context.item_shape)
         self._num_at_once = _num_at_once(config, context.device, norm_values)
         num_passes = config.real_batch_size * context.num_classes * context.num_steps
@@ -134,19 +135,7 @@ class Features(Objective):
             drawn = make_generator(seed, "augmentation")
             parameters = self.augment.draw(1, real.shape, drawn, siamese=True)
         target = self._real_means(real, indices, labels.to(real.device), parameters)
-        return {"loss": self._accumulate_synthetic(synthetic, target, parameters)}
-
-    def resume_state(self) -> Mapping[str, Tensor]:
-        return {"chunk_items": torch.tensor(self.chunk_items)}
-
-    def resume(self, state: Mapping[str, Tensor]) -> None:
-        self.chunk_items = min(self.chunk_items, int(state.get("chunk_items", self.chunk_items)))
-
-    def halve_memory(self) -> bool:
-        if self.chunk_items == 1:
-            return False
-        self.chunk_items //= 2
-        return True
+        return {"loss": self._accumulate_synthetic(synthetic, target, parameters, make_generator(seed, "items"))}
 
     @torch.no_grad()
     def _real_means(
@@ -161,7 +150,9 @@ class Features(Objective):
             chunks.append(self._fast_features(items).float())
         return class_means(torch.cat(chunks), labels, self.num_classes)
 
-    def _accumulate_synthetic(self, synthetic: Synthetic, target: Tensor, parameters: Any) -> float:
+    def _accumulate_synthetic(
+        self, synthetic: Synthetic, target: Tensor, parameters: Any, generator: torch.Generator
+    ) -> float:
         """Classes are independent given the network, so they are back-propagated in chunks of whole classes."""
         labels = synthetic.labels
         per_class = max(1, len(labels) // self.num_classes)
@@ -170,7 +161,7 @@ class Features(Objective):
         for first in range(0, self.num_classes, step):
             last = min(first + step, self.num_classes)
             items = ((labels >= first) & (labels < last)).nonzero().squeeze(1)
-            inputs = synthetic(items)
+            inputs = synthetic(items, generator)
             if self.augment is not None:
                 inputs = self.augment.apply(inputs, parameters)
             means = class_means(self.network.features(inputs), labels[items] - first, last - first)

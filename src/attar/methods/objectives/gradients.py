@@ -15,11 +15,17 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from attar.base.config import Config
 from attar.base.errors import InputError
 from attar.base.randomness import generator as make_generator
 from attar.data.augmentation import DsaConfig, apply_cutmix, draw_cutmix
-from attar.methods.objectives.objective import Context, Objective, Synthetic
+from attar.methods.objectives.objective import (
+    SECOND_ORDER,
+    Context,
+    MatchingConfig,
+    Objective,
+    Synthetic,
+    class_probabilities,
+)
 from attar.methods.objectives.student import draw_steps
 from attar.models.networks.network import NetworkConfig, initialise_parameters
 from attar.models.networks.registry import build_network
@@ -28,7 +34,7 @@ from attar.models.training.items import Batch, item_losses
 from attar.models.training.stacked import is_stackable
 
 
-class GradientsConfig(Config):
+class GradientsConfig(MatchingConfig):
     """Settings of gradient matching.
 
     Args:
@@ -72,6 +78,17 @@ class GradientsConfig(Config):
     per_class: Literal["auto", "looped", "vectorised"] = "auto"
     chunk_items: int = Field(default=2560, ge=1)
 
+    def build(self, context: Context) -> Gradients:
+        return Gradients(self, context)
+
+    def network_copies(self, num_classes: int) -> int:
+        # Parameters, momentum and gradient; of each class the real gradient, the synthetic one and a direction.
+        return 4 + 3 * num_classes
+
+    def items_at_once(self, num_items: int, num_classes: int) -> float:
+        largest = max(self.real_batch_size * num_classes, SECOND_ORDER * num_items, self.train_batch_size)
+        return min(SECOND_ORDER * self.chunk_items, largest)
+
 
 class Gradients(Objective):
     """DC's objective in whatever space the items live: pixels (DC, DSA, IDC's matching) or codes (LatentDC).
@@ -100,17 +117,14 @@ class Gradients(Objective):
         official code; Algorithm 1 trains there too, without effect.
     """
 
-    kind = "gradients"
+    config: GradientsConfig
 
     def __init__(self, config: GradientsConfig, context: Context) -> None:
-        super().__init__()
-        self.config = config
-        self.num_classes = context.num_classes
+        super().__init__(config, context)
         self.augment = context.augmentation
         self.network = build_network(config.network, context.item_shape, context.num_classes).to(context.device)
         if not is_stackable(self.network):
             raise InputError("gradients of networks with batch norm depend on the batch; take norm 'instance'")
-        self.chunk_items = config.chunk_items
         self.matchings = 0
         self._optimizer = self._fresh_optimizer()
         self._matched = _is_matched(self.network, config.matched)
@@ -136,25 +150,19 @@ class Gradients(Objective):
             momentum = self._optimizer.state.get(value, {}).get("momentum_buffer")
             if momentum is not None:
                 state[f"momentum.{name}"] = momentum
-        return {**state, "matchings": torch.tensor(self.matchings), "chunk_items": torch.tensor(self.chunk_items)}
+        return {**super().resume_state(), **state, "matchings": torch.tensor(self.matchings)}
 
     @torch.no_grad()
     def resume(self, state: Mapping[str, Tensor]) -> None:
         if not state:
             return
+        super().resume(state)
         self.matchings = int(state["matchings"])
-        self.chunk_items = min(self.chunk_items, int(state["chunk_items"]))
         self._optimizer = self._fresh_optimizer()
         for name, value in self.network.named_parameters():
             value.copy_(state[f"network.{name}"])
             if f"momentum.{name}" in state:
                 self._optimizer.state[value]["momentum_buffer"] = state[f"momentum.{name}"].to(value.device).clone()
-
-    def halve_memory(self) -> bool:
-        if self.chunk_items == 1:
-            return False
-        self.chunk_items //= 2
-        return True
 
     def _fresh_optimizer(self) -> torch.optim.SGD:
         config = self.config
@@ -168,7 +176,7 @@ class Gradients(Objective):
     def _train_on_synthetic(self, synthetic: Synthetic, generator: torch.Generator) -> None:
         with torch.no_grad():
             items = synthetic(torch.arange(len(synthetic.labels), device=synthetic.labels.device), generator)
-            labels = self._targets(synthetic)
+            labels = class_probabilities(synthetic, self.num_classes)
         channels, height, width = items.shape[1:]
         shape = (channels, height, width)
         self._train(self.config.inner_steps, len(items), shape, lambda chosen: items[chosen], labels, generator)
@@ -203,12 +211,6 @@ class Gradients(Objective):
             self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
 
-    def _targets(self, synthetic: Synthetic) -> Tensor:
-        """A probability for every class, of every synthetic item."""
-        if synthetic.soft_labels is not None:
-            return synthetic.soft_labels.softmax(1)
-        return F.one_hot(synthetic.labels, self.num_classes).float()
-
     def _match(self, synthetic: Synthetic, real: RealItems, generator: torch.Generator) -> float:
         members = [(synthetic.labels == index).nonzero().squeeze(1) for index in range(self.num_classes)]
         if self.config.synthetic_batch_size is not None:
@@ -216,7 +218,7 @@ class Gradients(Objective):
         indices, labels = real.class_batches(self.config.real_batch_size, generator)
         drawn = self.augment.draw(1, real.shape, generator, siamese=True) if self.augment is not None else None
         chosen = torch.cat(members)
-        items, targets = synthetic(chosen, generator), self._targets(synthetic)[chosen]
+        items, targets = synthetic(chosen, generator), class_probabilities(synthetic, self.num_classes)[chosen]
         inputs = items if self.augment is None else self.augment.apply(items, drawn)
         matching = _Matching(
             network=self.network,

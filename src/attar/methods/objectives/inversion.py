@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
@@ -13,13 +13,12 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from attar.base.config import Config
 from attar.base.errors import InputError
 from attar.base.randomness import generator as make_generator
 from attar.base.shapes import Float, Int64
 from attar.data.augmentation import DsaConfig
 from attar.methods.objectives.moments import channel_moments
-from attar.methods.objectives.objective import Context, Objective, Synthetic
+from attar.methods.objectives.objective import Context, MatchingConfig, Objective, Synthetic
 from attar.models.real_items import RealItems
 
 LARGEST_ASPECT = 4 / 3
@@ -28,7 +27,7 @@ CROP_ATTEMPTS = 10
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
-class InversionConfig(Config):
+class InversionConfig(MatchingConfig):
     """Settings of SRe2L's recovery.
 
     Args:
@@ -46,6 +45,8 @@ class InversionConfig(Config):
     """
 
     augmentation: ClassVar[DsaConfig | None] = None
+    asks_for: ClassVar[frozenset[str]] = frozenset({"observer"})
+    draws_samples: ClassVar[bool] = False
 
     kind: Literal["inversion"] = "inversion"
     r_bn: float = Field(default=0.01, ge=0)
@@ -55,6 +56,9 @@ class InversionConfig(Config):
     flip: float = Field(default=0.5, ge=0, le=1)
     jitter: float = Field(default=1 / 7, ge=0, le=1)
     chunk_items: int = Field(default=256, ge=1)
+
+    def build(self, context: Context) -> Inversion:
+        return Inversion(self, context)
 
     def without_flip(self) -> InversionConfig:
         """The same without mirrored images."""
@@ -181,17 +185,14 @@ class Inversion(Objective):
     Deviation: total variation and the norm of images are left out; the official commands set their weights to 0.
     """
 
-    kind = "inversion"
-    needs_observer = True
+    config: InversionConfig
 
     def __init__(self, config: InversionConfig, context: Context) -> None:
-        super().__init__()
+        super().__init__(config, context)
         if context.observer is None:
             raise ValueError("inversion needs an observer in its context")
-        self.config = config
         self.observer, self.images_of = context.observer, context.matched_images
         self.device = torch.device(context.device)
-        self.chunk_items = config.chunk_items
         self._layers = [layer for layer in self.observer.batch_statistics() if layer.running_mean is not None]
         if not self._layers:
             raise InputError(
@@ -210,19 +211,6 @@ class Inversion(Objective):
         entropies, gaps = torch.stack(parts).double().sum(0).tolist()
         count = len(parts)
         return {"loss": entropies + gaps, "cross_entropy": entropies / count, "statistics": gaps / count}
-
-    def resume_state(self) -> Mapping[str, Tensor]:
-        return {"chunk_items": torch.tensor(self.chunk_items)}
-
-    def resume(self, state: Mapping[str, Tensor]) -> None:
-        if "chunk_items" in state:
-            self.chunk_items = min(self.chunk_items, int(state["chunk_items"]))
-
-    def halve_memory(self) -> bool:
-        if self.chunk_items == 1:
-            return False
-        self.chunk_items //= 2
-        return True
 
     def _one_group(self, synthetic: Synthetic, items: Int64[Tensor, " members"], view: View) -> Tensor:
         """[2], cross-entropy and weighted gap of one group; its gradient goes to the items."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from attar.base.config import Config
-from attar.data.augmentation import Augmentation
+from attar.base.errors import InputError
+from attar.data.augmentation import Augmentation, DsaConfig
+from attar.methods.composition import Composition, Unmet, starts_from_noise
 from attar.models.codecs.codec import Codec
-from attar.models.experts.config import Experts
+from attar.models.experts.config import Experts, ReadsExperts
+from attar.models.networks.network import Network
+from attar.models.networks.registry import build_network
 from attar.models.real_items import RealItems
 from attar.models.training.acceleration import Precision
 
@@ -78,10 +82,10 @@ class Context:
         device: where everything lives.
         num_steps: how many steps will be taken.
         augmentation: for network inputs or codes, or None.
-        experts: where the objective's `needs_experts` says so, else None.
-        observer: where the objective's `needs_observer` says so, else None.
-        originals: where the objective's `needs_originals` says so, else None: the real images [B, C, H, W] in [0, 1]
-            behind the items of these indices (int64 [B], on the CPU).
+        experts: where the objective asks for them, else None.
+        observer: where the objective asks for one, else None.
+        originals: where the objective asks for them, else None: the real images [B, C, H, W] in [0, 1] behind the items
+            of these indices (int64 [B], on the CPU).
         images_of: items in matching space to images in [0, 1], differentiable: the `decode` of the codec whose space it
             is (a mosaic's is its `preprocess`). None where items are the observer's inputs.
     """
@@ -106,26 +110,169 @@ class Context:
         return self.observer.preprocess.decode
 
 
+SECOND_ORDER = 2.2
+"""Activations of a pass that is differentiated twice, against those of one backward pass: measured, docs/memory.md."""
+
+VALUE_BYTES = 4
+
+
+class MatchingConfig(Config):
+    """Settings of an objective; each kind says here what it asks for and what it takes of memory.
+
+    Attributes:
+        asks_for: of "experts", "observer" and "originals", what its context must bring; see `composition.NEEDS`.
+        draws_samples: whether it hands a generator to the items whenever it looks at them, and looks once at a sample.
+        learned_names: what `Objective.learned` will give.
+    """
+
+    asks_for: ClassVar[frozenset[str]] = frozenset()
+    draws_samples: ClassVar[bool] = True
+    own_learned_names: ClassVar[tuple[str, ...]] = ()
+
+    kind: str
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """`asks_for`, of all components together."""
+        return self.asks_for
+
+    @property
+    def learned_names(self) -> tuple[str, ...]:
+        """The numbers that `Objective.learned` will give."""
+        return self.own_learned_names
+
+    @property
+    def components(self) -> tuple[MatchingConfig, ...]:
+        """The objectives that match by themselves: this one, those of a sum, or none."""
+        return (self,)
+
+    @property
+    def expert_settings(self) -> ReadsExperts | None:
+        """By which the experts are trained; None where it reads none."""
+        return cast(ReadsExperts, self) if "experts" in self.asks_for else None
+
+    @property
+    def num_samples(self) -> int:
+        """How often an item is drawn in a step."""
+        return int(getattr(self, "samples", 1))
+
+    @property
+    def chunk_size(self) -> int:
+        """The most items that go through a network at once."""
+        return int(getattr(self, "chunk_items", 1))
+
+    @property
+    def views(self) -> DsaConfig | None:
+        """The augmentation of what is matched; an observer's views are its own business."""
+        return None if "observer" in self.asks_for else cast("DsaConfig | None", getattr(self, "augmentation", None))
+
+    def without_flip(self) -> MatchingConfig:
+        """The same, mirroring nothing that an observer looks at."""
+        return self
+
+    def halved(self) -> MatchingConfig:
+        """The same in chunks of half the size."""
+        return self.model_copy(update={"chunk_items": max(1, self.chunk_size // 2)})
+
+    def with_parts(self, parts: Sequence[MatchingConfig]) -> MatchingConfig:
+        """The same with other settings of its components: of an objective by itself, these are it."""
+        (part,) = parts
+        return part
+
+    @abstractmethod
+    def build(self, context: Context) -> Objective:
+        """The objective for a run. Raises InputError as the objective's class does."""
+
+    def network_in(self, context: Context) -> Network:
+        """The network that items go through: the observer's, or one like those that are trained."""
+        if "observer" in self.asks_for:
+            return cast(Any, context.observer).network
+        return build_network(cast(Any, self).network, context.item_shape, context.num_classes)
+
+    def network_copies(self, num_classes: int) -> int:
+        """Vectors of the network's size that exist at once."""
+        return 1
+
+    def items_at_once(self, num_items: int, num_classes: int) -> float:
+        """Items whose activations exist at once, in units of one backward pass."""
+        return min(num_items, self.chunk_size)
+
+    def extra_bytes(self, network: Network, context: Context, num_items: int) -> dict[str, int]:
+        """What else a step takes, by purpose."""
+        return {}
+
+    def with_spare_memory(
+        self, spare_bytes: int, network: Network, context: Context, num_items: int
+    ) -> tuple[MatchingConfig, dict[str, int]]:
+        """Settings that trade bytes left over for time, and the bytes that they take, by purpose."""
+        return self, {}
+
+    def unmet(self, recipe: Composition) -> Iterator[Unmet]:
+        """Needs of this objective that the recipe does not meet."""
+        items, name = recipe.parameterization, f"objective {self.kind!r}"
+        if not recipe.steps or recipe.optimizer is None:
+            yield Unmet("steps", f"{name} needs an optimizer and steps of at least 1")
+        if "originals" in self.needs and starts_from_noise(recipe):
+            yield Unmet("originals", f"{name} needs real images to start from, not noise")
+        elif "originals" in self.needs and not items.restores_loss(recipe.codec):
+            mend = "set parameterization.kind=mosaic, or take a codec that loses something"
+            yield Unmet("loss", f"{name} restores what squeezing lost; {mend}")
+        for part in self.components:
+            if part.num_samples > 1 and not items.stochastic:
+                text = f"{part.num_samples} samples of items of kind {items.kind!r} that are not sampled; set samples=1"
+                yield Unmet("samples", text)
+            if items.stochastic and not part.draws_samples:
+                mend = "set objective.kind to trajectories, discrepancy, features or gradients"
+                yield Unmet("samples", f"objective {part.kind!r} looks at an item twice, and priors are drawn; {mend}")
+            if part.views is not None and items.matching == "codes" and not recipe.codec.affine:
+                yield Unmet(
+                    "affine codes",
+                    f"the codes of {recipe.codec.kind!r} do not follow augmentation (DSA); set "
+                    "objective.augmentation=null, or use codec pixels, pca or dct",
+                )
+
+
+class NoObjectiveConfig(MatchingConfig):
+    """Nothing is matched: the initial items are the result (coresets, LatentDD's "Initial")."""
+
+    kind: Literal["none"] = "none"
+
+    @property
+    def components(self) -> tuple[MatchingConfig, ...]:
+        return ()
+
+    def build(self, context: Context) -> Objective:
+        raise ValueError("a recipe without an objective has nothing to build")
+
+    def unmet(self, recipe: Composition) -> Iterator[Unmet]:
+        if recipe.steps or recipe.optimizer:
+            yield Unmet("steps", "without an objective nothing is trained; set steps to 0 and optimizer to null")
+        if recipe.parameterization.blank_start:
+            text = f"items of kind {recipe.parameterization.kind!r} show nothing before they are trained"
+            yield Unmet("steps", f"{text}; set objective.kind to trajectories, discrepancy, features or gradients")
+
+
 class Objective(nn.Module, ABC):
     """Adds d(loss)/d(parameter) to the `.grad` of the synthetic items, of their soft labels and of its own parameters.
 
     It accumulates instead of returning a loss because the good implementations are not one graph: exact adjoints,
     chunked decode-and-inject, independent items.
 
+    Args:
+        config: its settings.
+        context: what it is built for, with everything that the settings ask for.
+
     Attributes:
-        kind: its name in the registry and in manifests.
-        needs_experts: whether it reads trajectories of networks trained on the real items.
-        needs_observer: whether it looks at images through a network trained on the real items.
-        needs_originals: whether it reads the real image behind each item.
-        learned_names: what `learned` will give.
+        chunk_items: the most items that go through a network at once; halved where memory runs out.
     """
 
-    kind: ClassVar[str]
-    learned_names: ClassVar[tuple[str, ...]] = ()
-    space: ClassVar[Literal["code", "pixel"]] = "code"
-    needs_experts: ClassVar[bool] = False
-    needs_observer: ClassVar[bool] = False
-    needs_originals: ClassVar[bool] = False
+    config: MatchingConfig
+
+    def __init__(self, config: MatchingConfig, context: Context) -> None:
+        super().__init__()
+        self.config = config
+        self.num_classes = context.num_classes
+        self.chunk_items = config.chunk_size
 
     @abstractmethod
     def accumulate(self, synthetic: Synthetic, real: RealItems, generator: torch.Generator) -> dict[str, float]:
@@ -141,7 +288,11 @@ class Objective(nn.Module, ABC):
         """
 
     def parameter_groups(self) -> Sequence[dict[str, Any]]:
-        """Its own trainable parameters as groups for torch.optim.SGD, each with "params", "lr" and "momentum"."""
+        """Its own trainable parameters as groups for torch.optim, each with "params" and "lr".
+
+        A group is updated by SGD, with "momentum", unless "optimizer" says "adamw"; "maximize" ascends, as an
+        adversary does.
+        """
         return ()
 
     def resume_state(self) -> Mapping[str, Tensor]:
@@ -149,10 +300,11 @@ class Objective(nn.Module, ABC):
 
         Sizes of chunks are part of it: they change roundings, and a resumed run must end as one that never stopped.
         """
-        return {}
+        return {"chunk_items": torch.tensor(self.chunk_items)}
 
     def resume(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what `resume_state` gave, in chunks no larger than now and then."""
+        self.chunk_items = min(self.chunk_items, int(state.get("chunk_items", self.chunk_items)))
 
     def learned(self) -> Mapping[str, float]:
         """Learned numbers that whoever trains on the items should know, by name; kept in the manifest."""
@@ -160,10 +312,22 @@ class Objective(nn.Module, ABC):
 
     def halve_memory(self) -> bool:
         """Work in chunks of half the size from now on; False where they cannot become smaller."""
-        return False
+        if self.chunk_items == 1:
+            return False
+        self.chunk_items //= 2
+        return True
 
 
-class NoObjectiveConfig(Config):
-    """Nothing is matched and nothing is trained; such a recipe has no steps."""
+def class_probabilities(synthetic: Synthetic, num_classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """[M, K], the label of every item as probabilities: the softmax of soft labels, or 1 at the item's class."""
+    if synthetic.soft_labels is not None:
+        return synthetic.soft_labels.softmax(1).to(dtype)
+    return torch.nn.functional.one_hot(synthetic.labels, num_classes).to(dtype)
 
-    kind: Literal["none"] = "none"
+
+def draw_trajectory(experts: Experts, most: int, generator: torch.Generator) -> int:
+    """One of the first `most` experts; more of them do not change what a seed gives. Raises InputError for none."""
+    count = min(experts.num_experts, most)
+    if count < 1:
+        raise InputError("there are no experts to match; train at least one (objective.experts.count)")
+    return int(torch.randint(count, (1,), generator=generator))

@@ -10,30 +10,18 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from attar.base.config import Config
 from attar.base.errors import InputError
 from attar.base.randomness import generator as make_generator
 from attar.data.augmentation import DsaConfig
-from attar.methods.objectives.alignment import AlignmentConfig
-from attar.methods.objectives.discrepancy import DiscrepancyConfig
-from attar.methods.objectives.features import FeaturesConfig
-from attar.methods.objectives.gradients import GradientsConfig
-from attar.methods.objectives.inversion import InversionConfig
-from attar.methods.objectives.objective import Context, Objective, Synthetic
-from attar.methods.objectives.trajectories import TrajectoriesConfig
-from attar.models.experts.config import ExpertsConfig
-from attar.models.networks.network import NetworkConfig
+from attar.methods.objectives.objective import Context, MatchingConfig, NoObjectiveConfig, Objective, Synthetic
+from attar.methods.objectives.registry import PartConfig
+from attar.models.experts.config import ReadsExperts
 from attar.models.real_items import RealItems
-
-PartConfig: TypeAlias = (
-    FeaturesConfig | GradientsConfig | TrajectoriesConfig | AlignmentConfig | InversionConfig | DiscrepancyConfig
-)
-"""Objectives that match by themselves; each can be a part of a sum."""
 
 Weight: TypeAlias = Annotated[float, Field(gt=0)]
 
 
-class SumConfig(Config):
+class SumConfig(MatchingConfig):
     """Settings of several objectives together.
 
     Args:
@@ -66,40 +54,50 @@ class SumConfig(Config):
         return self.weights or (1.0,) * len(self.parts)
 
     @property
-    def expert_part(self) -> TrajectoriesConfig | DiscrepancyConfig | None:
-        """The part that says how experts are trained: trajectories, else the first that reads experts."""
-        readers = [part for part in self.parts if isinstance(part, TrajectoriesConfig | DiscrepancyConfig)]
-        matched = [part for part in readers if isinstance(part, TrajectoriesConfig)]
-        return next(iter(matched + readers), None)
+    def needs(self) -> frozenset[str]:
+        return frozenset().union(*(part.needs for part in self.parts))
 
     @property
-    def experts(self) -> ExpertsConfig | None:
-        """How the parts' experts are trained; None where no part reads any."""
-        return None if self.expert_part is None else self.expert_part.experts
+    def learned_names(self) -> tuple[str, ...]:
+        return tuple(name for part in self.parts for name in part.learned_names)
 
     @property
-    def network(self) -> NetworkConfig | None:
-        """Of the parts' experts; None where no part reads any."""
-        return None if self.expert_part is None else self.expert_part.network
+    def components(self) -> tuple[MatchingConfig, ...]:
+        return self.parts
 
     @property
-    def augmentation(self) -> DsaConfig | None:
+    def expert_settings(self) -> ReadsExperts | None:
+        """Those of the part that learns numbers with its experts (trajectories), else of the first that reads some."""
+        readers = sorted(self._readers, key=lambda part: not part.learned_names)
+        return readers[0].expert_settings if readers else None
+
+    @property
+    def views(self) -> DsaConfig | None:
         """The one of the parts that augment what they match; it is `Context.augmentation` of those parts alone."""
-        return next(iter(self._augmentations()), None)
+        return next(iter(self._views()), None)
 
     @property
-    def chunk_items(self) -> int:
+    def chunk_size(self) -> int:
         """The largest of the parts'."""
-        return max(part.chunk_items for part in self.parts)
+        return max(part.chunk_size for part in self.parts)
 
     def without_flip(self) -> SumConfig:
-        """The same, with no part mirroring what an observer looks at."""
-        observed = (AlignmentConfig, InversionConfig)
-        return self.with_parts([part.without_flip() if isinstance(part, observed) else part for part in self.parts])
+        return self.with_parts([part.without_flip() for part in self.parts])
 
-    def with_parts(self, parts: Sequence[PartConfig]) -> SumConfig:
+    def halved(self) -> SumConfig:
+        return self.with_parts([part.halved() for part in self.parts])
+
+    def with_parts(self, parts: Sequence[MatchingConfig]) -> SumConfig:
         """The same with other settings of its parts."""
         return self.model_copy(update={"parts": tuple(parts)})
+
+    def build(self, context: Context) -> Sum:
+        return Sum(self, context)
+
+    @property
+    def _readers(self) -> list[MatchingConfig]:
+        """Parts that read experts."""
+        return [part for part in self.parts if part.expert_settings is not None]
 
     @model_validator(mode="after")
     def _refuse_what_cannot_work(self) -> SumConfig:
@@ -111,17 +109,18 @@ class SumConfig(Config):
             raise InputError(
                 f"there are {len(self.weights)} weights for {len(self.parts)} parts; give one for each, or none"
             )
-        if sum(isinstance(part, TrajectoriesConfig) for part in self.parts) > 1:
+        learned = self.learned_names
+        if len(set(learned)) < len(learned):
             raise InputError("two parts of kind trajectories would each learn the student's rate; give one")
         self._check_experts()
-        if len(self._augmentations()) > 1:
+        if len(self._views()) > 1:
             raise InputError("the parts augment differently; give those that augment the same augmentation")
         return self
 
     def _check_experts(self) -> None:
-        first = self.expert_part
+        first = min(self._readers, key=lambda part: not part.learned_names, default=None)
         for name, part in zip(self.names, self.parts, strict=True):
-            if first is None or not isinstance(part, TrajectoriesConfig | DiscrepancyConfig):
+            if first is None or part.expert_settings is None:
                 continue
             for setting in ("network", "experts"):
                 if getattr(part, setting) != getattr(first, setting):
@@ -130,14 +129,13 @@ class SumConfig(Config):
                         f"give both the same {setting}"
                     )
 
-    def _augmentations(self) -> list[DsaConfig]:
-        """Different ones among the parts, but for observers' views, which are those parts' own business."""
-        found: list[DsaConfig] = []
-        for part in self.parts:
-            own = None if isinstance(part, AlignmentConfig) else part.augmentation
-            if own is not None and own not in found:
-                found.append(own)
-        return found
+    def _views(self) -> list[DsaConfig]:
+        """The different augmentations among the parts."""
+        return list(dict.fromkeys(part.views for part in self.parts if part.views is not None))
+
+
+ObjectiveConfig = Annotated[NoObjectiveConfig | PartConfig | SumConfig, Field(discriminator="kind")]
+"""What a recipe may have as its objective: none, one, or a sum."""
 
 
 class Sum(Objective):
@@ -161,31 +159,24 @@ class Sum(Objective):
     Source: Qin et al. 2024 (D3), appendix B.3, "comprised of two distinct terms"; its official code alternates.
     """
 
-    kind = "sum"
+    config: SumConfig
 
     def __init__(self, config: SumConfig, context: Context) -> None:
-        super().__init__()
-        from attar.methods.objectives.registry import build_objective  # which knows this class
-
-        self.config = config
+        super().__init__(config, context)
         self.step = 0
         in_turns = len(config.parts) if config.mode == "alternating" else 1
         self.parts: list[Objective] = [
-            build_objective(
-                part,
+            part.build(
                 replace(
                     context,
-                    augmentation=None if part.augmentation is None else context.augmentation,
+                    augmentation=None if part.views is None else context.augmentation,
                     num_steps=-(-context.num_steps // in_turns),
-                ),
+                )
             )
             for part in config.parts
         ]
         for name, part in zip(config.names, self.parts, strict=True):
             self.add_module(name, part)
-        for need in ("needs_experts", "needs_observer", "needs_originals"):
-            setattr(self, need, any(getattr(part, need) for part in self.parts))
-        self.learned_names = tuple(name for part in self.parts for name in part.learned_names)  # type: ignore[misc]
 
     def accumulate(self, synthetic: Synthetic, real: RealItems, generator: torch.Generator) -> dict[str, float]:
         seed = int(torch.randint(2**62, (1,), generator=generator))
@@ -194,9 +185,9 @@ class Sum(Objective):
         loss, figures = 0.0, dict[str, float]()
         for index in turn:
             name, weight = self.config.names[index], self.config.factors[index]
-            found = self._weighted(index, synthetic, real, make_generator(seed, name))
-            loss += weight * found["loss"]
-            figures |= {f"{name}.{figure}": value for figure, value in found.items()}
+            of_part = self._weighted(index, synthetic, real, make_generator(seed, name))
+            loss += weight * of_part["loss"]
+            figures |= {f"{name}.{figure}": value for figure, value in of_part.items()}
         self.step += 1
         return {"loss": loss, **figures}
 
@@ -228,12 +219,12 @@ class Sum(Objective):
     ) -> dict[str, float]:
         """One part's step; the gradients of its own parameters are weighted too."""
         part, weight = self.parts[index], self.config.factors[index]
-        own = [value for group in part.parameter_groups() for value in group["params"]]
-        before = [value.grad for value in own]
-        for value in own:
+        parameters = [value for group in part.parameter_groups() for value in group["params"]]
+        before = [value.grad for value in parameters]
+        for value in parameters:
             value.grad = None
         figures = part.accumulate(_Weighted(synthetic, weight), real, generator)
-        for value, old in zip(own, before, strict=True):
+        for value, old in zip(parameters, before, strict=True):
             added = None if value.grad is None else value.grad * weight
             value.grad = old if added is None else added if old is None else old + added
         return figures

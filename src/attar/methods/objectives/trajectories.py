@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from attar.base.config import Config
 from attar.base.errors import InputError, NonFiniteLossError
+from attar.base.footprint import saved_bytes_per_item
 from attar.data.augmentation import DsaConfig
-from attar.methods.objectives.objective import Context, Objective, Synthetic
+from attar.methods.objectives.objective import (
+    SECOND_ORDER,
+    Context,
+    MatchingConfig,
+    Objective,
+    Synthetic,
+    class_probabilities,
+    draw_trajectory,
+)
 from attar.methods.objectives.student import EndGradients, Training, adjoint_gradients, draw_steps, unrolled_gradients
 from attar.models.experts.config import ExpertsConfig
-from attar.models.networks.network import NetworkConfig, num_parameters
+from attar.models.networks.network import Network, NetworkConfig, num_parameters
 from attar.models.networks.registry import build_network
 from attar.models.real_items import RealItems
 
 
-class TrajectoriesConfig(Config):
+class TrajectoriesConfig(MatchingConfig):
     """Settings of trajectory matching.
 
     Args:
@@ -55,6 +62,9 @@ class TrajectoriesConfig(Config):
         InputError: a range of starts that is empty or beyond the experts' end, a setting without effect, batch norm.
     """
 
+    asks_for: ClassVar[frozenset[str]] = frozenset({"experts"})
+    own_learned_names: ClassVar[tuple[str, ...]] = ("student_rate",)
+
     kind: Literal["trajectories"] = "trajectories"
     network: NetworkConfig = NetworkConfig()
     experts: ExpertsConfig = ExpertsConfig()
@@ -75,6 +85,30 @@ class TrajectoriesConfig(Config):
     samples: int = Field(default=1, ge=1)
     chunk_items: int = Field(default=1024, ge=1)
     kept_steps: int | None = Field(default=None, ge=0)
+
+    def build(self, context: Context) -> Trajectories:
+        return Trajectories(self, context)
+
+    def network_copies(self, num_classes: int) -> int:
+        return 6 + self.student_steps * (1 if self.gradient != "unrolled" else 2)
+
+    def items_at_once(self, num_items: int, num_classes: int) -> float:
+        batch = min(num_items, self.student_batch_size or num_items)
+        if self.gradient == "unrolled":
+            return SECOND_ORDER * batch * self.student_steps
+        return SECOND_ORDER * min(batch, self.chunk_items)
+
+    def with_spare_memory(
+        self, spare_bytes: int, network: Network, context: Context, num_items: int
+    ) -> tuple[MatchingConfig, dict[str, int]]:
+        """As many of a student's graphs kept as the spare bytes hold, where the settings name no number."""
+        if self.gradient == "unrolled":
+            return self, {}
+        batch = min(num_items, self.student_batch_size or num_items)
+        each = int(SECOND_ORDER * batch * saved_bytes_per_item(network, context.item_shape))
+        fitting = int(spare_bytes // max(1, each)) if self.kept_steps is None else self.kept_steps
+        kept = min(self.student_steps, fitting)
+        return self.model_copy(update={"kept_steps": kept}), {"kept graphs": kept * each}
 
     @model_validator(mode="after")
     def _refuse_what_cannot_work(self) -> TrajectoriesConfig:
@@ -161,24 +195,19 @@ class Trajectories(Objective):
         decodes each step's samples by themselves, with norms of that batch alone.
     """
 
-    kind = "trajectories"
-    needs_experts = True
-    learned_names = ("student_rate",)
+    config: TrajectoriesConfig
 
     def __init__(self, config: TrajectoriesConfig, context: Context) -> None:
-        super().__init__()
+        super().__init__(config, context)
         if context.experts is None:
             raise InputError("trajectory matching needs experts and was given none; train some first")
         _check_length(config, context.experts.num_epochs)
-        self.config = config
         self.experts = context.experts
         self.augment = context.augmentation if config.augmented == "both" else None
-        self.num_classes = context.num_classes
         self.network = build_network(config.network, context.item_shape, context.num_classes)
         self.network.to(context.device).requires_grad_(False)
         self.student_rate = nn.Parameter(torch.tensor(config.student_rate, device=context.device))
         self.student_rate.requires_grad_(config.student_rate_learning_rate > 0)
-        self.chunk_items = config.chunk_items
         self.kept_steps = config.kept_steps or 0
         self.step = 0
         self._largest_batch = config.student_batch_size
@@ -188,7 +217,7 @@ class Trajectories(Objective):
         self._check_passes(len(synthetic.labels))
         everything, samples = torch.arange(len(synthetic.labels), device=synthetic.labels.device), self.config.samples
         items = synthetic(everything.repeat(samples), generator)
-        labels = self._probabilities(synthetic, items).repeat(samples, 1)
+        labels = class_probabilities(synthetic, self.num_classes, items.dtype).to(items.device).repeat(samples, 1)
         count = self.config.trajectories_per_step
         ends = [self._student(items.detach(), labels.detach(), generator) for _ in range(count)]
         loss = sum(end.loss for end in ends) / count
@@ -215,14 +244,13 @@ class Trajectories(Objective):
         return ({"params": [self.student_rate], "lr": self.config.student_rate_learning_rate, "momentum": 0.5},)
 
     def resume_state(self) -> Mapping[str, Tensor]:
-        sizes = {"step": self.step, "chunk_items": self.chunk_items, "kept_steps": self.kept_steps}
-        return {name: torch.tensor(size) for name, size in sizes.items()}
+        sizes = {"step": torch.tensor(self.step), "kept_steps": torch.tensor(self.kept_steps)}
+        return {**super().resume_state(), **sizes}
 
     def resume(self, state: Mapping[str, Tensor]) -> None:
-        if "step" in state:
-            self.step = int(state["step"])
-            self.chunk_items = min(self.chunk_items, int(state.get("chunk_items", self.chunk_items)))
-            self.kept_steps = min(self.kept_steps, int(state.get("kept_steps", self.kept_steps)))
+        super().resume(state)
+        self.step = int(state.get("step", self.step))
+        self.kept_steps = min(self.kept_steps, int(state.get("kept_steps", self.kept_steps)))
 
     def learned(self) -> Mapping[str, float]:
         return {"student_rate": self._checked_rate()}
@@ -255,11 +283,6 @@ class Trajectories(Objective):
                 f"lower objective.student_rate_learning_rate (now {self.config.student_rate_learning_rate:.3g})"
             )
         return rate
-
-    def _probabilities(self, synthetic: Synthetic, items: Tensor) -> Tensor:
-        if synthetic.soft_labels is not None:
-            return synthetic.soft_labels.softmax(1).to(items.dtype)
-        return F.one_hot(synthetic.labels, self.num_classes).to(items.device, items.dtype)
 
     def _student(self, items: Tensor, labels: Tensor, generator: torch.Generator) -> EndGradients:
         """One student from a drawn expert and start."""
@@ -294,11 +317,8 @@ class Trajectories(Objective):
 
     def _segment(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """An expert's parameters at a start, and M epochs later."""
-        count = min(self.experts.num_experts, self.config.experts.count)  # more do not change what a seed gives
-        if count < 1:
-            raise InputError("there are no experts to match; train at least one (objective.experts.count)")
+        expert = draw_trajectory(self.experts, self.config.experts.count, generator)
         earliest, latest = self.config.min_start_epoch, latest_start(self.config, self.step)
-        expert = int(torch.randint(count, (1,), generator=generator))
         epoch = int(torch.randint(earliest, latest + 1, (1,), generator=generator))
         start = self.experts.parameters(expert, epoch)
         target = self.experts.parameters(expert, epoch + self.config.expert_epochs)

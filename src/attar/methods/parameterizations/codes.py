@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from attar.base.config import Config
 from attar.base.errors import InputError
 from attar.base.shapes import Float, Int64
-from attar.methods.parameterizations.parameterization import Parameterization
+from attar.data.tiling import Grid
+from attar.methods.initialization.sources import Sources, encoded
+from attar.methods.parameterizations.parameterization import (
+    DTYPE_OF,
+    LabelStorage,
+    Material,
+    Parameterization,
+    ParameterizationConfig,
+    Table,
+    stored_values,
+)
 from attar.models.codecs.codec import Codec
 from attar.models.codecs.pixels import Pixels
 
 Storage = Literal["float32", "float16", "int8"]
-LabelStorage = Literal["float16", "float32"]
 
 
-class CodesConfig(Config):
+class CodesConfig(ParameterizationConfig):
     """One code per item, stored as float32, float16 or int8 (one scale per channel)."""
 
     kind: Literal["codes"] = "codes"
     storage: Storage = "int8"
+
+    def initial(self, material: Material) -> Codes:
+        return Codes(material.spaces.codec, material.codes(), material.labels(), self.storage)
 
 
 class CodesSpec(CodesConfig):
@@ -39,13 +50,13 @@ class Codes(Parameterization):
         codes: float32 [M, c, h, w], the starting point.
         labels: int64 [M], class-major.
         storage: how `payload` stores the codes.
-        soft_labels: float [M, K], the logits that soft labels start from; None for hard labels.
-        label_storage: how `payload` stores the logits.
+        soft_labels, label_storage: as of `Parameterization`.
 
     Source: LatentDD section 3.2, L_S = {(l_i, y_i)}; Guo et al. 2024 (DATM) for logits that are trained with the items.
     """
 
     kind = "codes"
+    spec_type: ClassVar[type[CodesSpec]] = CodesSpec
 
     def __init__(
         self,
@@ -56,14 +67,10 @@ class Codes(Parameterization):
         soft_labels: Float[Tensor, "items classes"] | None = None,
         label_storage: LabelStorage = "float16",
     ) -> None:
-        super().__init__()
+        super().__init__(labels, soft_labels, label_storage)
         self.codec = codec
         self.codes = nn.Parameter(codes.detach().clone().float())
-        self.register_buffer("labels", labels.clone())
-        self.storage = storage
-        if soft_labels is not None:
-            self.soft_labels = nn.Parameter(soft_labels.detach().clone().float())
-        self.label_storage = label_storage
+        self.storage: Storage = storage
 
     def forward(
         self, items: Int64[Tensor, " batch"], generator: torch.Generator | None = None
@@ -95,18 +102,6 @@ class Codes(Parameterization):
         low, high = self.valid_range()
         self.codes.copy_(torch.minimum(torch.maximum(self.codes, low), high))
 
-    def payload(self) -> dict[str, Tensor]:
-        tensors = store_codes(self.codes.detach().cpu(), self.storage)
-        tensors["labels"] = self.labels.cpu().to(torch.int32)
-        if self.soft_labels is not None:
-            logits = self.soft_labels.detach().cpu()
-            tensors["soft_labels"] = to_float16(logits) if self.label_storage == "float16" else logits.float()
-        return tensors
-
-    def spec(self) -> dict[str, Any]:
-        spec = {"kind": self.kind, "storage": self.storage}
-        return spec if self.soft_labels is None else spec | {"label_storage": self.label_storage}
-
     def valid_range(self) -> tuple[Float[Tensor, "1 c h w"], Float[Tensor, "1 c h w"]]:
         """Codes of a black and of a white image: between them lies what decodes to [0, 1].
 
@@ -122,11 +117,29 @@ class Codes(Parameterization):
         black = torch.zeros(1, *codec.image_shape, dtype=self.codes.dtype, device=self.codes.device)
         return codec.encode(black), codec.encode(black + 1)
 
+    def remade(self, sources: Sources, preprocess: Codec) -> Parameterization:
+        again = Codes(self.codec, encoded(self.codec, sources, Grid(1)), sources.labels, self.storage)
+        return Codes.restore(self.codec, again.payload(), again.spec())
+
+    def item_payload(self) -> dict[str, Tensor]:
+        return store_codes(self.codes.detach().cpu(), self.storage)
+
+    def item_spec(self) -> dict[str, Any]:
+        return {"kind": self.kind, "storage": self.storage}
+
     @classmethod
-    def restore(cls, codec: Codec, payload: dict[str, Tensor], spec: dict[str, Any]) -> Codes:
-        """Rebuild from what `payload` and `spec` gave; quantised codes come back as the values they stand for."""
-        soft_labels, label_storage = payload.get("soft_labels"), spec.get("label_storage", "float16")
-        return cls(codec, read_codes(payload), payload["labels"].long(), spec["storage"], soft_labels, label_storage)
+    def item_table(cls, spec: Any, num_items: int, code_shape: tuple[int, int, int]) -> Table:
+        return codes_table(spec.storage, num_items, code_shape)
+
+    @classmethod
+    def _rebuilt(cls, codec: Codec, payload: dict[str, Tensor], spec: Any, preprocess: Codec | None) -> Codes:
+        return Codes(codec, read_codes(payload), payload["labels"].long(), spec.storage)
+
+
+def codes_table(storage: Storage, num_codes: int, code_shape: tuple[int, int, int]) -> Table:
+    """Dtypes and shapes of what `store_codes` gives."""
+    table: Table = {"codes": (DTYPE_OF[storage], (num_codes, *code_shape))}
+    return table | {"scale": ("F32", (code_shape[0],))} if storage == "int8" else table
 
 
 def store_codes(codes: Float[Tensor, "items c h w"], storage: Storage) -> dict[str, Tensor]:
@@ -136,18 +149,10 @@ def store_codes(codes: Float[Tensor, "items c h w"], storage: Storage) -> dict[s
 
     The rounding error is at most scale / 2 per value.
     """
-    if storage == "float32":
-        return {"codes": codes.float()}
-    if storage == "float16":
-        return {"codes": to_float16(codes)}
+    if storage != "int8":
+        return {"codes": stored_values(codes, storage)}
     scale = codes.abs().amax(dim=(0, 2, 3)).clamp_min(1e-12) / 127
     return {"codes": (codes / scale[:, None, None]).round().clamp(-127, 127).to(torch.int8), "scale": scale}
-
-
-def to_float16(values: Tensor) -> Tensor:
-    """float16, with values beyond its range cut to the largest instead of made infinite."""
-    largest = torch.finfo(torch.float16).max
-    return values.clamp(-largest, largest).half()
 
 
 def read_codes(payload: dict[str, Tensor]) -> Float[Tensor, "items c h w"]:

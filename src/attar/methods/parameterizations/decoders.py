@@ -17,7 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from attar.base.config import Config
 from attar.base.errors import InputError
 from attar.base.shapes import Float
-from attar.methods.parameterizations.codes import to_float16
+from attar.methods.parameterizations.parameterization import stored_values
 from attar.models.networks.network import initialise_parameters
 
 DecoderStorage = Literal["float32", "float16"]
@@ -210,7 +210,7 @@ def store_decoder(decoder: Decoder, storage: DecoderStorage) -> dict[str, Tensor
     With float16 the norms stay float32: they are a few hundred values, and variances can leave float16's range.
     """
     return {
-        name: to_float16(tensor.cpu()) if _halved(name, storage) else tensor.cpu().float()
+        name: stored_values(tensor, "float16" if _halved(name, storage) else "float32")
         for name, tensor in decoder.state_dict().items()
         if tensor.is_floating_point()
     }

@@ -2,50 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from attar.base.config import Config, parse_config
+from attar.base.config import Config
 from attar.base.errors import InputError
-from attar.base.files import canonical_json
 from attar.base.footprint import saved_bytes_per_item
+from attar.base.randomness import generator
 from attar.base.shapes import Float, Int64
-from attar.methods.parameterizations.codes import Storage, read_codes, store_codes, to_float16
-from attar.methods.parameterizations.rendered import Rendered, RenderingPrecision, given_preprocess
+from attar.methods.parameterizations.codes import Storage, codes_table, read_codes, store_codes
+from attar.methods.parameterizations.parameterization import (
+    LabelStorage,
+    Material,
+    Table,
+    given_preprocess,
+    stored_values,
+)
+from attar.methods.parameterizations.rendered import VALUE_BYTES, Rendered, RenderedConfig
 from attar.models.codecs.codec import Codec
 from attar.models.diffusion.checkpointing import recomputed
-from attar.models.diffusion.codec import DiffusionCodec
+from attar.models.diffusion.codec import DiffusionCodec, with_model
 from attar.models.diffusion.model import DiffusionModel
 from attar.models.diffusion.sampling import item_noise, sampled
 from attar.models.diffusion.schedule import SamplingConfig
 
 Learned = Literal["both", "codes", "conditioning"]
 LARGEST_CONDITIONING = 2**16
-NO_MODEL = "items of a diffusion model need codec 'diffusion'; write --codec diffusion:MODEL"
 CONDITIONING, CLASSES = "conditioning", "model_classes"
 """Names in a payload, which has one of them."""
 
-
-class _Stored(Config):
-    kind: Literal["diffusion"] = "diffusion"
-    sampling: SamplingConfig = SamplingConfig()
-    storage: Storage = "float16"
-    learned: Learned = "both"
+KEPT_CODES = 4
+"""Z, its gradient, the noise of z_T and z_T itself."""
 
 
-class DiffusionConfig(_Stored):
+class DiffusionConfig(RenderedConfig):
     """One code and one conditioning vector per item, rendered through the model of codec "diffusion".
 
     Args:
         sampling: steps, guidance, residual.
         storage: of codes; conditioning is float32 with float32, else float16.
         learned: what is optimised. Of conditioning that is not learned, its class in the model alone is stored.
-        chunk_items: the most items that go through the model and the decoder at once.
         checkpointed: keep no step's activations: a third more time in constant memory.
-        precision: of model and decoder while items are learned; the images of the file are rendered in float32.
 
     Raises:
         ValueError: conditioning is learned, and guidance 0 leaves it without effect.
@@ -53,9 +53,13 @@ class DiffusionConfig(_Stored):
     Source: LD3M section 3.1 and Table 7.
     """
 
-    chunk_items: int = Field(default=16, ge=1)
+    model: ClassVar[str | None] = "diffusion"
+
+    kind: Literal["diffusion"] = "diffusion"
+    sampling: SamplingConfig = SamplingConfig()
+    storage: Storage = "float16"
+    learned: Learned = "both"
     checkpointed: bool = True
-    precision: RenderingPrecision = "float32"
 
     @model_validator(mode="after")
     def _conditioning_has_an_effect(self) -> DiffusionConfig:
@@ -64,21 +68,34 @@ class DiffusionConfig(_Stored):
         return self
 
     def spec(self, codec: Codec) -> dict[str, Any]:
-        """What a file will say of such items, of a seed as long as any."""
-        size = codec.model.conditioning_size if isinstance(codec, DiffusionCodec) else 1
-        return _spec(self, 2**63 - 1, size)
+        """As of the base; the seed is as long as any."""
+        return _spec(self, 2**63 - 1, with_model(codec).model.conditioning_size)
+
+    def initial(self, material: Material) -> Diffusion:
+        codec, labels = with_model(material.spaces.codec), material.labels()
+        names = [material.train.classes[label] for label in labels.tolist()]
+        noise = generator(material.seed, "diffusion noise").initial_seed()
+        inputs, classes = material.spaces.preprocess, codec.class_numbers(names)
+        return Diffusion(codec, material.codes(), labels, self, noise, preprocess=inputs, classes=classes)
 
 
-class DiffusionSpec(_Stored):
+class DiffusionSpec(Config):
     """What a file says of its items.
 
     Args:
+        sampling, storage, learned: as of the settings.
         seed: of their noise.
         conditioning_size: d.
+        label_storage: of soft labels, where there are any.
     """
 
+    kind: Literal["diffusion"] = "diffusion"
+    sampling: SamplingConfig = SamplingConfig()
+    storage: Storage = "float16"
+    learned: Learned = "both"
     seed: int = Field(ge=0, lt=2**63)
     conditioning_size: int = Field(ge=1, le=LARGEST_CONDITIONING)
+    label_storage: LabelStorage | None = None
 
 
 class Diffusion(Rendered):
@@ -113,6 +130,7 @@ class Diffusion(Rendered):
     """
 
     kind = "diffusion"
+    spec_type = DiffusionSpec
     classes: Tensor | None
 
     def __init__(
@@ -127,70 +145,80 @@ class Diffusion(Rendered):
         classes: Int64[Tensor, " items"] | None = None,
         conditioning: Float[Tensor, "items d"] | None = None,
     ) -> None:
-        super().__init__()
-        if not isinstance(codec, DiffusionCodec):
-            raise InputError(NO_MODEL)
+        super().__init__(labels)
+        model_codec = with_model(codec)
         if (classes is None) == (conditioning is None) or (classes is None and config.learned == "codes"):
             raise ValueError("give the items' classes, or their conditioning where it is learned")
-        if conditioning is None:
-            assert classes is not None
-            conditioning = codec.conditioning(classes)
-        if conditioning.shape != (len(labels), codec.model.conditioning_size):
-            told, size = tuple(conditioning.shape), codec.model.conditioning_size
-            raise InputError(f"conditioning is {told}; the model's is of {size}")
+        if conditioning is None and classes is not None:
+            conditioning = model_codec.conditioning(classes)
+        size = model_codec.model.conditioning_size
+        if conditioning is None or conditioning.shape != (len(labels), size):
+            shape = None if conditioning is None else tuple(conditioning.shape)
+            raise InputError(f"conditioning is {shape}; the model's is of {size}")
         self.codec, self.config, self.seed, self.preprocess = codec, config, seed, preprocess
         self.chunk_items, self.precision = config.chunk_items, config.precision
         self.codes = nn.Parameter(codes.detach().clone().float(), config.learned != "conditioning")
         self.conditioning = nn.Parameter(conditioning.detach().clone().float(), config.learned != "codes")
         self.register_buffer("classes", classes if config.learned == "codes" else None)
-        self.register_buffer("labels", labels.clone())
-        self._begun: Tensor | None = None
+        self._start_noise: Tensor | None = None
 
     def halve_memory(self) -> bool:
         """Without checkpoints all activations exist at once, in chunks of any size."""
         return self.config.checkpointed and super().halve_memory()
 
-    def payload(self) -> dict[str, Tensor]:
-        tensors = store_codes(self.codes.detach().cpu(), self.config.storage)
-        tensors["labels"] = self.labels.cpu().to(torch.int32)
-        if self.classes is not None:
-            tensors[CLASSES] = self.classes.cpu().to(torch.int32)
-        else:
-            values = self.conditioning.detach().cpu()
-            tensors[CONDITIONING] = values.float() if self.config.storage == "float32" else to_float16(values)
-        return tensors
+    def rendering_bytes(self, samples: int = 1) -> dict[str, int]:
+        """Bytes at the peak of a step's rendering, with its gradient, and of the frozen weights.
 
-    def spec(self) -> dict[str, Any]:
+        The activations of one step or of the decoder, whichever is larger, exist for one chunk at a time; of every item
+        the code of each step (two with "dpm"), and the image. Without checkpoints all activations of all steps and
+        items exist at once.
+        """
+        codec, sampling = with_model(self.codec), self.config.sampling
+        passes = 1 if sampling.guidance == 1 else 2
+        of_step = passes * saved_bytes_per_item(_Predicting(codec.model), codec.code_shape)
+        of_decoder = saved_bytes_per_item(_Decoding(codec), codec.code_shape)
+        if self.config.checkpointed:
+            activations = min(self.chunk_items, len(self)) * max(of_step, of_decoder)
+        else:
+            activations = len(self) * (sampling.num_steps * of_step + of_decoder)
+        codes = (2 if sampling.solver == "dpm" else 1) * sampling.num_steps + KEPT_CODES
+        each = codes * codec.num_code_values + 3 * codec.num_image_values
+        return {"rendering": int(activations + len(self) * VALUE_BYTES * each + self.weight_bytes())}
+
+    def item_payload(self) -> dict[str, Tensor]:
+        tensors = store_codes(self.codes.detach().cpu(), self.config.storage)
+        if self.classes is not None:
+            return tensors | {CLASSES: self.classes.cpu().to(torch.int32)}
+        return tensors | {CONDITIONING: stored_values(self.conditioning, _conditioning_storage(self.config.storage))}
+
+    def item_spec(self) -> dict[str, Any]:
         return _spec(self.config, self.seed, self.conditioning.shape[1])
 
     @classmethod
-    def restore(
-        cls, codec: Codec, payload: dict[str, Tensor], spec: dict[str, Any], preprocess: Codec | None = None
-    ) -> Diffusion:
-        """Rebuild from what `payload` and `spec` gave.
+    def item_table(cls, spec: Any, num_items: int, code_shape: tuple[int, int, int]) -> Table:
+        table = codes_table(spec.storage, num_items, code_shape)
+        if spec.learned == "codes":
+            return table | {CLASSES: ("I32", (num_items,))}
+        dtype = "F32" if _conditioning_storage(spec.storage) == "float32" else "F16"
+        return table | {CONDITIONING: (dtype, (num_items, spec.conditioning_size))}
 
-        Raises:
-            ValueError: no `preprocess`.
-            InputError: a codec that is not the items'.
-        """
-        told = parse_config(DiffusionSpec, canonical_json(spec), "parameterization 'diffusion'")
-        config = DiffusionConfig(sampling=told.sampling, storage=told.storage, learned=told.learned)
+    @classmethod
+    def _rebuilt(cls, codec: Codec, payload: dict[str, Tensor], spec: Any, preprocess: Codec | None) -> Diffusion:
+        config = DiffusionConfig(sampling=spec.sampling, storage=spec.storage, learned=spec.learned)
         classes, conditioning = payload.get(CLASSES), payload.get(CONDITIONING)
-        return cls(
+        return Diffusion(
             codec,
             read_codes(payload),
             payload["labels"].long(),
             config,
-            told.seed,
+            spec.seed,
             preprocess=given_preprocess(preprocess, cls.kind),
             classes=None if classes is None else classes.long(),
             conditioning=None if conditioning is None else conditioning.float(),
         )
 
     def _chunk(self, items: Tensor) -> Tensor:
-        codec = self.codec
-        assert isinstance(codec, DiffusionCodec)
-        kept = self.config.checkpointed and torch.is_grad_enabled()
+        codec = with_model(self.codec)
         codes = sampled(
             codec.model,
             self.config.sampling,
@@ -199,7 +227,7 @@ class Diffusion(Rendered):
             lambda step: self._noise(items, step),
             self.config.checkpointed,
         )
-        if kept:
+        if self.config.checkpointed and torch.is_grad_enabled():
             decoded: Tensor = recomputed(codec.decode, codes)
             return decoded
         return codec.decode(codes)
@@ -208,48 +236,24 @@ class Diffusion(Rendered):
         """That of z_T is needed in every pass and kept; that of a step is drawn when it is asked for."""
         if step:
             return self._drawn(items.tolist(), step).to(self.codes)
-        if self._begun is None or self._begun.device != self.codes.device or self._begun.dtype != self.codes.dtype:
-            self._begun = self._drawn(list(range(len(self))), 0).to(self.codes)
-        return self._begun[items]
+        kept = self._start_noise
+        if kept is None or kept.device != self.codes.device or kept.dtype != self.codes.dtype:
+            kept = self._start_noise = self._drawn(list(range(len(self))), 0).to(self.codes)
+        return kept[items]
 
     def _drawn(self, numbers: list[int], step: int) -> Tensor:
         channels, height, width = self.codec.code_shape
         return item_noise(self.seed, numbers, step, (channels, height, width))
 
 
-def _spec(config: _Stored, seed: int, conditioning_size: int) -> dict[str, Any]:
-    told = {name: getattr(config, name) for name in ("sampling", "storage", "learned")}
-    spec = DiffusionSpec(**told, seed=seed, conditioning_size=conditioning_size)
-    return spec.model_dump(mode="json")
+def _conditioning_storage(storage: Storage) -> LabelStorage:
+    return "float32" if storage == "float32" else "float16"
 
 
-VALUE_BYTES = 4
-
-
-KEPT_CODES = 4
-"""Z, its gradient, the noise of z_T and z_T itself."""
-
-
-def rendering_bytes(items: Diffusion) -> int:
-    """Bytes at the peak of a step's rendering, with its gradient, and of the frozen weights.
-
-    The activations of one step or of the decoder, whichever is larger, exist for one chunk at a time; of every item
-    the code of each step (two with "dpm"), and the image. Without checkpoints all
-    activations of all steps and items exist at once.
-    """
-    codec, sampling = items.codec, items.config.sampling
-    assert isinstance(codec, DiffusionCodec)
-    passes = 1 if sampling.guidance == 1 else 2
-    of_step = passes * saved_bytes_per_item(_Predicting(codec.model), codec.code_shape)
-    of_decoder = saved_bytes_per_item(_Decoding(codec), codec.code_shape)
-    if items.config.checkpointed:
-        activations = min(items.chunk_items, len(items)) * max(of_step, of_decoder)
-    else:
-        activations = len(items) * (sampling.num_steps * of_step + of_decoder)
-    codes = (2 if sampling.solver == "dpm" else 1) * sampling.num_steps + KEPT_CODES
-    kept = len(items) * VALUE_BYTES * (codes * codec.num_code_values + 3 * codec.num_image_values)
-    weights = sum(value.numel() * value.element_size() for value in codec.parameters())
-    return int(activations + kept + weights)
+def _spec(config: DiffusionConfig, seed: int, conditioning_size: int) -> dict[str, Any]:
+    settings = {name: getattr(config, name) for name in ("sampling", "storage", "learned")}
+    spec = DiffusionSpec(**settings, seed=seed, conditioning_size=conditioning_size)
+    return spec.model_dump(mode="json", exclude={"label_storage"})
 
 
 class _Predicting(nn.Module):

@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from attar.base.config import Config, parse_config
+from attar.base.config import Config
 from attar.base.errors import InputError
-from attar.base.files import canonical_json
 from attar.base.footprint import saved_bytes_per_item
 from attar.base.shapes import Float, Int64
 from attar.methods.labels.hard import class_major_labels
-from attar.methods.parameterizations.codes import to_float16
 from attar.methods.parameterizations.decoders import DecoderStorage
-from attar.methods.parameterizations.rendered import Rendered, RenderingPrecision, given_preprocess
+from attar.methods.parameterizations.parameterization import (
+    DTYPE_OF,
+    LabelStorage,
+    Material,
+    Table,
+    given_preprocess,
+    stored_values,
+)
+from attar.methods.parameterizations.rendered import VALUE_BYTES, Rendered, RenderedConfig
 from attar.models.codecs.codec import Codec
 from attar.models.codecs.restoring import Side
 from attar.models.diffusion.checkpointing import recomputed
-from attar.models.generators.codec import GeneratorCodec
+from attar.models.generators.codec import GeneratorCodec, with_generator
 
 FEATURES = "features"
 MEAN_NOISES = 1000
 """As many as the official code averages w over."""
 
 
-class _Stored(Config):
-    kind: Literal["generator"] = "generator"
-    depth: int = Field(default=0, ge=0, le=1000)
-    storage: DecoderStorage = "float16"
-
-
-class GeneratorConfig(_Stored):
+class GeneratorConfig(RenderedConfig):
     """One w per item, and with a depth one map from inside the generator of codec "generator".
 
     Args:
@@ -42,29 +42,46 @@ class GeneratorConfig(_Stored):
         storage: of w and f.
         start: w of "random" noise, or the "mean" over 1000 noises, of the item's class; f_n is what the generator
             makes of it.
-        chunk_items: the most items that go through the generator at once.
-        precision: of the generator while items are learned; the images of the file are rendered in float32.
 
     Source: GLaD (Cazenavette et al. 2023) section 3; the official code's `avg_w` and `sg_batch`.
     """
 
+    model: ClassVar[str | None] = "generator"
+    starts: ClassVar[tuple[str, ...]] = ("noise",)
+
+    kind: Literal["generator"] = "generator"
+    depth: int = Field(default=0, ge=0, le=1000)
+    storage: DecoderStorage = "float16"
     start: Literal["random", "mean"] = "random"
     chunk_items: int = Field(default=10, ge=1)
-    precision: RenderingPrecision = "float32"
+
+    @property
+    def optimizers(self) -> Mapping[str, str]:
+        return {FEATURES: "feature_optimizer"} if self.depth else {}
 
     def spec(self, codec: Codec) -> dict[str, Any]:
-        """What a file will say of such items. Raises InputError where the generator has no such layer."""
+        """As of the base. Raises InputError where the generator has no such layer."""
         return _spec(self, _feature_shape(codec, self.depth))
 
+    def initial(self, material: Material) -> GeneratorItems:
+        spaces, classes = material.spaces, material.train.classes
+        return GeneratorItems.initial(self, spaces.codec, spaces.preprocess, classes, material.count, material.draw)
 
-class GeneratorSpec(_Stored):
+
+class GeneratorSpec(Config):
     """What a file says of its items.
 
     Args:
+        depth, storage: as of the settings.
         feature_shape: (c, h, w) of f_n; None with depth 0.
+        label_storage: of soft labels, where there are any.
     """
 
+    kind: Literal["generator"] = "generator"
+    depth: int = Field(default=0, ge=0, le=1000)
+    storage: DecoderStorage = "float16"
     feature_shape: tuple[Side, Side, Side] | None = None
+    label_storage: LabelStorage | None = None
 
     @model_validator(mode="after")
     def _features_belong_to_a_depth(self) -> GeneratorSpec:
@@ -98,6 +115,7 @@ class GeneratorItems(Rendered):
     """
 
     kind = "generator"
+    spec_type = GeneratorSpec
     features: Tensor | None
 
     def __init__(
@@ -110,17 +128,14 @@ class GeneratorItems(Rendered):
         preprocess: Codec,
         features: Float[Tensor, "items e s t"] | None = None,
     ) -> None:
-        super().__init__()
-        shape = _feature_shape(codec, config.depth)
-        assert isinstance(codec, GeneratorCodec)
-        if shape != (None if features is None else tuple(features.shape[1:])):
-            told = None if features is None else tuple(features.shape[1:])
-            raise InputError(f"features are {told}; the generator's of layer {config.depth} are {shape}")
+        super().__init__(labels)
+        expected, shape = _feature_shape(codec, config.depth), None if features is None else tuple(features.shape[1:])
+        if shape != expected:
+            raise InputError(f"features are {shape}; the generator's of layer {config.depth} are {expected}")
         self.codec, self.config, self.preprocess = codec, config, preprocess
         self.chunk_items, self.precision = config.chunk_items, config.precision
         self.codes = nn.Parameter(codes.detach().clone().float())
         self.register_parameter(FEATURES, None if features is None else nn.Parameter(features.detach().clone().float()))
-        self.register_buffer("labels", labels.clone())
 
     @classmethod
     def initial(
@@ -149,93 +164,65 @@ class GeneratorItems(Rendered):
 
         Source: the official code, `prepare_latents`.
         """
-        if not isinstance(codec, GeneratorCodec):
-            raise InputError(_NO_GENERATOR)
-        labels = class_major_labels(len(classes), num_per_class)
+        source, labels = with_generator(codec), class_major_labels(len(classes), num_per_class)
         names = [classes[label] for label in labels.tolist()]
-        codes = codec.drawn(names, draw, MEAN_NOISES if config.start == "mean" else 1)
-        features = None
+        codes, features = source.drawn(names, draw, MEAN_NOISES if config.start == "mean" else 1), None
         if config.depth:
-            features = torch.cat([codec.features(chunk, config.depth) for chunk in codes.split(config.chunk_items)])
+            features = torch.cat([source.features(chunk, config.depth) for chunk in codes.split(config.chunk_items)])
         if not all(bool(value.isfinite().all()) for value in (codes, features) if value is not None):
             raise InputError("the generator's w or features are not finite; take another depth or other weights")
         return cls(codec, codes, labels, config, preprocess=preprocess, features=features)
 
-    def payload(self) -> dict[str, Tensor]:
-        kept = {"codes": self.codes, FEATURES: self.features}
-        tensors = {
-            name: to_float16(value.detach().cpu()) if self.config.storage == "float16" else value.detach().cpu().float()
-            for name, value in kept.items()
-            if value is not None
-        }
-        return tensors | {"labels": self.labels.cpu().to(torch.int32)}
+    def rendering_bytes(self, samples: int = 1) -> dict[str, int]:
+        """Bytes at the peak of a step's rendering, with its gradient, and of the frozen weights.
 
-    def spec(self) -> dict[str, Any]:
+        Activations exist for one chunk at a time; of every item there is the image, its network input and a gradient.
+        """
+        each = saved_bytes_per_item(_Rendering(self), self.codec.code_shape)
+        images = 3 * VALUE_BYTES * len(self) * self.codec.num_image_values
+        return {"rendering": int(min(self.chunk_items, len(self)) * each + images + self.weight_bytes())}
+
+    def item_payload(self) -> dict[str, Tensor]:
+        stored = {"codes": self.codes, FEATURES: self.features}
+        return {name: stored_values(value, self.config.storage) for name, value in stored.items() if value is not None}
+
+    def item_spec(self) -> dict[str, Any]:
         return _spec(self.config, None if self.features is None else tuple(self.features.shape[1:]))
 
     @classmethod
-    def restore(
-        cls, codec: Codec, payload: dict[str, Tensor], spec: dict[str, Any], preprocess: Codec | None = None
-    ) -> GeneratorItems:
-        """Rebuild from what `payload` and `spec` gave.
+    def item_table(cls, spec: Any, num_items: int, code_shape: tuple[int, int, int]) -> Table:
+        shapes = {"codes": code_shape} | ({} if spec.feature_shape is None else {FEATURES: spec.feature_shape})
+        return {name: (DTYPE_OF[spec.storage], (num_items, *shape)) for name, shape in shapes.items()}
 
-        Raises:
-            ValueError: no `preprocess`.
-            InputError: a codec that is not the items'.
-        """
-        told = parse_config(GeneratorSpec, canonical_json(spec), "parameterization 'generator'")
-        config, features = GeneratorConfig(depth=told.depth, storage=told.storage), payload.get(FEATURES)
-        return cls(
-            codec,
-            payload["codes"].float(),
-            payload["labels"].long(),
-            config,
-            preprocess=given_preprocess(preprocess, cls.kind),
-            features=None if features is None else features.float(),
-        )
+    @classmethod
+    def _rebuilt(cls, codec: Codec, payload: dict[str, Tensor], spec: Any, preprocess: Codec | None) -> GeneratorItems:
+        config, features = GeneratorConfig(depth=spec.depth, storage=spec.storage), payload.get(FEATURES)
+        codes, labels = payload["codes"].float(), payload["labels"].long()
+        inputs = given_preprocess(preprocess, cls.kind)
+        features = None if features is None else features.float()
+        return GeneratorItems(codec, codes, labels, config, preprocess=inputs, features=features)
 
     def _chunk(self, items: Tensor) -> Tensor:
-        codec, depth = self.codec, self.config.depth
-        assert isinstance(codec, GeneratorCodec)
+        codec, depth = with_generator(self.codec), self.config.depth
         learned = [value[items] for value in (self.codes, self.features) if value is not None]
 
         def render(codes: Tensor, features: Tensor | None = None) -> Tensor:
             return codec.render(codes, features, depth)
 
         if torch.is_grad_enabled():
-            made: Tensor = recomputed(render, *learned)
-            return made
+            images: Tensor = recomputed(render, *learned)
+            return images
         return render(*learned)
 
 
-_NO_GENERATOR = "items of a generator need codec 'generator'; write --codec generator:FILE"
-
-
 def _feature_shape(codec: Codec, depth: int) -> tuple[int, int, int] | None:
-    if not isinstance(codec, GeneratorCodec):
-        raise InputError(_NO_GENERATOR)
-    return codec.feature_shape(depth) if depth else None
+    source = with_generator(codec)
+    return source.feature_shape(depth) if depth else None
 
 
-def _spec(config: _Stored, feature_shape: tuple[int, ...] | None) -> dict[str, Any]:
+def _spec(config: GeneratorConfig, feature_shape: tuple[int, ...] | None) -> dict[str, Any]:
     spec = GeneratorSpec(depth=config.depth, storage=config.storage, feature_shape=feature_shape)  # type: ignore[arg-type]
-    return spec.model_dump(mode="json")
-
-
-VALUE_BYTES = 4
-
-
-def generating_bytes(items: GeneratorItems) -> int:
-    """Bytes at the peak of a step's rendering, with its gradient, and of the frozen weights.
-
-    Activations exist for one chunk at a time; of every item there is the image, its network input and a gradient.
-    """
-    codec = items.codec
-    assert isinstance(codec, GeneratorCodec)
-    activations = min(items.chunk_items, len(items)) * saved_bytes_per_item(_Rendering(items), codec.code_shape)
-    images = 3 * VALUE_BYTES * len(items) * codec.num_image_values
-    weights = sum(value.numel() * value.element_size() for value in codec.parameters())
-    return int(activations + images + weights)
+    return spec.model_dump(mode="json", exclude={"label_storage"})
 
 
 class _Rendering(nn.Module):
@@ -243,8 +230,8 @@ class _Rendering(nn.Module):
 
     def __init__(self, items: GeneratorItems) -> None:
         super().__init__()
-        assert isinstance(items.codec, GeneratorCodec)
-        self.codec, self.depth = items.codec, items.config.depth
+        self.codec: GeneratorCodec = with_generator(items.codec)
+        self.depth = items.config.depth
         self.shape = None if items.features is None else tuple(items.features.shape[1:])
 
     def forward(self, codes: Tensor) -> Tensor:

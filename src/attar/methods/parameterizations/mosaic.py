@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from attar.base.errors import InputError
 from attar.base.shapes import Float, Int64
 from attar.data.tiling import LARGEST_SIDE, Grid, expand, tile_boxes
-from attar.methods.parameterizations.codes import Codes, CodesConfig, CodesSpec, LabelStorage, Storage, read_codes
+from attar.methods.initialization.sources import Sources, encoded
+from attar.methods.parameterizations.codes import Codes, CodesConfig, CodesSpec, Storage, codes_table, read_codes
+from attar.methods.parameterizations.parameterization import (
+    LabelStorage,
+    Material,
+    Parameterization,
+    Table,
+    given_preprocess,
+)
 from attar.models.codecs.codec import Codec
 
 
@@ -21,8 +30,22 @@ class MosaicConfig(CodesConfig):
         grid: tiles along each side of a canvas, 1 to 5.
     """
 
+    matching: ClassVar[Literal["codes", "inputs"]] = "inputs"
+
     kind: Literal["mosaic"] = "mosaic"  # type: ignore[assignment]
     grid: int = Field(default=2, ge=1, le=LARGEST_SIDE)
+
+    @property
+    def num_tiles(self) -> int:
+        return Grid(self.grid).num_tiles
+
+    def spec(self, codec: Codec) -> dict[str, Any]:
+        return super().spec(codec) | {"grid": self.grid}
+
+    def initial(self, material: Material) -> Mosaic:
+        spaces = material.spaces
+        codes, labels = material.codes(self.grid), material.labels(self.num_tiles)
+        return Mosaic(spaces.codec, codes, labels, self.storage, preprocess=spaces.preprocess, grid=self.grid)
 
 
 class MosaicSpec(MosaicConfig, CodesSpec):
@@ -51,6 +74,7 @@ class Mosaic(Codes):
     """
 
     kind = "mosaic"
+    spec_type = MosaicSpec
 
     def __init__(
         self,
@@ -96,31 +120,26 @@ class Mosaic(Codes):
         """The codes of the canvases that the tiles lie in; `decode` gives whole canvases."""
         return self.codes[items // self.grid.num_tiles].detach()
 
-    def spec(self) -> dict[str, Any]:
-        return super().spec() | {"grid": self.grid.side}
+    def remade(self, sources: Sources, preprocess: Codec) -> Parameterization:
+        codes, side = encoded(self.codec, sources, self.grid), self.grid.side
+        again = Mosaic(self.codec, codes, sources.labels, self.storage, preprocess=preprocess, grid=side)
+        return Mosaic.restore(self.codec, again.payload(), again.spec(), preprocess)
+
+    def item_spec(self) -> dict[str, Any]:
+        return super().item_spec() | {"grid": self.grid.side}
 
     @classmethod
-    def restore(
-        cls, codec: Codec, payload: dict[str, Tensor], spec: dict[str, Any], preprocess: Codec | None = None
-    ) -> Mosaic:
-        """Rebuild from what `payload` and `spec` gave.
+    def item_table(cls, spec: Any, num_items: int, code_shape: tuple[int, int, int]) -> Table:
+        num_tiles = Grid(spec.grid).num_tiles
+        if num_items % num_tiles:
+            raise InputError(f"{num_items} items do not fill canvases of {num_tiles} tiles; the file is damaged")
+        return codes_table(spec.storage, num_items // num_tiles, code_shape)
 
-        Raises:
-            ValueError: no `preprocess`.
-            InputError: images that are too small for the grid.
-        """
-        if preprocess is None:
-            raise ValueError("a mosaic is restored with the codec that makes network inputs; give preprocess")
-        return cls(
-            codec,
-            read_codes(payload),
-            payload["labels"].long(),
-            spec["storage"],
-            payload.get("soft_labels"),
-            spec.get("label_storage", "float16"),
-            preprocess=preprocess,
-            grid=spec["grid"],
-        )
+    @classmethod
+    def _rebuilt(cls, codec: Codec, payload: dict[str, Tensor], spec: Any, preprocess: Codec | None) -> Mosaic:
+        codes, labels = read_codes(payload), payload["labels"].long()
+        inputs = given_preprocess(preprocess, cls.kind)
+        return Mosaic(codec, codes, labels, spec.storage, preprocess=inputs, grid=spec.grid)
 
     def _expanded(self, items: Tensor) -> Tensor:
         """Each canvas that is needed is decoded once, however many of its tiles are asked for."""

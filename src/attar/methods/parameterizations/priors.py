@@ -2,44 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from attar.base.config import Config, parse_config
+from attar.base.config import Config
 from attar.base.errors import InputError
-from attar.base.files import canonical_json
+from attar.base.footprint import saved_bytes_per_item
 from attar.base.shapes import Float, Int64
+from attar.methods.composition import Composition, Unmet
 from attar.methods.labels.hard import class_major_labels
-from attar.methods.parameterizations.codes import LabelStorage, to_float16
 from attar.methods.parameterizations.decoders import (
     Decoder,
     DecoderConfig,
     DecoderStorage,
     build_decoder,
+    decoder_table,
     read_decoder,
     store_decoder,
+    swift_decoder,
 )
-from attar.methods.parameterizations.parameterization import Parameterization
+from attar.methods.parameterizations.parameterization import (
+    DTYPE_OF,
+    LabelStorage,
+    Material,
+    Parameterization,
+    ParameterizationConfig,
+    Table,
+    stored_values,
+)
 from attar.models.codecs.codec import Codec
 
 DECODER = "decoder."
 NOISE_BLOCK = 16
+VALUE_BYTES = 4
 
 
-class _Stored(Config):
-    kind: Literal["priors"] = "priors"
-    decoder: DecoderConfig = DecoderConfig()
-    storage: DecoderStorage = "float32"
-    distribution: Literal["gaussian", "fixed"] = "gaussian"
-
-
-class PriorsConfig(_Stored):
+class PriorsConfig(ParameterizationConfig):
     """One Gaussian prior per item, and a decoder that is stored with them.
 
     Args:
@@ -51,11 +56,41 @@ class PriorsConfig(_Stored):
     Source: D3 section 2.2; section 3.3 and Figure 6 for fixed codes.
     """
 
+    starts: ClassVar[tuple[str, ...]] = ("noise",)
+    has_range: ClassVar[bool] = False
+    has_average: ClassVar[bool] = False
+    blank_start: ClassVar[bool] = True
+
+    kind: Literal["priors"] = "priors"
+    decoder: DecoderConfig = DecoderConfig()
+    storage: DecoderStorage = "float32"
+    distribution: Literal["gaussian", "fixed"] = "gaussian"
     initial_log_variance: float | Literal["normal"] = 0.0
 
-    def spec(self) -> dict[str, Any]:
-        """What a file will say of such priors, but for the storage of soft labels."""
+    @property
+    def stochastic(self) -> bool:
+        return self.distribution == "gaussian"
+
+    @property
+    def optimizers(self) -> Mapping[str, str]:
+        return {DECODER: "decoder_optimizer"}
+
+    def codes_of_images(self, codec: Codec) -> int:
+        return 1
+
+    def spec(self, codec: Codec) -> dict[str, Any]:
         return _spec(self.decoder.resolved(), self.storage, self.distribution)
+
+    def initial(self, material: Material) -> Priors:
+        codec, num_classes = material.spaces.codec, material.train.num_classes
+        return Priors.initial(self, codec, num_classes, material.count, material.draw)
+
+    def unmet(self, recipe: Composition) -> Iterator[Unmet]:
+        yield from super().unmet(recipe)
+        optimizer = recipe.decoder_optimizer
+        if optimizer is not None and optimizer.learning_rate_unit != "absolute":
+            mend = "set decoder_optimizer.learning_rate_unit=absolute"
+            yield Unmet("own optimizer", f"one decoder serves all items; {mend}")
 
     @model_validator(mode="after")
     def _initial_log_variance_fits(self) -> PriorsConfig:
@@ -67,9 +102,13 @@ class PriorsConfig(_Stored):
         return self
 
 
-class PriorsSpec(_Stored):
+class PriorsSpec(Config):
     """What a file says of its priors; `label_storage` is there with soft labels only."""
 
+    kind: Literal["priors"] = "priors"
+    decoder: DecoderConfig = DecoderConfig()
+    storage: DecoderStorage = "float32"
+    distribution: Literal["gaussian", "fixed"] = "gaussian"
     label_storage: LabelStorage | None = None
 
 
@@ -99,6 +138,7 @@ class Priors(Parameterization):
     """
 
     kind = "priors"
+    spec_type = PriorsSpec
 
     def __init__(
         self,
@@ -111,7 +151,7 @@ class Priors(Parameterization):
         soft_labels: Float[Tensor, "items classes"] | None = None,
         label_storage: LabelStorage = "float16",
     ) -> None:
-        super().__init__()
+        super().__init__(labels, soft_labels, label_storage)
         if decoder.image_shape != codec.code_shape:
             raise ValueError(f"a decoder of {decoder.image_shape} cannot make codes of {codec.code_shape}")
         if mean.shape != (len(labels), decoder.config.num_latents):
@@ -121,10 +161,7 @@ class Priors(Parameterization):
         self.register_parameter("log_variance", None)
         if log_variance is not None:
             self.log_variance = nn.Parameter(log_variance.detach().clone().float())
-        self.register_buffer("labels", labels.clone())
-        self.storage, self.label_storage = storage, label_storage
-        if soft_labels is not None:
-            self.soft_labels = nn.Parameter(soft_labels.detach().clone().float())
+        self.storage: DecoderStorage = storage
 
     @classmethod
     def initial(
@@ -234,38 +271,52 @@ class Priors(Parameterization):
         """
         return self.codec.decode(self.means(items))
 
-    def payload(self) -> dict[str, Tensor]:
-        def kept(values: Tensor, storage: str) -> Tensor:
-            return to_float16(values.detach().cpu()) if storage == "float16" else values.detach().cpu().float()
+    def for_sampling(self) -> Priors:
+        return self.with_decoder(swift_decoder(self.decoder))
 
-        tensors = {"mean": kept(self.mean, self.storage), "labels": self.labels.cpu().to(torch.int32)}
+    def sampled_inputs(
+        self, items: Int64[Tensor, " batch"], draw: torch.Generator | None, preprocess: Codec, lowered: bool = False
+    ) -> Float[Tensor, "batch c h w"]:
+        """As of the base; where network inputs are the decoder's own space, the way to images and back is left out."""
+        with torch.autocast(items.device.type, torch.bfloat16, enabled=lowered):
+            codes = self.means(items) if draw is None else self.samples(items, draw)
+        if self.codec is preprocess:
+            return codes.float()
+        return preprocess.encode(self.codec.decode(codes.float()))
+
+    def rendering_bytes(self, samples: int = 1) -> dict[str, int]:
+        """Bytes of the decoder's graph over all samples of a step, which exists as a whole, and of their gradients."""
+        each = saved_bytes_per_item(self.decoder, (self.decoder.config.num_latents,))
+        images = 3 * VALUE_BYTES * math.prod(self.decoder.image_shape)
+        return {"decoding": len(self) * samples * (each + images)}
+
+    def item_payload(self) -> dict[str, Tensor]:
+        tensors = {"mean": stored_values(self.mean, self.storage)}
         if self.log_variance is not None:
-            tensors["log_variance"] = kept(self.log_variance, self.storage)
-        if self.soft_labels is not None:
-            tensors["soft_labels"] = kept(self.soft_labels, self.label_storage)
+            tensors["log_variance"] = stored_values(self.log_variance, self.storage)
         stored = store_decoder(self.decoder, self.storage)
         return tensors | {DECODER + name: tensor for name, tensor in stored.items()}
 
-    def spec(self) -> dict[str, Any]:
-        spec = _spec(self.decoder.config, self.storage, "gaussian" if self.stochastic else "fixed")
-        return spec if self.soft_labels is None else spec | {"label_storage": self.label_storage}
+    def item_spec(self) -> dict[str, Any]:
+        return _spec(self.decoder.config, self.storage, "gaussian" if self.stochastic else "fixed")
 
     @classmethod
-    def restore(cls, codec: Codec, payload: dict[str, Tensor], spec: dict[str, Any]) -> Priors:
-        """Rebuild from what `payload` and `spec` gave, in evaluation mode.
+    def item_table(cls, spec: Any, num_items: int, code_shape: tuple[int, int, int]) -> Table:
+        entry = DTYPE_OF[spec.storage], (num_items, spec.decoder.num_latents)
+        names = ("mean", "log_variance") if spec.distribution == "gaussian" else ("mean",)
+        weights = decoder_table(spec.decoder, code_shape, spec.storage)
+        return dict.fromkeys(names, entry) | {DECODER + name: value for name, value in weights.items()}
 
-        Raises:
-            InputError: variances that are below 0 or too large for float32.
-        """
-        config = parse_config(PriorsSpec, canonical_json(spec), "parameterization 'priors'")
+    @classmethod
+    def _rebuilt(cls, codec: Codec, payload: dict[str, Tensor], spec: Any, preprocess: Codec | None) -> Priors:
+        """In evaluation mode. Raises InputError for variances that are below 0 or too large for float32."""
         log_variance = payload.get("log_variance")
         if log_variance is not None and not bool((0.5 * log_variance.float()).exp().isfinite().all()):
             raise InputError("payload tensor 'log_variance' has variances that are not finite; the file is damaged")
         weights = {name.removeprefix(DECODER): value for name, value in payload.items() if name.startswith(DECODER)}
-        decoder = read_decoder(config.decoder, codec.code_shape, weights)
-        labels, soft_labels = payload["labels"].long(), payload.get("soft_labels")
-        told = config.label_storage or "float16"
-        return cls(codec, decoder, payload["mean"], labels, log_variance, config.storage, soft_labels, told).eval()
+        decoder = read_decoder(spec.decoder, codec.code_shape, weights)
+        labels = payload["labels"].long()
+        return Priors(codec, decoder, payload["mean"], labels, log_variance, spec.storage).eval()
 
     def _decoded(self, latents: Tensor) -> Tensor:
         decoded: Tensor = self.decoder(latents)

@@ -3,21 +3,42 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from attar.base.shapes import Float, Int64
-from attar.methods.parameterizations.parameterization import Parameterization
+from attar.methods.parameterizations.parameterization import Parameterization, ParameterizationConfig
 from attar.models.codecs.codec import Codec
 
 RenderingPrecision: TypeAlias = Literal["float32", "bfloat16"]
 """bfloat16 is autocast: convolutions and matrix products alone."""
 
+VALUE_BYTES = 4
+
+
+class RenderedConfig(ParameterizationConfig):
+    """Settings that items of any frozen model have.
+
+    Args:
+        chunk_items: the most items that go through the model at once.
+        precision: of the model while items are learned; the images of the file are rendered in float32.
+    """
+
+    matching: ClassVar[Literal["codes", "inputs"]] = "inputs"
+    has_range: ClassVar[bool] = False
+
+    chunk_items: int = Field(default=16, ge=1)
+    precision: RenderingPrecision = "float32"
+
+    def codes_of_images(self, codec: Codec) -> int:
+        return 1
+
 
 class Rendered(Parameterization):
-    """Items that objectives see as network inputs of their images; their labels are hard.
+    """Items that objectives see as network inputs of their images.
 
         forward(i) = preprocess(images(i))
 
@@ -27,7 +48,6 @@ class Rendered(Parameterization):
         precision: of the model in `forward`; `images` is always rendered in the precision of the items.
     """
 
-    soft_labels: None
     chunk_items: int
     precision: RenderingPrecision
     preprocess: Codec
@@ -54,9 +74,6 @@ class Rendered(Parameterization):
     def _chunk(self, items: Tensor) -> Tensor:
         """Images of at most `chunk_items` items."""
 
-
-def given_preprocess(preprocess: Codec | None, kind: str) -> Codec:
-    """What makes network inputs of images, of which payloads say nothing. Raises ValueError where it is absent."""
-    if preprocess is None:
-        raise ValueError(f"items of kind {kind!r} are restored with the codec of network inputs; give it")
-    return preprocess
+    def weight_bytes(self) -> int:
+        """Bytes of the frozen model."""
+        return sum(value.numel() * value.element_size() for value in self.codec.parameters())

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from attar.data.augmentation import DsaConfig
 from attar.methods.labels import SoftLabels
 from attar.methods.objectives.discrepancy import DiscrepancyConfig
-from attar.methods.objectives.registry import ObjectiveConfig
+from attar.methods.objectives.sums import ObjectiveConfig
 from attar.methods.objectives.sums import SumConfig
 from attar.methods.objectives.trajectories import TrajectoriesConfig
 from attar.methods.parameterizations.decoders import DecoderConfig

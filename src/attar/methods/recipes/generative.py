@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from attar.data.augmentation import DsaConfig
 from attar.methods.objectives.features import FeaturesConfig
 from attar.methods.objectives.gradients import GradientsConfig
-from attar.methods.objectives.registry import MatchingConfig
+from attar.methods.objectives.registry import PartConfig as MatchingConfig
 from attar.methods.objectives.trajectories import TrajectoriesConfig
 from attar.methods.parameterizations.diffusion import DiffusionConfig
 from attar.methods.parameterizations.generator import GeneratorConfig

@@ -193,3 +193,10 @@ class DiffusionCodec(Codec):
         if model_tensors or parsed.public is not None:
             raise InputError("a public model's tensors are in the file; the file is damaged")
         return cls(inner, PretrainedModel.restore(parsed.model, inner.code_shape))
+
+
+def with_model(codec: Codec) -> DiffusionCodec:
+    """The codec itself, where it has a diffusion model. Raises InputError where it has none."""
+    if not isinstance(codec, DiffusionCodec):
+        raise InputError("items of a diffusion model need codec 'diffusion'; write --codec diffusion:MODEL")
+    return codec

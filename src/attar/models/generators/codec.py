@@ -239,3 +239,10 @@ class GeneratorCodec(Codec):
         """A value of the network's type and device, whether it has parameters or buffers alone."""
         values = itertools.chain(self.network.parameters(), self.network.buffers())
         return next((value for value in values if value.is_floating_point()), torch.zeros(()))
+
+
+def with_generator(codec: Codec) -> GeneratorCodec:
+    """The codec itself, where it has a generator. Raises InputError where it has none."""
+    if not isinstance(codec, GeneratorCodec):
+        raise InputError("items of a generator need codec 'generator'; write --codec generator:FILE")
+    return codec

@@ -21,14 +21,12 @@ from attar.evaluation.evaluate import FEW_SEEDS, device_name, seed_numbers, with
 from attar.evaluation.measuring import Measurement
 from attar.evaluation.protocol import Protocol, check_judges, resolve_flip
 from attar.evaluation.protocol import protocol as protocol_named
-from attar.methods.labels import RegionLabels
 from attar.methods.recipes import Recipe
 from attar.models.networks.network import NetworkConfig
 from attar.models.networks.registry import networks_named
 from attar.runs.budget import Budget
 from attar.runs.distill import distill
-from attar.runs.starting import Spaces
-from attar.runs.task import Task, num_codes_per_class, resolve_task
+from attar.runs.task import Run, Task, resolve_task
 from attar.sets.distilled import DistilledSet
 from attar.sets.manifest import RATE
 from attar.studies.continual.card import ContinualCard, Step
@@ -100,7 +98,7 @@ def continual(
     numbers = seed_numbers(chosen.seeds if seeds is None else seeds)
     asked = chosen.networks if networks is None else networks
     networks_named(asked)
-    task = resolve_task(recipe, budget, seed, device, settings, None, None, CHECKPOINT_STEPS)
+    task = resolve_task(recipe, budget, seed, device, settings, checkpoint_steps=CHECKPOINT_STEPS)
     _check_recipe(task, chosen)
     splits = data if isinstance(data, Splits) else load_images(data, progress=progress, **loading)
     check_judges(chosen, task.recipe.labels.kind, splits.train.image_shape)
@@ -207,7 +205,7 @@ class _Work:
             share, train = self.share(number), self.train(number)
             task = replace(self.task, budget=Budget.parse(share))
             try:
-                num_codes_per_class(task, Spaces.of(task.recipe, train), train, self.splits.name, Silent())
+                Run.of(task, train, self.splits.name)
             except InputError as error:
                 raise InputError(
                     f"a memory of {self.cap} bytes is too small, step {number + 1} may have {share} of it: {error}"
@@ -261,14 +259,14 @@ def _check_recipe(task: Task, chosen: Protocol) -> None:
             f"protocol {chosen.name!r} searches a learning rate for every row, which a growing memory has no images "
             "for; take one without, e.g. quick"
         )
-    if not isinstance(recipe.labels, RegionLabels):
+    if not recipe.labels.asks_observer:
         return
     if chosen.training.soft_loss == "logits":
         raise InputError(
             f"protocol {chosen.name!r} compares the logits of all classes and a step's observer knows its own alone; "
             "take a protocol with soft_loss 'cross-entropy'"
         )
-    if recipe.labels.storage == "online" and task.budget.unit == "bytes":
+    if getattr(recipe.labels, "storage", None) == "online" and task.budget.unit == "bytes":
         raise InputError(
             "labels that are asked of an observer need its bytes beside the files, which a cap in bytes cannot plan; "
             "set labels.storage to float16, int8 or top-k, or give a budget per class"
