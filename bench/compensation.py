@@ -36,7 +36,6 @@ from attar.methods.labels import class_major_labels
 from attar.methods.objectives.alignment import Alignment, AlignmentConfig
 from attar.methods.objectives.inversion import InversionConfig
 from attar.methods.objectives.objective import Context, Objective
-from attar.methods.objectives.registry import build_objective
 from attar.methods.parameterizations.codes import Codes
 from attar.methods.parameterizations.mosaic import Mosaic
 from attar.methods.recipes import Recipe, recipe
@@ -82,7 +81,7 @@ def step_of(method: str, name: str, count: int, chunk: int, device: torch.device
         real.shape, 10, device, made.steps, observer=observer, originals=sources.images, images_of=codec.decode
     )
     assert isinstance(made.objective, AlignmentConfig | InversionConfig)
-    objective = build_objective(made.objective, context)
+    objective = made.objective.build(context)
     updates = Updates(made, synthetic, objective, count // 10)
     numbers = step_numbers(objective, real.shape)
 

@@ -31,8 +31,7 @@ from attar.base.randomness import generator
 from attar.data.augmentation import Dsa
 from attar.data.image_set import ImageSet
 from attar.methods.labels import class_major_labels
-from attar.methods.objectives.objective import Context
-from attar.methods.objectives.registry import MatchingConfig, build_objective
+from attar.methods.objectives.objective import Context, MatchingConfig
 from attar.methods.objectives.trajectories import TrajectoriesConfig
 from attar.methods.parameterizations.codes import Codes
 from attar.methods.recipes import recipe
@@ -113,7 +112,7 @@ def outer_step(space: Space, name: str, config: MatchingConfig, device: torch.de
     experts = DriftingExperts(config.network, space.shape) if isinstance(config, TrajectoriesConfig) else None
     context = Context(space.shape, 10, device, 1, augmentation, experts)
     planned = plan_memory(recipe(name).model_copy(update={"objective": config}), context, items.synthetic, items.real)
-    objective = build_objective(planned.config, context)
+    objective = planned.config.build(context)
 
     def step() -> None:
         objective.accumulate(items.synthetic, items.real, generator(0, "step"))

@@ -17,7 +17,6 @@ from attar.data.augmentation import Dsa, DsaConfig
 from attar.data.tiling import Grid, squeeze
 from attar.methods.objectives.alignment import Alignment, AlignmentConfig
 from attar.methods.objectives.objective import Context
-from attar.methods.objectives.registry import build_objective, has_observer, has_originals
 from attar.methods.parameterizations.codes import Codes
 from attar.methods.parameterizations.mosaic import Mosaic
 from attar.methods.recipes import Recipe, recipe
@@ -63,7 +62,7 @@ def mosaic(originals: Tensor, grid: int) -> Mosaic:
 
 def objective_for(originals: Any, config: AlignmentConfig, dtype: torch.dtype = torch.float64) -> Alignment:
     observer = SmallObserver().to(dtype)
-    made = build_objective(config, Context(SHAPE, 10, observer=observer, originals=originals))
+    made = config.build(Context(SHAPE, 10, observer=observer, originals=originals))
     assert isinstance(made, Alignment)
     return made
 
@@ -307,7 +306,7 @@ def test_items_of_any_codec_become_images() -> None:
     observer = SmallObserver()
     context = Context(codec.code_shape, 10, observer=observer, originals=originals.__getitem__, images_of=codec.decode)
     config = AlignmentConfig(augmentation=None)
-    figures = build_objective(config, context).accumulate(items, real(), step_generator())
+    figures = config.build(context).accumulate(items, real(), step_generator())
     decoded, seen = codec.decode(items.codes).detach(), torch.zeros(())
     for one, two in zip(observer.maps(decoded, -1), observer.maps(originals, -1), strict=True):
         seen += (one - two).square().mean()
@@ -316,7 +315,7 @@ def test_items_of_any_codec_become_images() -> None:
 
     pixels = Codes(observer.preprocess, observer.preprocess.encode(decoded), images.labels[:10])
     plain = Context(SHAPE, 10, observer=observer, originals=originals.__getitem__)
-    again = build_objective(config, plain).accumulate(pixels, real(), step_generator())
+    again = config.build(plain).accumulate(pixels, real(), step_generator())
     assert again["loss"] == pytest.approx(figures["loss"], rel=1e-4)
 
 
@@ -329,7 +328,7 @@ def test_an_observer_of_the_other_room_sees_the_same(layer: Any) -> None:
     for each in (small, observer):
         items = mosaic(originals, 2)
         context = Context(SHAPE, 10, observer=each, originals=originals.__getitem__)
-        objective = build_objective(AlignmentConfig(layer=layer), context)
+        objective = AlignmentConfig(layer=layer).build(context)
         results.append((objective.accumulate(items, real(), step_generator())["loss"], items.codes.grad))
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-6)
     torch.testing.assert_close(results[0][1], results[1][1])
@@ -344,7 +343,7 @@ def test_a_step_derives_nothing_for_weights() -> None:
     once = counter.get_total_flops()
     for augmentation in (DsaConfig(strategy="crop_cutout_flip"), None):
         context = Context(SHAPE, 10, observer=observer, originals=originals.__getitem__)
-        objective = build_objective(AlignmentConfig(augmentation=augmentation), context)
+        objective = AlignmentConfig(augmentation=augmentation).build(context)
         items = Codes(observer.preprocess, torch.zeros(8, *SHAPE), torch.arange(8))
         objective.accumulate(items, real(), step_generator())
         with FlopCounterMode(display=False) as counter:
@@ -355,7 +354,7 @@ def test_a_step_derives_nothing_for_weights() -> None:
 
 def test_what_it_needs_is_known_before_it_is_built() -> None:
     config = AlignmentConfig()
-    assert has_observer(config) and has_originals(config)
+    assert ("observer" in config.needs) and ("originals" in config.needs)
     for context in (Context(SHAPE, 10), Context(SHAPE, 10, observer=SmallObserver())):
         with pytest.raises(ValueError, match="needs an observer and the items' originals"):
-            build_objective(config, context)
+            config.build(context)

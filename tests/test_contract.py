@@ -23,8 +23,7 @@ from attar.methods.objectives.discrepancy import DiscrepancyConfig
 from attar.methods.objectives.features import FeaturesConfig
 from attar.methods.objectives.gradients import GradientsConfig
 from attar.methods.objectives.inversion import InversionConfig
-from attar.methods.objectives.objective import Context
-from attar.methods.objectives.registry import MatchingConfig, build_objective, has_experts, has_observer, has_originals
+from attar.methods.objectives.objective import Context, MatchingConfig
 from attar.methods.objectives.sums import SumConfig
 from attar.methods.objectives.trajectories import TrajectoriesConfig
 from attar.methods.parameterizations.codes import Codes
@@ -177,16 +176,16 @@ class DriftingExperts:
 
 
 def _context(config: MatchingConfig, codec: Codec, preprocess: Codec, real: RealItems) -> Context:
-    experts: Experts | None = DriftingExperts(real.shape, real.num_classes) if has_experts(config) else None
-    augmentation = siamese_augmentation(config.augmentation, codec, preprocess)
+    experts: Experts | None = DriftingExperts(real.shape, real.num_classes) if ("experts" in config.needs) else None
+    augmentation = siamese_augmentation(config.views, codec, preprocess)
     return Context(
         real.shape,
         real.num_classes,
         num_steps=2,
         augmentation=augmentation,
         experts=experts,
-        observer=SmallObserver() if has_observer(config) else None,
-        originals=_other_digits if has_originals(config) else None,
+        observer=SmallObserver() if ("observer" in config.needs) else None,
+        originals=_other_digits if ("originals" in config.needs) else None,
         images_of=codec.decode,
     )
 
@@ -217,7 +216,7 @@ def test_a_composition(codec: str, kind: str, objective: str, train: ImageSet) -
     for _ in range(2):
         items = PARAMETERIZATIONS[kind](image_codec, train)
         before = [parameter.detach().clone() for parameter in items.parameters()]
-        matcher = build_objective(OBJECTIVES[objective], _context(OBJECTIVES[objective], matching, preprocess, real))
+        matcher = OBJECTIVES[objective].build(_context(OBJECTIVES[objective], matching, preprocess, real))
         own = [value for group in matcher.parameter_groups() for value in group["params"]]
         optimizer = torch.optim.SGD([{"params": list(items.parameters())}, *matcher.parameter_groups()], lr=1.0)
         for step in range(2):
@@ -230,7 +229,7 @@ def test_a_composition(codec: str, kind: str, objective: str, train: ImageSet) -
                 assert (parameter.grad.flatten(1).norm(dim=1) > 0).all()
             assert all(value.grad is not None and value.grad.isfinite() and value.grad != 0 for value in own)
             optimizer.step()
-        assert matcher.learned().keys() == set(matcher.learned_names)
+        assert matcher.learned().keys() == set(OBJECTIVES[objective].learned_names)
         after = [parameter.detach().clone() for parameter in items.parameters()]
         assert all(bool((new != old).any()) for new, old in zip(after, before, strict=True))
         results.append(after)
@@ -247,7 +246,7 @@ def test_a_composition_of_priors(codec: str, kind: str, objective: str, train: I
     config, results = OBJECTIVES[objective], []
     for _ in range(2):
         items = PRIORS[kind](image_codec, train)
-        matcher = build_objective(config, _context(config, image_codec, preprocess, real))
+        matcher = config.build(_context(config, image_codec, preprocess, real))
         optimizer = torch.optim.SGD([{"params": list(items.parameters())}, *matcher.parameter_groups()], lr=1e-3)
         for step in range(2):
             optimizer.zero_grad()
@@ -283,7 +282,7 @@ def test_a_composition_with_a_frozen_model(
         items = RENDERED[kind](image_codec, train)
         learned = {name: value for name, value in items.named_parameters() if value.requires_grad}
         assert set(learned) == wanted
-        matcher = build_objective(config, _context(config, matching, matching, real))
+        matcher = config.build(_context(config, matching, matching, real))
         optimizer = torch.optim.SGD([{"params": list(learned.values())}, *matcher.parameter_groups()], lr=1e-3)
         for step in range(2):
             optimizer.zero_grad()
@@ -307,7 +306,7 @@ def test_gradients_reach_soft_labels(objective: str, train: ImageSet) -> None:
     logits = class_logits(hard.labels, train.num_classes, 3.0)
     items = Codes(codec, hard.codes, hard.labels, "int8", logits)
     config = OBJECTIVES[objective]
-    matcher = build_objective(config, _context(config, codec, fit_codec(PixelsConfig(), train), real))
+    matcher = config.build(_context(config, codec, fit_codec(PixelsConfig(), train), real))
     matcher.accumulate(items, real, generator(0, "step", 0))
     assert items.soft_labels is not None and items.soft_labels.grad is not None
     gradient = items.soft_labels.grad

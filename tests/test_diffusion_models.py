@@ -19,7 +19,7 @@ from attar.base.randomness import generator
 from attar.data.image_set import ImageSet
 from attar.data.sources import load_images
 from attar.methods.objectives.features import Features
-from attar.methods.parameterizations.diffusion import Diffusion, DiffusionConfig, rendering_bytes
+from attar.methods.parameterizations.diffusion import Diffusion, DiffusionConfig
 from attar.methods.recipes import recipe
 from attar.models.codecs.pixels import PixelsConfig
 from attar.models.codecs.registry import codec_from_text, fit_codec, restore_codec
@@ -408,7 +408,7 @@ def test_items_through_models_of_diffusers(kind: str, tmp_path: Path) -> None:
     items(torch.arange(4)).square().sum().backward()
     for learned in (items.codes, items.conditioning):
         assert learned.grad is not None and (learned.grad.flatten(1).norm(dim=1) > 0).all()
-    assert rendering_bytes(items) > 0
+    assert items.rendering_bytes()["rendering"] > 0
 
 
 def test_random_values_of_a_model_of_diffusers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from attar.base.config import override
 from attar.base.errors import InputError
 from attar.base.randomness import generator
 from attar.methods.objectives.features import Features
-from attar.methods.parameterizations.generator import GeneratorConfig, GeneratorItems, generating_bytes
+from attar.methods.parameterizations.generator import GeneratorConfig, GeneratorItems
 from attar.methods.recipes import recipe
 from attar.models.codecs.pixels import PixelsConfig
 from attar.models.codecs.registry import fit_codec
@@ -104,10 +104,13 @@ def test_activations_exist_for_one_chunk_at_a_time() -> None:
     """What is planned grows with the items by their images alone."""
     few, many = (digit_generator_items(count=count, chunk_items=5) for count in (1, 8))
     image = 3 * 4 * 64
-    assert generating_bytes(many) - generating_bytes(few) == 70 * image
+    assert many.rendering_bytes()["rendering"] - few.rendering_bytes()["rendering"] == 70 * image
     wider = digit_generator_items(count=8, chunk_items=10)
-    assert generating_bytes(wider) - generating_bytes(many) > 5 * image
-    assert generating_bytes(digit_generator_items(depth=4)) < generating_bytes(digit_generator_items(depth=0))
+    assert wider.rendering_bytes()["rendering"] - many.rendering_bytes()["rendering"] > 5 * image
+    assert (
+        digit_generator_items(depth=4).rendering_bytes()["rendering"]
+        < digit_generator_items(depth=0).rendering_bytes()["rendering"]
+    )
 
 
 def test_bfloat16_renders_what_is_learned_and_not_what_is_read() -> None:

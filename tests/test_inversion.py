@@ -17,7 +17,6 @@ from attar.base.errors import InputError
 from attar.base.randomness import generator
 from attar.methods.objectives.inversion import Inversion, InversionConfig, Moments, View, draw_view, groups_of
 from attar.methods.objectives.objective import Context
-from attar.methods.objectives.registry import build_objective, has_observer, has_originals
 from attar.methods.parameterizations.codes import Codes
 from attar.methods.recipes import recipe
 from attar.models.real_items import RealItems
@@ -35,7 +34,7 @@ def noise(labels: Tensor, observer: SmallObserver, dtype: torch.dtype = torch.fl
 
 
 def objective_for(config: InversionConfig, observer: SmallObserver) -> Inversion:
-    made = build_objective(config, Context(SHAPE, 10, observer=observer))
+    made = config.build(Context(SHAPE, 10, observer=observer))
     assert isinstance(made, Inversion)
     return made
 
@@ -193,12 +192,12 @@ def test_an_observer_without_batch_norm_is_refused() -> None:
     with pytest.raises(InputError, match=r"no batch norm.*convnet:batch"):
         objective_for(InversionConfig(), SmallObserver(norm="instance"))
     with pytest.raises(ValueError, match="needs an observer"):
-        build_objective(InversionConfig(), Context(SHAPE, 10))
+        InversionConfig().build(Context(SHAPE, 10))
 
 
 def test_what_it_needs_and_allows() -> None:
     config = InversionConfig()
-    assert has_observer(config) and not has_originals(config)
+    assert ("observer" in config.needs) and not ("originals" in config.needs)
     assert config.augmentation is None and "augmentation" not in config.model_dump()
     assert math.isclose(config.jitter * 224, 32)
     for wrong in ({"crop": (0.5, 0.2)}, {"crop": (0.0, 1.0)}, {"group_size": 0}, {"jitter": 1.5}):

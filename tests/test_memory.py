@@ -16,7 +16,7 @@ from attar.methods.objectives.features import Features, FeaturesConfig
 from attar.methods.objectives.objective import Context
 from attar.methods.objectives.trajectories import TrajectoriesConfig
 from attar.methods.parameterizations.codes import Codes
-from attar.methods.parameterizations.diffusion import Diffusion, rendering_bytes
+from attar.methods.parameterizations.diffusion import Diffusion
 from attar.methods.parameterizations.generator import GeneratorItems
 from attar.methods.recipes import recipe
 from attar.models.codecs.pixels import PixelsConfig
@@ -173,9 +173,9 @@ def test_chunks_stay_whole_where_their_size_changes_nothing() -> None:
     objective = FeaturesConfig(network=NetworkConfig(depth=1, width=4), real_batch_size=4)
     changed = recipe("ld3m-dm").model_copy(update={"objective": objective})
     real = RealItems(train.labels, 10, images=train, codec=items.preprocess)
-    limit = int(1.9 * rendering_bytes(items))
+    limit = int(1.9 * items.rendering_bytes()["rendering"])
     plan = plan_memory(changed, Context(real.shape, 10, "cpu", 3), items, real, f"{limit}B")
-    assert limit // 2 < rendering_bytes(items) and plan.num_bytes <= limit
+    assert limit // 2 < items.rendering_bytes()["rendering"] and plan.num_bytes <= limit
     assert items.chunk_items == 16
 
 

@@ -22,14 +22,6 @@ from attar.methods.objectives.features import FeaturesConfig
 from attar.methods.objectives.gradients import GradientsConfig
 from attar.methods.objectives.inversion import InversionConfig
 from attar.methods.objectives.objective import Context, NoObjectiveConfig
-from attar.methods.objectives.registry import (
-    build_objective,
-    expert_part,
-    has_experts,
-    has_observer,
-    has_originals,
-    learned_names,
-)
 from attar.methods.objectives.sums import Sum, SumConfig
 from attar.methods.objectives.trajectories import TrajectoriesConfig
 from attar.methods.parameterizations.codes import Codes
@@ -104,7 +96,7 @@ def _gradients(objective: Any, generator: torch.Generator, items: Items | None =
 def _alone(config: Any, name: str, number: int = 0) -> tuple[Any, list[Tensor]]:
     """A part by itself, with the generator that a sum's step gives it."""
     seed = int(torch.randint(2**62, (1,), generator=generator(number, "step")))
-    return _gradients(build_objective(config, _context()), generator(seed, name))
+    return _gradients(config.build(_context()), generator(seed, name))
 
 
 def test_the_gradient_is_the_weighted_sum_of_the_parts_gradients() -> None:
@@ -196,8 +188,10 @@ def test_a_step_that_failed_is_taken_again_by_the_same_part() -> None:
 
 def test_members_are_those_of_the_parts() -> None:
     objective = _sum(TRAJECTORIES, DISCREPANCY)
-    assert objective.needs_experts and not objective.needs_observer and not objective.needs_originals
-    assert objective.learned_names == ("student_rate",) and objective.learned() == {"student_rate": pytest.approx(0.1)}
+    assert objective.config.needs == {"experts"}
+    assert objective.config.learned_names == ("student_rate",) and objective.learned() == {
+        "student_rate": pytest.approx(0.1)
+    }
     assert [group["lr"] for group in objective.parameter_groups()] == [0.1]
     small = TRAJECTORIES.model_copy(update={"chunk_items": 1})
     last = _sum(small, DISCREPANCY.model_copy(update={"chunk_items": 2}))
@@ -215,7 +209,7 @@ def test_the_augmentation_reaches_the_parts_that_have_one() -> None:
     dsa = DsaConfig()
     config = SumConfig(parts=(TRAJECTORIES, DISCREPANCY.model_copy(update={"augmentation": dsa})))
     trajectories, matching = Sum(config, _context(dsa)).parts
-    assert config.augmentation == dsa
+    assert config.views == dsa
     assert isinstance(matching, Discrepancy) and matching.augment is not None
     assert trajectories.augment is None
 
@@ -224,18 +218,17 @@ def test_views_for_those_who_read_a_config() -> None:
     config = SumConfig(parts=(FEATURES, DISCREPANCY, TRAJECTORIES, DISCREPANCY))
     assert config.names == ("features", "discrepancy", "trajectories", "discrepancy_2")
     assert config.factors == (1.0, 1.0, 1.0, 1.0)
-    assert config.expert_part == expert_part(config) == TRAJECTORIES  # it says how experts are augmented
-    assert (config.experts, config.network) == (EXPERTS, SMALL)
-    assert config.augmentation is None and config.chunk_items == 1024
-    assert has_experts(config) and not has_observer(config) and not has_originals(config)
-    assert learned_names(config) == ("student_rate",)
+    assert config.expert_settings == TRAJECTORIES  # it says how experts are augmented
+    assert config.views is None and config.chunk_size == 1024
+    assert config.needs == {"experts"}
+    assert config.learned_names == ("student_rate",)
     observed = SumConfig(parts=(AlignmentConfig(), InversionConfig()))
-    assert has_observer(observed) and has_originals(observed) and not has_experts(observed)
-    assert observed.experts is None and observed.network is None and observed.augmentation is None
+    assert observed.needs == {"observer", "originals"}
+    assert observed.expert_settings is None and observed.views is None
     still = observed.without_flip()
     assert still.parts == (AlignmentConfig().without_flip(), InversionConfig().without_flip())
-    assert expert_part(NoObjectiveConfig()) is None and expert_part(FEATURES) is None
-    assert expert_part(DISCREPANCY) == DISCREPANCY and not has_experts(NoObjectiveConfig())
+    assert NoObjectiveConfig().expert_settings is None and FEATURES.expert_settings is None
+    assert DISCREPANCY.expert_settings == DISCREPANCY and not NoObjectiveConfig().needs
 
 
 def test_a_recipe_holds_a_sum_and_reads_it_back() -> None:
@@ -316,4 +309,4 @@ def test_the_planner_counts_the_parts_together() -> None:
     assert both.config.parts[0].kept_steps == 3
     tight = plan(SumConfig(parts=(trajectories, matching)), "90MB")
     assert tight.num_bytes <= 90_000_000 and all(part.chunk_items < 1024 for part in tight.config.parts)
-    assert f"in chunks of {tight.config.chunk_items} items" in tight.line
+    assert f"in chunks of {tight.config.chunk_size} items" in tight.line

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from attar.base.config import override
 from attar.base.errors import InputError
 from attar.base.randomness import generator
-from attar.methods.objectives.objective import Objective, Synthetic
+from attar.methods.objectives.features import FeaturesConfig
+from attar.methods.objectives.objective import Context, Objective, Synthetic
 from attar.methods.parameterizations.codes import Codes
 from attar.methods.recipes import OptimizerConfig, Recipe, recipe
 from attar.models.codecs.pca import PcaConfig
@@ -32,10 +33,8 @@ ADAM = {"kind": "adam", "momentum": 0.0, "learning_rate": 0.1, "learning_rate_un
 class Own(Objective):
     """An objective with a number of its own, and a count that a resumed run needs."""
 
-    kind = "own"
-
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(FeaturesConfig(), Context((1, 8, 8), 10))
         self.number = nn.Parameter(torch.tensor(0.5))
         self.steps = 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 NEEDS: dict[str, str] = {
     "steps": "an objective that takes steps: without one nothing is trained",
@@ -24,6 +24,7 @@ NEEDS: dict[str, str] = {
 """Every need by name. A composition is refused because one of these is not met, never because of a list of pairs."""
 
 
+@runtime_checkable
 class Composition(Protocol):
     """A recipe as its parts see it; `recipes.recipe.Recipe` is one."""
 

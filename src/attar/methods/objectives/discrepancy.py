@@ -92,7 +92,7 @@ class DiscrepancyConfig(MatchingConfig):
         return 2  # an expert's parameters, as they are read and in the network
 
     def items_at_once(self, num_items: int, num_classes: int) -> float:
-        return min(self.chunk_items, max(self.samples * num_items, self.real_batch_size * num_classes))
+        return float(min(self.chunk_items, max(self.samples * num_items, self.real_batch_size * num_classes)))
 
     def extra_bytes(self, network: Network, context: Context, num_items: int) -> dict[str, int]:
         """All items' features, the rendered items, each with its gradient, and the kernels in hand."""

@@ -52,7 +52,7 @@ class FeaturesConfig(MatchingConfig):
         return Features(self, context)
 
     def items_at_once(self, num_items: int, num_classes: int) -> float:
-        return max(self.chunk_items, num_items / num_classes)
+        return max(float(self.chunk_items), num_items / num_classes)
 
 
 def class_means(

@@ -195,7 +195,7 @@ class MatchingConfig(Config):
 
     def items_at_once(self, num_items: int, num_classes: int) -> float:
         """Items whose activations exist at once, in units of one backward pass."""
-        return min(num_items, self.chunk_size)
+        return float(min(num_items, self.chunk_size))
 
     def extra_bytes(self, network: Network, context: Context, num_items: int) -> dict[str, int]:
         """What else a step takes, by purpose."""

@@ -57,6 +57,7 @@ class Experts(Protocol):
         """float32 [P], on the CPU: the network's parameters, each flattened, in the order of `named_parameters()`."""
 
 
+@runtime_checkable
 class ReadsExperts(Protocol):
     """Settings of whatever reads experts: which network they are, how they are trained, and on what views."""
 
