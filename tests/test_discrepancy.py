@@ -351,7 +351,7 @@ def test_experts_that_do_not_fit_are_refused() -> None:
         _step(_objective(layer=7), Sampled())
     none = FixedExperts()
     none.num_experts = 0
-    with pytest.raises(InputError, match="there are no experts to take features from"):
+    with pytest.raises(InputError, match="there are no experts to match"):
         _step(_objective(none), Sampled())
 
 

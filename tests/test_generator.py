@@ -238,10 +238,9 @@ def test_parts_are_distilled_apart_and_merged(own_file: Path) -> None:
     ("changes", "message"),
     [
         ({"initialization": "random"}, "initialization=noise"),
-        ({"feature_optimizer": None}, "an optimizer of their own"),
+        ({"feature_optimizer": None}, "an optimizer of its own"),
         ({"parameterization.depth": 0}, "feature_optimizer=null"),
         ({"codec": {"kind": "pixels"}}, "--codec generator:FILE"),
-        ({"labels": {"kind": "soft", "initial": "class"}}, "hard labels"),
         ({"optimizer.valid_range": True}, "valid range"),
         ({"feature_optimizer.valid_range": True}, "valid range"),
         ({"parameterization.storage": "int8"}, "float16"),

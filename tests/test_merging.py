@@ -125,9 +125,9 @@ def test_soft_labels_say_nothing_of_other_parts_classes(soft: Any) -> None:
 
 def test_soft_labels_too_low_to_keep_others_out_are_refused() -> None:
     broken = part(A, 1, soft="float16")
-    payload = broken.payloads()[0]
-    payload["soft_labels"] = torch.full_like(payload["soft_labels"], -65500.0)
-    low = broken.with_payloads([payload], [broken.manifest.shards[0].parameterization])
+    tensors = {"shards.0." + name: tensor for name, tensor in broken.payloads()[0].items()}
+    tensors["shards.0.soft_labels"] = torch.full_like(tensors["shards.0.soft_labels"], -65500.0)
+    low = broken.with_shards(broken.manifest.shards, tensors)
     with pytest.raises(InputError, match=r"set 1: soft labels whose largest logit"):
         merge([low, part(B)])
 

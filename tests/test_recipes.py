@@ -242,7 +242,6 @@ def test_ld3ms_table_8_and_its_official_code() -> None:
     [
         ("dm", {"parameterization.kind": "diffusion"}, "belong together"),
         ("dm", {"codec": {"kind": "diffusion"}}, "belong together"),
-        ("ld3m-dc", {"labels": {"kind": "soft", "initial": "class"}}, "hard labels"),
         ("ld3m-dm", {"optimizer.valid_range": True}, "valid range"),
         ("ld3m-dm", {"parameterization.sampling.guidance": 0}, "learned=codes"),
     ],

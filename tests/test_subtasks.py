@@ -253,8 +253,6 @@ def test_options_without_effect_and_parts_that_cannot_be_are_refused(
     ):
         with pytest.raises(InputError, match=message):
             run(file(tmp_path), **arguments)
-    with pytest.raises(InputError, match="subtask's observer knows its own classes alone"):
-        distill("digits", "lic", "1ipc", subtasks=2)
     with pytest.raises(InputError, match="needs one of its own"):
         distill(
             "digits",

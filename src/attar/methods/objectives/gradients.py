@@ -87,7 +87,7 @@ class GradientsConfig(MatchingConfig):
 
     def items_at_once(self, num_items: int, num_classes: int) -> float:
         largest = max(self.real_batch_size * num_classes, SECOND_ORDER * num_items, self.train_batch_size)
-        return min(SECOND_ORDER * self.chunk_items, largest)
+        return float(min(SECOND_ORDER * self.chunk_items, largest))
 
 
 class Gradients(Objective):

@@ -165,7 +165,8 @@ class ParameterizationConfig(Config):
             optimizer = getattr(recipe, name)
             if optimizer is None and name in learned:
                 mend = f"set {name}='{{\"learning_rate\": 1}}'"
-                yield Unmet("own optimizer", f"what is learned beside items of kind {self.kind!r} needs one; {mend}")
+                text = f"what is learned beside items of kind {self.kind!r} needs an optimizer of its own"
+                yield Unmet("own optimizer", f"{text}; {mend}")
             elif optimizer is not None and name not in learned:
                 yield Unmet("own optimizer", f"there is nothing for {name} to update; set {name}=null")
             elif optimizer is not None and optimizer.valid_range:
