@@ -197,7 +197,7 @@ def test_an_observer_without_batch_norm_is_refused() -> None:
 
 def test_what_it_needs_and_allows() -> None:
     config = InversionConfig()
-    assert ("observer" in config.needs) and not ("originals" in config.needs)
+    assert ("observer" in config.needs) and "originals" not in config.needs
     assert config.augmentation is None and "augmentation" not in config.model_dump()
     assert math.isclose(config.jitter * 224, 32)
     for wrong in ({"crop": (0.5, 0.2)}, {"crop": (0.0, 1.0)}, {"group_size": 0}, {"jitter": 1.5}):

@@ -24,6 +24,7 @@ from attar.evaluation.rows import NAMES
 from attar.methods.initialization import Sources
 from attar.methods.initialization.selection import SELECTIONS
 from attar.methods.parameterizations.codes import Codes
+from attar.methods.parameterizations.parameterization import Parameterization
 from attar.models.codecs.codec import Codec
 from attar.models.observers import Observer
 from attar.models.training.items import FixedItems, TrainingItems

@@ -21,7 +21,7 @@ from attar.methods.parameterizations.parameterization import Spaces
 from attar.methods.recipes import Recipe
 from attar.methods.recipes import recipe as recipe_named
 from attar.models.codecs.pixels import PixelsConfig
-from attar.models.codecs.registry import codec_from_text, fit_codec, without_paths
+from attar.models.codecs.registry import codec_from_text, fit_codec
 from attar.runs.budget import Budget, largest_count, num_bytes
 from attar.runs.splitting import Split
 from attar.sets.sizes import estimate_bytes
@@ -152,7 +152,7 @@ class Run:
     @property
     def facts(self) -> dict[str, Any]:
         """What a manifest says of the run, apart from its items."""
-        recipe = self.recipe.model_copy(update={"codec": without_paths(self.recipe.codec, self.spaces.codec)})
+        recipe = self.recipe.model_copy(update={"codec": self.recipe.codec.without_paths(self.spaces.codec)})
         tree = json.loads(recipe.model_dump_json())
         if self.task.subtasks is not None:
             tree["subtasks"], tree["split"] = self.task.subtasks
@@ -170,7 +170,7 @@ class Run:
         """What a resumed run must share with the run it continues: of a codec out of a file its content, not path."""
         task, codec = self.task, self.spaces.codec
         return {
-            "recipe": self.recipe.key_tree(),
+            "recipe": self.recipe.model_dump(mode="json"),
             "items_per_class": self.count,
             "seed": task.seed,
             "device": task.device.type,

@@ -99,7 +99,7 @@ class Alignment(Objective):
     A step costs a pass forward for each original, without graph, and a pass forward and one back to the inputs for each
     item: three times a forward pass in all, and twice where the originals' features were kept: in a third of the steps
     of "crop_cutout_flip", whose flips are two views only. Nothing is derived with respect to the observer's weights.
-    The observer is a swift one, see `SwiftObserver`.
+    It looks through a fused observer, see `FusedObserver`.
 
     Args:
         config: settings; `context.augmentation` is not used, because g transforms what the observer is fed with.
@@ -131,7 +131,7 @@ class Alignment(Objective):
             drawn = self.dsa.draw(1, self.observer.preprocess.image_shape, generator, siamese=True)
         losses = []
         count = len(synthetic.labels)
-        self._eye = self._eye or self.observer.swift(count * self._num_steps, self.config.precision)
+        self._eye = self._eye or self.observer.fused(count * self._num_steps, self.config.precision)
         for items in torch.arange(count).split(self.chunk_items):
             wanted = self._originals_features(items, count, drawn)
             images = self.images_of(synthetic(items.to(self.device), generator))

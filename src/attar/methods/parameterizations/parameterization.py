@@ -305,7 +305,7 @@ class Parameterization(nn.Module, ABC):
         raise InputError(f"items of kind {self.kind!r} have no valid range; set optimizer.valid_range=false")
 
     def rendering_bytes(self, samples: int = 1) -> dict[str, int]:
-        """Bytes at the peak of rendering all items `samples` times, by purpose; empty where it takes next to nothing."""
+        """Bytes at the peak of rendering all items `samples` times, by purpose; nothing where it takes little."""
         return {}
 
     def statistics(self) -> dict[str, Tensor]:

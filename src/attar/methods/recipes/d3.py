@@ -12,8 +12,7 @@ from typing import Literal, NamedTuple
 from attar.data.augmentation import DsaConfig
 from attar.methods.labels import SoftLabels
 from attar.methods.objectives.discrepancy import DiscrepancyConfig
-from attar.methods.objectives.sums import ObjectiveConfig
-from attar.methods.objectives.sums import SumConfig
+from attar.methods.objectives.sums import ObjectiveConfig, SumConfig
 from attar.methods.objectives.trajectories import TrajectoriesConfig
 from attar.methods.parameterizations.decoders import DecoderConfig
 from attar.methods.parameterizations.priors import PriorsConfig
