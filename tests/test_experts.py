@@ -28,9 +28,9 @@ from attar.models.codecs.pixels import PixelsConfig
 from attar.models.codecs.registry import codec_from_text, fit_codec
 from attar.models.experts import ExpertBuffer, growing, train_experts, training
 from attar.models.experts.config import Experts, ExpertsConfig
-from attar.models.experts.teaching import Teaching, expert_seed
+from attar.models.experts.training import Teaching, expert_seed
 from attar.models.networks import NetworkConfig, build_network
-from attar.models.real_items import RealItems, RealTrainingItems
+from attar.models.real_items import RealItems
 from attar.models.training import FixedItems, TrainingConfig, train_networks
 from small_sets import digit_images, first_items
 
@@ -404,7 +404,7 @@ def test_a_group_killed_while_its_files_are_named_is_completed(monkeypatch: pyte
 def test_real_items_are_encoded_by_the_batch() -> None:
     images = digit_images().select(first_items(digit_images(), 4))
     codec = fit_codec(PixelsConfig(), images)
-    inputs, labels = RealTrainingItems(RealItems(images.labels, 10, images=images, codec=codec)).epoch(0, generator(0))
+    inputs, labels = RealItems(images.labels, 10, images=images, codec=codec).epoch(0, generator(0))
     chosen = torch.tensor([7, 3])
     assert inputs.shape == (40, 1, 8, 8) and torch.equal(labels, images.labels)
     assert torch.equal(inputs[chosen], codec.encode(images.images[chosen].float() / 255))

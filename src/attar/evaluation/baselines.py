@@ -147,10 +147,10 @@ def _every_item(train: ImageSet, preprocess: Codec, device: torch.device) -> Tra
     """All images as network inputs: made once, or batch by batch of what would fill the memory."""
     if train.images.numel() <= MOST_VALUES:
         return image_items(train.images, train.labels, preprocess, device)
-    from attar.models.real_items import RealItems, RealTrainingItems
+    from attar.models.real_items import RealItems
 
     codec = preprocess.to(device)
-    return RealTrainingItems(RealItems(train.labels, train.num_classes, images=train, codec=codec, device=device))
+    return RealItems(train.labels, train.num_classes, images=train, codec=codec, device=device)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -28,47 +26,8 @@ def real_items(codec: Codec, train: ImageSet, codes: Tensor | None, device: torc
     return RealItems(train.labels, train.num_classes, images=train, codec=codec.to(device), device=device)
 
 
-class GatheredInputs:
-    """Real items [N, c, h, w] that exist batch by batch.
-
-    Args:
-        real: the items.
-    """
-
-    def __init__(self, real: RealItems) -> None:
-        self._real = real
-        self.shape = torch.Size([len(real.labels), *real.shape])
-        self.dtype = torch.float32
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    @torch.no_grad()
-    def __getitem__(self, indices: Int64[Tensor, " batch"]) -> Float[Tensor, "batch c h w"]:
-        return self._real.gather(indices)
-
-
-@dataclass(frozen=True)
-class RealTrainingItems:
-    """The same real items in every epoch.
-
-    Args:
-        real: on the training device.
-    """
-
-    real: RealItems
-
-    @property
-    def num_items(self) -> int:
-        return len(self.real.labels)
-
-    def epoch(self, epoch: int, generator: torch.Generator) -> tuple[GatheredInputs, Tensor]:
-        """The items, whatever the epoch."""
-        return GatheredInputs(self.real), self.real.labels
-
-
 class RealItems:
-    """Real items in matching space with their labels, resident on one device.
+    """Real items in matching space with their labels, resident on one device; the same in every epoch of training.
 
     Codes are held as they are; images of a cheap codec are held as uint8, four times smaller, and encoded by the batch.
 
@@ -89,7 +48,7 @@ class RealItems:
     ) -> None:
         if (codes is None) == (images is None):
             raise ValueError("give either codes, or images with their codec")
-        self.num_classes = num_classes
+        self.num_items, self.num_classes = len(labels), num_classes
         self.labels = labels.to(device)
         self.device = torch.device(device)
         self._codec = codec
@@ -116,6 +75,10 @@ class RealItems:
         stored = self._stored[indices.to(self._stored.device)]
         return stored.float() if self._codec is None else self._codec.encode(stored.float() / 255)
 
+    def epoch(self, epoch: int, generator: torch.Generator) -> tuple[GatheredInputs, Tensor]:
+        """The items and their labels, as networks are trained on them, whatever the epoch."""
+        return GatheredInputs(self), self.labels
+
     def class_batches(
         self, num_per_class: int, generator: torch.Generator
     ) -> tuple[Int64[Tensor, " batch"], Int64[Tensor, " batch"]]:
@@ -129,3 +92,20 @@ class RealItems:
         real = indices >= 0
         labels = torch.arange(self.num_classes).unsqueeze(1).expand_as(indices)
         return indices[real], labels[real]
+
+
+class GatheredInputs:
+    """Real items [N, c, h, w] that exist batch by batch."""
+
+    dtype = torch.float32
+
+    def __init__(self, real: RealItems) -> None:
+        self._real = real
+        self.shape = torch.Size([real.num_items, *real.shape])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @torch.no_grad()
+    def __getitem__(self, indices: Int64[Tensor, " batch"]) -> Float[Tensor, "batch c h w"]:
+        return self._real.gather(indices)

@@ -62,8 +62,8 @@ class ExpertsManifest(Config):
     num_parameters: int = Field(ge=1, le=MAX_PARAMETERS)
     group_size: int = Field(ge=1, le=4096)
     identity: ExpertsIdentity
-    attar_version: str = __version__
-    torch_version: str = torch.__version__
+    attar_version: str
+    torch_version: str
 
 
 @dataclass(frozen=True)
@@ -263,6 +263,17 @@ class ExpertBuffer:
             file.close()
             raise _damaged(path, f"{size} bytes where {self.layout.num_bytes} of another beginning are expected")
         return file
+
+
+def new_manifest(identity: ExpertsIdentity, num_parameters: int, group_size: int) -> ExpertsManifest:
+    """The manifest that this version of attar gives a new folder."""
+    return ExpertsManifest(
+        identity=identity,
+        num_parameters=num_parameters,
+        group_size=group_size,
+        attar_version=__version__,
+        torch_version=torch.__version__,
+    )
 
 
 def floats_to_bytes(values: Tensor) -> bytes:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from attar.base.shapes import Float
 from attar.models.experts.buffer import ExpertBuffer, floats_to_bytes
 from attar.models.training.snapshots import Snapshot, SnapshotFile
 
@@ -37,19 +34,23 @@ class GrowingGroup:
         return snapshot if all(self._has_rows(expert, snapshot.epoch) for expert in self.experts) else None
 
     def add(self, snapshot: Snapshot) -> None:
-        """Keep a snapshot of all the group's networks."""
-        for index, expert in enumerate(self.experts):
-            losses = None if snapshot.losses is None else snapshot.losses[index : index + 1]
-            self._write(expert, snapshot.epoch, [snapshot.parameters[index]], losses)
+        """Keep a snapshot of all the group's networks, so that training can go on from it."""
+        self.write(snapshot)
         self._state.keep(snapshot)
 
-    def complete(
-        self, rows: Float[Tensor, "epochs experts parameters"], losses: Float[Tensor, "experts epochs"]
-    ) -> None:
-        """Keep the rows that are still missing and the mean losses of their epochs, all at once; then `finish`."""
-        first_epoch = self.buffer.layout.num_rows - len(rows)
+    def write(self, snapshot: Snapshot) -> None:
+        """Keep the rows and losses of a snapshot; there is no loss of epoch 0."""
+        layout = self.buffer.layout
         for index, expert in enumerate(self.experts):
-            self._write(expert, first_epoch, rows[:, index], losses[index])
+            with self._part_path(expert).open("r+b" if snapshot.epoch else "wb") as file:
+                if snapshot.losses is None:
+                    file.write(layout.header + bytes(layout.figures_bytes))
+                else:
+                    file.seek(layout.loss_start(snapshot.epoch))
+                    file.write(floats_to_bytes(snapshot.losses[index]))
+                file.seek(layout.row_start(snapshot.epoch))
+                file.write(layout.row(snapshot.parameters[index]))
+                _to_disk(file.fileno())
 
     def finish(self, accuracies: list[float]) -> None:
         """All epochs are kept: the files get their names, the first expert's last, for the state bears its number."""
@@ -65,20 +66,6 @@ class GrowingGroup:
                 _to_disk(file.fileno())
             part.replace(self.buffer.path(expert))
         self._state.remove()
-
-    def _write(self, expert: int, first_epoch: int, rows: Iterable[Tensor], losses: Tensor | None) -> None:
-        """Rows from an epoch on, and the losses of the same epochs; there is none of epoch 0."""
-        layout = self.buffer.layout
-        with self._part_path(expert).open("r+b" if first_epoch else "wb") as file:
-            if not first_epoch:
-                file.write(layout.header + bytes(layout.figures_bytes))
-            if losses is not None:
-                file.seek(layout.loss_start(max(first_epoch, 1)))
-                file.write(floats_to_bytes(losses))
-            file.seek(layout.row_start(first_epoch))
-            for row in rows:
-                file.write(layout.row(row))
-            _to_disk(file.fileno())
 
     def _has_rows(self, expert: int, epoch: int) -> bool:
         """Whether a part has all rows up to `epoch`, or is already whole."""

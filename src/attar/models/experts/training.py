@@ -1,31 +1,33 @@
-"""Training the experts that a buffer lacks."""
+"""Training the experts that a buffer lacks, in this process or in others."""
 
 from __future__ import annotations
 
 import itertools
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import torch
 
 from attar.base.engines.engine import Engine, Local
-from attar.base.errors import InputError
+from attar.base.errors import InputError, NonFiniteLossError
 from attar.base.footprint import free_bytes, saved_bytes_per_item
 from attar.base.interrupts import stop_requested
 from attar.base.locks import Claims
-from attar.base.progress import Progress, Silent
+from attar.base.progress import Progress, Silent, Within
+from attar.base.randomness import generator
 from attar.data.augmentation import Augmentation
 from attar.data.image_set import ImageSet
 from attar.models.codecs.codec import Codec
-from attar.models.experts.buffer import ExpertBuffer, ExpertsIdentity, ExpertsManifest
+from attar.models.experts.buffer import ExpertBuffer, ExpertsIdentity, new_manifest
 from attar.models.experts.config import ReadsExperts
 from attar.models.experts.growing import GrowingGroup, begun_group_size, remove_old_states
-from attar.models.experts.teaching import Lesson, Teaching, teach
 from attar.models.networks.network import Network, num_parameters
 from attar.models.networks.registry import build_network
-from attar.models.real_items import RealItems, RealTrainingItems
-from attar.models.training.loop import Hooks, trainer_for
+from attar.models.real_items import RealItems
+from attar.models.training.loop import Callback, Hooks, train_networks, trainer_for
 from attar.models.training.settings import Plan, TrainingConfig
 from attar.models.training.snapshots import Snapshot
 from attar.models.training.stacked import is_stackable
@@ -38,6 +40,9 @@ MEMORY_SHARE = 0.5
 
 WAIT_SECONDS = 1.0
 """Between two looks at experts that other processes train."""
+
+TESTED_ITEMS = 2560
+"""Training items on which a finished expert is tested, at most."""
 
 
 def train_experts(
@@ -101,6 +106,81 @@ def training_of(config: ReadsExperts) -> TrainingConfig:
     return TrainingConfig(**settings, schedule="constant", augmentation=config.augmentation)
 
 
+def expert_seed(seed: int, expert: int) -> int:
+    """The seed of one expert's network: of its initial values, order and augmentation."""
+    return generator(seed, "expert", expert).initial_seed()
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """What all experts of a buffer have in common.
+
+    Args:
+        config: of the objective that reads them.
+        training: with its precision resolved.
+        real: what they are trained on.
+        augmentation: of these items.
+    """
+
+    config: ReadsExperts
+    training: TrainingConfig
+    real: RealItems
+    augmentation: Augmentation | None
+
+    def seeds(self, experts: range) -> tuple[int, ...]:
+        """Of the experts' networks."""
+        return tuple(expert_seed(self.config.experts.seed, expert) for expert in experts)
+
+    def train(self, experts: range, start: Snapshot | None, callback: Callback, progress: Progress) -> list[float]:
+        """Trains a group, on from `start`, and says what fraction of the tested items each expert has right."""
+        try:
+            networks = train_networks(
+                self.config.network,
+                self.real,
+                self.real.num_classes,
+                self.training,
+                self.seeds(experts),
+                device=self.real.device,
+                mode="stacked" if len(experts) > 1 else "looped",
+                augmentation=self.augmentation,
+                callback=callback,
+                start=start,
+                progress=Within(progress),
+            )
+        except NonFiniteLossError as error:
+            name = str(experts[0]) if len(experts) == 1 else f"one of {experts[0]} to {experts[-1]}"
+            raise NonFiniteLossError(f"expert {name}: {error}") from None
+        return [self._accuracy(network) for network in networks]
+
+    @property
+    def num_tested(self) -> int:
+        """Items that a finished expert is tested on."""
+        return min(self.real.num_items, TESTED_ITEMS)
+
+    @torch.no_grad()
+    def _accuracy(self, network: Network) -> float:
+        """On some training items, the same for every expert."""
+        order = torch.randperm(self.real.num_items, generator=generator(self.config.experts.seed, "tested items"))
+        right = 0
+        for chosen in order[:TESTED_ITEMS].split(256):
+            predicted = network(self.real.gather(chosen)).argmax(1)
+            right += int((predicted == self.real.labels[chosen.to(self.real.device)]).sum())
+        return right / self.num_tested
+
+
+def teach(
+    teaching: Teaching, lesson: tuple[range, Snapshot | None], progress: Progress
+) -> tuple[list[Snapshot], list[float]]:
+    """Trains a group of experts, on from a snapshot; returns what its files hold of every epoch, and its accuracies."""
+    snapshots: list[Snapshot] = []
+    dtype = getattr(torch, teaching.config.experts.storage)
+
+    def keep(snapshot: Snapshot) -> None:
+        snapshots.append(replace(snapshot, parameters=snapshot.parameters.to(dtype), momentum=None))
+
+    return snapshots, teaching.train(*lesson, keep, progress)
+
+
 def _work(
     config: ReadsExperts,
     augmentation: Augmentation | None,
@@ -117,7 +197,7 @@ def _work(
         )
     identity = ExpertsIdentity.of(
         network,
-        len(real.labels),
+        real.num_items,
         training_of(config),
         real.device,
         data=source[0],
@@ -129,13 +209,29 @@ def _work(
     )
     teaching = Teaching(config, identity.training, real, augmentation)
     size = 1 if ExpertBuffer.place(identity).exists() else _group_size(teaching, network, progress)
-    manifest = ExpertsManifest(num_parameters=num_parameters(network), group_size=size, identity=identity)
-    return _Work(teaching, progress, ExpertBuffer.make(manifest))
+    return _Work(teaching, progress, ExpertBuffer.make(new_manifest(identity, num_parameters(network), size)))
+
+
+def _group_size(teaching: Teaching, network: Network, progress: Progress) -> int:
+    """How many experts to train stacked: 1 on CPUs, where stacking is slower; elsewhere by memory and a trial."""
+    real, training = teaching.real, teaching.training
+    if real.device.type != "cuda":
+        return 1
+    batch = min(training.batch_size, real.num_items)
+    expert_bytes = batch * saved_bytes_per_item(network, real.shape) + 16 * num_parameters(network)
+    size = min(LARGEST_GROUP, int(MEMORY_SHARE * free_bytes(real.device)) // expert_bytes)
+    if size < 2:
+        return 1
+    seeds, hooks = teaching.seeds(range(size)), Hooks(teaching.augmentation)
+    trainer = trainer_for(
+        teaching.config.network, real, real.num_classes, training, seeds, real.device, progress, hooks
+    )
+    return size if trainer.faster_mode(seeds) == "stacked" else 1
 
 
 @dataclass
 class _Work:
-    """What all experts of a buffer have in common."""
+    """The filling of one buffer."""
 
     teaching: Teaching
     progress: Progress
@@ -144,19 +240,18 @@ class _Work:
     def fill(self, count: int, claims: Claims, stop: threading.Event, engine: Engine | None) -> None:
         """Train, or wait for, every expert below `count`."""
         missing = self._missing(count)
-        num_steps = Plan.of(self.teaching.training, len(self.teaching.real.labels)).num_steps
+        num_steps = Plan.of(self.teaching.training, self.teaching.real.num_items).num_steps
         self.progress.start(f"training {len(missing)} experts", len(missing) * num_steps)
         waiting = False
         try:
             while missing:
-                groups = self._claimed_groups(missing, claims, 1 if engine is None else len(missing))
-                if groups:
-                    try:
-                        self._train(groups, stop, engine)
-                    finally:
-                        for expert in itertools.chain(*groups):
-                            claims.release(expert)
-                elif not waiting:
+                groups = list(itertools.islice(self._claimed_groups(missing, claims), 1 if engine is None else None))
+                try:
+                    self._train(groups, stop, engine)
+                finally:
+                    for expert in itertools.chain(*groups):
+                        claims.release(expert)
+                if not groups and not waiting:
                     waiting = True
                     self.progress.note(f"another process trains expert {missing[0]}: waiting for it")
                 if not groups and stop.wait(WAIT_SECONDS):
@@ -171,55 +266,46 @@ class _Work:
     def _missing(self, count: int) -> list[int]:
         return [expert for expert in range(count) if not self.buffer.has(expert)]
 
-    def _claimed_groups(self, missing: Sequence[int], claims: Claims, most: int) -> list[range]:
-        groups: list[range] = []
-        while len(groups) < most:
-            others = set(missing) - set(itertools.chain(*groups))
-            group = self._claimed_group(sorted(others), claims)
-            if group is None:
-                break
-            groups.append(group)
-        return groups
-
-    def _claimed_group(self, missing: Sequence[int], claims: Claims) -> range | None:
-        """The next experts that no other process trains, claimed; None where there are none.
+    def _claimed_groups(self, missing: Sequence[int], claims: Claims) -> Iterator[range]:
+        """Groups of experts that no other process trains, each claimed when it is asked for.
 
         A group that was begun is finished as it was: with other companions its roundings could differ.
         """
-        for first in missing:
+        left = list(missing)
+        while left:
+            first = left.pop(0)
             if not claims.take(first):
                 continue
             unfinished_size = begun_group_size(self.buffer, first)
             end = first + 1
             while end < first + (unfinished_size or self.buffer.manifest.group_size):
-                if not (unfinished_size or end in missing) or not claims.take(end):
+                if not (unfinished_size or end in left) or not claims.take(end):
                     break
                 end += 1
             group = range(first, end)
             if not self.buffer.has(first) and unfinished_size in (None, len(group)):
-                return group
-            for expert in group:
-                claims.release(expert)
-        return None
+                left = [expert for expert in left if expert not in group]
+                yield group
+            else:
+                for expert in group:
+                    claims.release(expert)
 
     def _train(self, groups: Sequence[range], stop: threading.Event, engine: Engine | None) -> None:
         growing = [GrowingGroup(self.buffer, experts) for experts in groups]
-        starts = [group.resume(self.teaching.seeds(group.experts)) for group in growing]
+        lessons = [(group.experts, group.resume(self.teaching.seeds(group.experts))) for group in growing]
         if engine is None:
-            for group, start in zip(growing, starts, strict=True):
+            for group, (_, start) in zip(growing, lessons, strict=True):
                 self._finish(group, self._train_here(group, start, stop))
             return
-        # Each group is a job; what comes back is written here at once.
-        storage = self.teaching.config.experts.storage
-        lessons = [Lesson(group.experts, start, storage) for group, start in zip(growing, starts, strict=True)]
         names = [
             f"expert {experts[0]}" if len(experts) == 1 else f"experts {experts[0]} to {experts[-1]}"
             for experts in groups
         ]
         with closing(engine.results(teach, lessons, self.teaching, self.progress, names)) as results:
-            for place, taught in results:
-                growing[place].complete(taught.rows, taught.losses)
-                self._finish(growing[place], taught.accuracies)
+            for place, (snapshots, accuracies) in results:  # each is written here at once
+                for snapshot in snapshots:
+                    growing[place].write(snapshot)
+                self._finish(growing[place], accuracies)
 
     def _train_here(self, group: GrowingGroup, start: Snapshot | None, stop: threading.Event) -> list[float]:
         begin, first_epoch = time.perf_counter(), start.epoch if start else 0
@@ -242,20 +328,3 @@ class _Work:
                 f"expert {expert}: loss {self.buffer.figures(expert).losses[-1]:.4g}, {100 * accuracy:.1f} % of "
                 f"{self.teaching.num_tested} training items right{chance}"
             )
-
-
-def _group_size(teaching: Teaching, network: Network, progress: Progress) -> int:
-    """How many experts to train stacked: 1 on CPUs, where stacking is slower; elsewhere by memory and a trial."""
-    real, training = teaching.real, teaching.training
-    if real.device.type != "cuda":
-        return 1
-    batch = min(training.batch_size, len(real.labels))
-    expert_bytes = batch * saved_bytes_per_item(network, real.shape) + 16 * num_parameters(network)
-    size = min(LARGEST_GROUP, int(MEMORY_SHARE * free_bytes(real.device)) // expert_bytes)
-    if size < 2:
-        return 1
-    items, seeds, hooks = RealTrainingItems(real), teaching.seeds(range(size)), Hooks(teaching.augmentation)
-    trainer = trainer_for(
-        teaching.config.network, items, real.num_classes, training, seeds, real.device, progress, hooks
-    )
-    return size if trainer.faster_mode(seeds) == "stacked" else 1

@@ -22,7 +22,7 @@ from attar.models.observers.config import ObserverConfig
 from attar.models.observers.normalisation import Normalisation, pixels_normalised
 from attar.models.observers.observer import Observer
 from attar.models.observers.weights import find_weights, loaded_network, weights_name
-from attar.models.real_items import RealTrainingItems, real_items
+from attar.models.real_items import real_items
 from attar.models.training.loop import TrainingIdentity, train_networks
 from attar.models.training.settings import Plan
 from attar.models.training.snapshots import Snapshot, SnapshotFile
@@ -157,7 +157,7 @@ def _trained_here(
     try:
         (network,) = train_networks(
             identity.network,
-            RealTrainingItems(real_items(preprocess, train, None, device)),
+            real_items(preprocess, train, None, device),
             train.num_classes,
             identity.training,
             [seed],
