@@ -8,13 +8,15 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import torch
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors import torch as safetensors_torch
 from torch import Tensor
 
+from attar.base.config import Config
 from attar.base.errors import InputError
 
 METADATA_KEY = "attar"
@@ -22,6 +24,7 @@ MAX_HEADER_BYTES = 32 * 2**20
 # From the widest alignment to the narrowest, the order in which safetensors lays tensors out.
 DTYPES = {"F32": torch.float32, "I32": torch.int32, "F16": torch.float16, "I16": torch.int16, "I8": torch.int8}
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+Natural = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 def pack(text: str, tensors: Mapping[str, Tensor]) -> bytes:
@@ -54,7 +57,11 @@ def unpack(path: Path) -> tuple[str, dict[str, Tensor]]:
             raw, header = _read_header(file, path)
             text = _metadata(header, path)
             num_bytes = _data_bytes(header, path)
-            _check_size(os.fstat(file.fileno()).st_size, 8 + len(raw) + num_bytes, path)
+            size, announced = os.fstat(file.fileno()).st_size, 8 + len(raw) + num_bytes
+            if size < announced:
+                raise InputError(f"{path} is cut short: {size} of {announced} bytes are there; copy it again")
+            if size > announced:
+                raise InputError(f"{path} is damaged: {size - announced} bytes follow its end; copy it again")
             data = len(raw).to_bytes(8, "little") + raw + file.read(num_bytes)
         return text, safetensors_torch.load(data)
     except FileNotFoundError:
@@ -80,8 +87,8 @@ def parse_json(text: str | bytes, what: str) -> Any:
 def one_line(error: Exception | str) -> str:
     """An error's text, shortened, on one line, with nothing in it that could steer a terminal."""
     text = " ".join(str(error).split()) or type(error).__name__
-    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-    return shown if len(shown) <= 600 else shown[:600] + "..."
+    text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return text if len(text) <= 600 else text[:600] + "..."
 
 
 def _read_header(file: BinaryIO, path: Path) -> tuple[bytes, dict[str, Any]]:
@@ -113,39 +120,30 @@ def _metadata(header: dict[str, Any], path: Path) -> str:
     return text
 
 
+class _Entry(Config):
+    """What the header says of one tensor; whatever is no known dtype is refused by name."""
+
+    dtype: Any
+    shape: list[Natural] = Field(max_length=8)
+    data_offsets: list[Natural] = Field(min_length=2, max_length=2)
+
+
 def _data_bytes(header: dict[str, Any], path: Path) -> int:
     end = 0
-    for name, entry in header.items():
-        shown = repr(name[:80])
-        dtype, shape, offsets = _entry(entry)
-        if shape is None or offsets is None or len(offsets) != 2:
-            raise InputError(f"{path} has a damaged header: the entry of tensor {shown} is malformed")
+    for name, fields in header.items():
+        short_name = repr(name[:80])
+        try:
+            entry = _Entry.model_validate(fields)
+        except ValidationError:
+            raise InputError(f"{path} has a damaged header: the entry of tensor {short_name} is malformed") from None
+        dtype, (start, stop) = str(entry.dtype), entry.data_offsets
         if dtype not in DTYPES:
             allowed = ", ".join(DTYPES)
-            raise InputError(f"{path}: tensor {shown} has dtype {dtype[:20]!r}; a distilled set has {allowed}")
-        if offsets[1] - offsets[0] != math.prod(shape) * DTYPES[dtype].itemsize:
-            raise InputError(f"{path} has a damaged header: shape and bytes of tensor {shown} disagree")
-        end = max(end, offsets[1])
+            raise InputError(f"{path}: tensor {short_name} has dtype {dtype[:20]!r}; a distilled set has {allowed}")
+        if stop - start != math.prod(entry.shape) * DTYPES[dtype].itemsize:
+            raise InputError(f"{path} has a damaged header: shape and bytes of tensor {short_name} disagree")
+        end = max(end, stop)
     return end
-
-
-def _entry(entry: Any) -> tuple[str, list[int] | None, list[int] | None]:
-    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        return "", None, None
-    return str(entry["dtype"]), _naturals(entry["shape"]), _naturals(entry["data_offsets"])
-
-
-def _naturals(value: Any) -> list[int] | None:
-    if not isinstance(value, list) or len(value) > 8:
-        return None
-    return value if all(type(item) is int and 0 <= item < 2**63 for item in value) else None
-
-
-def _check_size(found: int, announced: int, path: Path) -> None:
-    if found < announced:
-        raise InputError(f"{path} is cut short: {found} of {announced} bytes are there; copy it again")
-    if found > announced:
-        raise InputError(f"{path} is damaged: {found - announced} bytes follow its end; copy it again")
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
