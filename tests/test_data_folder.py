@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from attar.base.errors import InputError
-from attar.data import ImageSet, load_images, memory
+from attar.data import ImageSet, decoding, load_images
 from attar.data.sources import digits
 
 
@@ -233,7 +233,7 @@ def test_a_memory_map_is_reused_and_renewed(
     assert mapped.train.fingerprint == inside.train.fingerprint and mapped.test.fingerprint == inside.test.fingerprint
     files = sorted((own_cache / "images").iterdir())
     assert [file.suffix for file in files] == [".uint8"] * 2 and "memory-mapping" in notes[0]
-    monkeypatch.setattr(memory, "_write_map", refuse_to_write)
+    monkeypatch.setattr(decoding, "_fill", refuse_to_write)
     assert load_images(digits_folder, memory_limit_bytes=0).train.fingerprint == inside.train.fingerprint
     with pytest.raises(AssertionError, match="written again"):
         load_images(digits_folder, memory_limit_bytes=0, image_size=4, resize="squash")
@@ -282,7 +282,7 @@ def test_a_changed_file_is_mapped_anew_and_a_failed_map_leaves_nothing(tmp_path:
 
 def test_a_full_disk_is_said_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = paint_classes(tmp_path)
-    monkeypatch.setattr(memory.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10})())
+    monkeypatch.setattr(decoding.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10})())
     with pytest.raises(InputError, match="ATTAR_CACHE"):
         load_images(root, memory_limit_bytes=0)
 

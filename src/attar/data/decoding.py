@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
+import math
 import os
+import shutil
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -19,10 +20,10 @@ import torch
 from PIL import Image, ImageOps
 
 from attar.base.errors import InputError, unknown
-from attar.base.files import content_key
+from attar.base.files import atomic_path, cache_directory, content_key
+from attar.base.footprint import free_bytes, size_text
 from attar.base.progress import Progress
 from attar.data.image_set import ImageSet
-from attar.data.memory import fits_in_memory, gather
 from attar.data.offers import Encoded, Part, Picture
 
 Resize = Literal["refuse", "squash", "crop"]
@@ -79,7 +80,7 @@ def decode_parts(
         encoded = {index: _encoded(part, rules) for index, part in enumerate(parts)}
         todo = {index: (part, _read(part, 0, rules).shape) for index, part in encoded.items() if part is not None}
         num_bytes = sum(len(part) * int(np.prod(shape)) for part, shape in todo.values())
-        in_memory = fits_in_memory(num_bytes, memory_limit_bytes, progress)
+        in_memory = _fits_in_memory(num_bytes, memory_limit_bytes, progress)
         done = {index: _decode(part, shape, rules, in_memory, progress) for index, (part, shape) in todo.items()}
     return [done[index] if index in done else cast(ImageSet, part) for index, part in enumerate(parts)]
 
@@ -112,20 +113,53 @@ def _encoded(part: Part, rules: Rules) -> Encoded | None:
     return Encoded(_PixelPictures(part), torch.arange(len(part)), part.labels, part.classes)
 
 
+def _fits_in_memory(num_bytes: int, limit_bytes: int | None, progress: Progress) -> bool:
+    """Whether `num_bytes` of pixels stay within `limit_bytes` (None: half of the available memory); noted where not."""
+    if limit_bytes is not None and limit_bytes < 0:
+        raise InputError(f"memory_limit_bytes is {limit_bytes}; give 0 (always memory-map) or more")
+    limit = free_bytes(torch.device("cpu")) // 2 if limit_bytes is None else limit_bytes
+    if num_bytes <= limit:
+        return True
+    progress.note(
+        f"{size_text(num_bytes)} of pixels exceed the limit of {size_text(limit)}: memory-mapping them in the cache"
+    )
+    return False
+
+
 def _decode(part: Encoded, shape: tuple[int, ...], rules: Rules, in_memory: bool, progress: Progress) -> ImageSet:
-    channels, height, width = shape
+    """The part's pixels in memory, or in a map of the cache's `images/KEY.uint8`, which a later call reuses."""
+    shape = (len(part), *shape)
+    if in_memory:
+        pixels = np.empty(shape, dtype=np.uint8)
+        _fill(pixels, part, rules, progress)
+        return ImageSet(torch.from_numpy(pixels), part.labels, part.classes)
+    settings = [rules.image_size, rules.resize, rules.channels, Image.__version__]
+    key = content_key("images", list(shape[1:]), settings, part.pictures.identity(part.positions.tolist()))
+    path = cache_directory("images") / f"{key}.uint8"
+    if not (path.exists() and path.stat().st_size == math.prod(shape)):
+        _check_disk(path.parent, math.prod(shape))
+        with atomic_path(path) as temporary:
+            pixels = np.memmap(temporary, dtype=np.uint8, mode="w+", shape=shape)
+            _fill(pixels, part, rules, progress)
+            pixels.flush()
+            del pixels  # some platforms do not rename a file that is still mapped
+    pixels = np.memmap(path, dtype=np.uint8, mode="r", shape=shape)
+    with warnings.catch_warnings():
+        # A read-only map is what we want: an ImageSet is never written to.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return ImageSet(torch.from_numpy(pixels), part.labels, part.classes)
 
-    def key() -> str:
-        positions = part.positions.tolist()
-        settings = [rules.image_size, rules.resize, rules.channels, Image.__version__]
-        return content_key("images", list(shape), settings, part.pictures.identity(positions))
 
-    fill = partial(_fill, part, rules, progress)
-    images = gather((len(part), channels, height, width), fill, in_memory, key)
-    return ImageSet(images, part.labels, part.classes)
+def _check_disk(folder: Path, num_bytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if num_bytes > free:
+        raise InputError(
+            f"the decoded images need {size_text(num_bytes)} in the cache {folder} and {size_text(free)} are free; "
+            "set ATTAR_CACHE to a larger disk, or give a smaller --image-size"
+        )
 
 
-def _fill(part: Encoded, rules: Rules, progress: Progress, pixels: np.ndarray) -> None:
+def _fill(pixels: np.ndarray, part: Encoded, rules: Rules, progress: Progress) -> None:
     def work(start: int) -> int:
         stop = min(start + _CHUNK, len(part))
         for index in range(start, stop):
@@ -142,7 +176,8 @@ def _fill(part: Encoded, rules: Rules, progress: Progress, pixels: np.ndarray) -
         for count in executor.map(work, range(0, len(part), _CHUNK)):
             progress.advance(count)
     except _Different as different:
-        raise _shape_fault(part, *different.args, pixels.shape[1:]) from None
+        index, shape = different.args
+        raise _shape_fault(part, index, shape, pixels.shape[1:]) from None
     finally:
         executor.shutdown(cancel_futures=True)
         progress.finish()
