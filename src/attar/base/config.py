@@ -74,17 +74,17 @@ def _leave_out_old_settings(
 
 def _below(branch: dict[str, Any], name: str) -> dict[str, Any] | None:
     """What a name leads to; a number leads into a list."""
-    found = branch.get(name)
-    if isinstance(found, list) and all(isinstance(each, dict) for each in found):
-        found = {str(index): each for index, each in enumerate(found)}
-    return found if isinstance(found, dict) else None
+    value = branch.get(name)
+    if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+        value = {str(index): item for index, item in enumerate(value)}
+    return value if isinstance(value, dict) else None
 
 
 def _dotted_keys(tree: dict[str, Any], prefix: str = "") -> list[str]:
     keys: list[str] = []
     for key, value in tree.items():
-        if isinstance(value, list) and any(isinstance(each, dict) for each in value):
-            value = {str(index): each for index, each in enumerate(value)}
+        if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            value = {str(index): item for index, item in enumerate(value)}
         keys += _dotted_keys(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
     return keys
 

@@ -78,7 +78,7 @@ def made_once(
         KeyboardInterrupt: `stop` while waiting.
     """
     number = int(path.stem[:7], 16)
-    told = False
+    noted = False
     while not path.exists():
         if claims.take(number):
             try:
@@ -86,8 +86,8 @@ def made_once(
                     make()
             finally:
                 claims.release(number)
-        elif not told:
-            told = True
+        elif not noted:
+            noted = True
             waiting()
         elif stop.wait(WAIT_SECONDS):
             raise KeyboardInterrupt

@@ -68,16 +68,16 @@ def _class_folders(root: Path) -> dict[str, Path]:
     folders = [(unicodedata.normalize("NFC", folder.name), folder) for folder in _subfolders(root)]
     if not folders:
         loose = sum(1 for entry in root.iterdir() if _is_picture(entry.name))
-        held = f"holds {loose} images but no class folders" if loose else "holds no class folders"
+        content = f"holds {loose} images but no class folders" if loose else "holds no class folders"
         raise InputError(
-            f"{root} {held}; put the images of each class in a folder of its own: {root}/CLASS/picture.png"
+            f"{root} {content}; put the images of each class in a folder of its own: {root}/CLASS/picture.png"
         )
     if len(folders) == 1:
         raise InputError(f"{root} has one class folder, {folders[0][0]!r}; a classifier needs at least 2")
-    named = dict(sorted(folders))
-    if len(named) != len(folders):
+    by_name = dict(sorted(folders))
+    if len(by_name) != len(folders):
         raise InputError(f"two class folders of {root} differ only in how Unicode spells them; rename one")
-    return named
+    return by_name
 
 
 def _is_picture(name: str) -> bool:
@@ -109,23 +109,23 @@ def _listed(root: Path, folders: dict[str, Path], chosen: list[str]) -> Encoded:
     paths: list[str] = []
     labels: list[int] = []
     for name in sorted(chosen):
-        found = sorted(_walk(folders[name], set()))
-        if not found:
+        pictures = sorted(_walk(folders[name], set()))
+        if not pictures:
             raise InputError(f"the class folder {folders[name]} has no images; add some, or remove the folder")
-        paths += found
-        labels += [chosen.index(name)] * len(found)
+        paths += pictures
+        labels += [chosen.index(name)] * len(pictures)
     return Encoded(_Files(root, paths), torch.arange(len(paths)), torch.tensor(labels), tuple(chosen))
 
 
-def _walk(folder: Path | str, seen: set[str]) -> Iterator[str]:
+def _walk(folder: Path | str, entered: set[str]) -> Iterator[str]:
     """Every picture below `folder`; linked folders are followed, but none is entered twice."""
     real = os.path.realpath(folder)
-    if real in seen:
+    if real in entered:
         return
-    seen.add(real)
+    entered.add(real)
     with os.scandir(folder) as entries:
         for entry in entries:
             if _is_picture(entry.name) and entry.is_file():
                 yield entry.path
             elif not _ignored(entry.name) and entry.is_dir():
-                yield from _walk(entry.path, seen)
+                yield from _walk(entry.path, entered)

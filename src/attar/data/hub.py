@@ -25,20 +25,21 @@ def open_hub(name: str, soft: bool = False) -> Source:
         import datasets
     except ImportError:
         raise InputError(f"{name} needs the package datasets; run: pip install 'attar[hub]'") from None
-    called, _, wanted = name.removeprefix(HUB).partition(":")
+    repository, _, split = name.removeprefix(HUB).partition(":")
     try:
-        found = datasets.load_dataset(called)  # from 2.20 on, no code of a data set is run unless asked for
+        data = datasets.load_dataset(repository)  # from 2.20 on, no code of a data set is run unless asked for
     except Exception as error:  # the hub client raises its own, its HTTP library's and the system's errors
         reason = str(error).partition("\n")[0][:200] or type(error).__name__
         raise InputError(f"{name} cannot be loaded ({reason}); check the name and the connection") from error
-    parts = {str(split): part for split, part in found.items()}
-    chosen = [wanted or "train", *([] if wanted else ["test", "validation", "valid", "val"])]
+    parts = {str(key): part for key, part in data.items()}
+    chosen = [split] if split else ["train", "test", "validation", "valid", "val"]
     if chosen[0] not in parts:
         first = next(iter(parts), "SPLIT")
         raise InputError(
-            f"{name} has the parts {', '.join(sorted(parts))} but no {chosen[0]} part; name one, {HUB}{called}:{first}"
+            f"{name} has the parts {', '.join(sorted(parts))} but no {chosen[0]} part; name one, "
+            f"{HUB}{repository}:{first}"
         )
-    tables = [_table(parts[split], name, soft) for split in chosen if split in parts]
+    tables = [_table(parts[key], name, soft) for key in chosen if key in parts]
     return source_of(name, tables[:2])
 
 

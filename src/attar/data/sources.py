@@ -67,18 +67,19 @@ def load_images(
     if not 0 < test_fraction < 1:
         raise InputError(f"test_fraction is {test_fraction}; give a share between 0 and 1, e.g. 0.2")
     progress = progress or Silent()
-    found = _open(source)
+    opened = _open(source)
     if test is not None:
-        held_out = _open(test)
-        found = replace(found, test=held_out.test or held_out.train)
-    parts, names = _open_parts(found, classes, test_fraction, split_seed)
-    train, held = decode_parts([replace(part, classes=names) for part in parts], rules, memory_limit_bytes, progress)
-    if train.image_shape != held.image_shape:
+        beside = _open(test)
+        opened = replace(opened, test=beside.test or beside.train)
+    parts, names = _open_parts(opened, classes, test_fraction, split_seed)
+    parts = [replace(part, classes=names) for part in parts]
+    train, held_out = decode_parts(parts, rules, memory_limit_bytes, progress)
+    if train.image_shape != held_out.image_shape:
         raise InputError(
-            f"training images are {_shape(train)} and test images {_shape(held)}; "
+            f"training images are {_shape(train)} and test images {_shape(held_out)}; "
             "make them one, e.g. --image-size 32 --resize crop, --channels rgb"
         )
-    return Splits(train, held, found.name)
+    return Splits(train, held_out, opened.name)
 
 
 def sides(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
@@ -143,16 +144,16 @@ def _open_path(path: Path) -> Source:
 
 
 def _open_parts(
-    found: Source, classes: Sequence[str | int] | str | None, test_fraction: float, split_seed: int
-) -> tuple[tuple[Part, Part], tuple[str, ...]]:
+    source: Source, classes: Sequence[str | int] | str | None, test_fraction: float, split_seed: int
+) -> tuple[list[Part], tuple[str, ...]]:
     """The training and test part with the wanted classes, and what these are called."""
-    available = found.train.classes
+    available = source.train.classes
     places, names = (list(range(len(available))), available) if classes is None else match_classes(classes, available)
-    train = found.train.open(places)
-    if found.test is None:
-        return stratified(train, test_fraction, split_seed), tuple(names)
-    missing = [available[place] for place in places if available[place] not in found.test.classes]
-    surplus = sorted(set(found.test.classes) - set(available)) if classes is None else []
+    train = source.train.open(places)
+    if source.test is None:
+        return list(stratified(train, test_fraction, split_seed)), tuple(names)
+    missing = [available[place] for place in places if available[place] not in source.test.classes]
+    surplus = sorted(set(source.test.classes) - set(available)) if classes is None else []
     if missing or surplus:
         lacking, name = ("test", missing[0]) if missing else ("training", surplus[0])
         raise InputError(
@@ -162,8 +163,8 @@ def _open_parts(
     for place, size in zip(places, torch.bincount(train.labels, minlength=len(places)).tolist(), strict=True):
         if not size:
             raise InputError(f"class {available[place]!r} has no training images; add some, or leave it out")
-    test_places = [found.test.classes.index(available[place]) for place in places]
-    return (train, found.test.open(test_places)), tuple(names)
+    test_places = [source.test.classes.index(available[place]) for place in places]
+    return [train, source.test.open(test_places)], tuple(names)
 
 
 def stratified(part: Part, fraction: float, seed: int) -> tuple[Part, Part]:
@@ -207,9 +208,9 @@ def digits() -> ImageSet:
     """
     from sklearn.datasets import load_digits
 
-    found = load_digits()
-    pixels = np.floor(found.images * (255 / 16) + 0.5).astype(np.uint8)
-    labels = torch.from_numpy(found.target.astype(np.int64))
+    scans = load_digits()
+    pixels = np.floor(scans.images * (255 / 16) + 0.5).astype(np.uint8)
+    labels = torch.from_numpy(scans.target.astype(np.int64))
     return ImageSet(torch.from_numpy(pixels)[:, None], labels, tuple(str(digit) for digit in range(10)))
 
 

@@ -98,9 +98,9 @@ def squeeze(images: Float[Tensor, "items C H W"], grid: Grid) -> Float[Tensor, "
     height, width = images.shape[2:]
     canvases = images.new_empty(len(images) // grid.num_tiles, *images.shape[1:])
     for place, (top, left, bottom, right) in enumerate(tile_boxes(height, width, grid).tolist()):
-        own = images[place :: grid.num_tiles]
+        members = images[place :: grid.num_tiles]
         rows, columns = _reducing(images, height, bottom - top), _reducing(images, width, right - left)
-        canvases[:, :, top:bottom, left:right] = resize_by(own, rows, columns)
+        canvases[:, :, top:bottom, left:right] = resize_by(members, rows, columns)
     return canvases
 
 
