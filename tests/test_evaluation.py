@@ -18,7 +18,7 @@ from attar.base.files import cache_directory
 from attar.base.progress import Silent
 from attar.base.randomness import generator
 from attar.data.image_set import ImageSet, Splits
-from attar.data.mirroring import handed
+from attar.data.mirroring import mirroring_harms
 from attar.data.sources import load_images
 from attar.evaluation import measuring
 from attar.evaluation.baselines import choose, images_at_file_bytes, images_at_paper_bytes
@@ -131,7 +131,7 @@ def test_protocols_are_found_by_name_and_by_path(tmp_path: Path) -> None:
 
 
 def test_digits_are_not_mirrored_unless_asked(digits: Splits, small: DistilledSet) -> None:
-    assert [handed(name) for name in ("digits", "hf:ylecun/mnist", "SVHN", "fashion_mnist", "cifar10")] == [
+    assert [mirroring_harms(name) for name in ("digits", "hf:ylecun/mnist", "SVHN", "fashion_mnist", "cifar10")] == [
         True, True, True, False, False,
     ]  # fmt: skip
     flipping = TINY.model_copy(update={"training": protocol("quick").training.model_copy(update=_short())})

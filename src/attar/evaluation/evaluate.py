@@ -131,7 +131,7 @@ def evaluate(
         networks: e.g. ("convnet", "resnet18"), or a group, "all" or "unseen"; None takes the protocol's.
         seeds: how many (0, 1, ...), or which; None: as the protocol has it.
         baselines: True, False, or some of `baselines.BASELINES` and `baselines.GROUPS`.
-        flip: whether training images are mirrored; None: as the protocol has it, but never characters (see `handed`).
+        flip: whether training images are mirrored; None: as the protocol says, but never where `mirroring_harms`.
         device: "auto", "cpu", "cuda", "cuda:1".
         cache: False neither reads nor writes results.
         progress: told every training step.

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from attar.base.config import Config, parse_config
 from attar.base.errors import InputError, unknown
-from attar.data.mirroring import handed
+from attar.data.mirroring import mirroring_harms
 from attar.models.networks.network import NetworkConfig
 from attar.models.training.loop import TrainingConfig
 
@@ -144,7 +144,7 @@ def resolve_flip(chosen: Protocol, flip: bool | None, data_name: str) -> Protoco
         raise InputError(
             f"protocol {chosen.name!r} mirrors no images; leave the flip out, or write a protocol that has it"
         )
-    drop = handed(data_name) if flip is None else not flip
+    drop = mirroring_harms(data_name) if flip is None else not flip
     return chosen.without_flip() if drop else chosen
 
 

@@ -11,7 +11,7 @@ from attar.base.engines import Engine, Local
 from attar.base.errors import InputError
 from attar.base.files import refuse_existing
 from attar.base.progress import Progress, Silent
-from attar.data.mirroring import handed
+from attar.data.mirroring import mirroring_harms
 from attar.methods.recipes import Recipe
 from attar.runs.loop import distill_run, training_images
 from attar.runs.splitting import Split
@@ -97,7 +97,7 @@ def _distill(
         refuse_existing(path, overwrite)
     train, name = training_images(data, progress, loading)
     check_classes(train.classes)
-    if task.recipe.observer is not None and handed(name):
+    if task.recipe.observer is not None and mirroring_harms(name):
         task = replace(task, recipe=task.recipe.without_flip())
         progress.note("images are not mirrored: the data's name says digits or characters")
     if subtasks is None:

@@ -12,7 +12,7 @@ from attar.base.config import override
 from attar.base.device import resolve_device
 from attar.base.errors import InputError
 from attar.base.progress import Progress, Silent, duration
-from attar.data.mirroring import handed
+from attar.data.mirroring import mirroring_harms
 from attar.models.networks.registry import network_from_text
 from attar.models.observers.cache import cached_path
 from attar.models.observers.config import ObserverConfig
@@ -64,7 +64,7 @@ def make_observer(
     progress = progress or Silent()
     config = observer_config(network, weights, settings)
     train, name = training_images(data, progress, loading)
-    if handed(name):
+    if mirroring_harms(name):
         config = config.without_flip()
     began = time.monotonic()
     observer = observer_for(config, train, resolve_device(device), progress)

@@ -17,7 +17,7 @@ from attar.base.progress import Progress, Silent
 from attar.base.randomness import generator
 from attar.base.version import __version__
 from attar.data.image_set import Splits
-from attar.data.mirroring import handed
+from attar.data.mirroring import mirroring_harms
 from attar.evaluation.evaluate import check_fit, device_name, load_splits, with_depth
 from attar.evaluation.protocol import Protocol, resolve_flip
 from attar.evaluation.protocol import protocol as protocol_named
@@ -159,7 +159,7 @@ class _Work:
 
     def __post_init__(self) -> None:
         self.images = self.distilled.images(clamp=True)
-        self.mirror = not handed(self.splits.name)
+        self.mirror = not mirroring_harms(self.splits.name)
 
     def spaces(self, features: Features, network: NetworkConfig, protocol: Protocol) -> list[Space]:
         """Pixels, features, and codes where there are any."""

@@ -15,7 +15,7 @@ from attar.base.progress import Progress, Silent
 from attar.base.randomness import generator
 from attar.base.version import __version__
 from attar.data.image_set import ImageSet, Splits
-from attar.data.mirroring import handed
+from attar.data.mirroring import mirroring_harms
 from attar.data.sources import load_images
 from attar.evaluation.evaluate import FEW_SEEDS, device_name, seed_numbers, with_depth
 from attar.evaluation.measuring import Measurement
@@ -104,7 +104,7 @@ def continual(
     check_judges(chosen, task.recipe.labels.kind, splits.train.image_shape)
     configs = networks_named(asked, splits.train.image_shape)
     groups = class_groups(splits.train.num_classes, steps, order_seed)
-    if task.recipe.observer is not None and handed(splits.name):
+    if task.recipe.observer is not None and mirroring_harms(splits.name):
         task = replace(task, recipe=task.recipe.without_flip())
     work = _Work(task, splits, groups, budget, cache, progress)
     work.check()
