@@ -321,10 +321,9 @@ def _initial_codes(distilled: DistilledSet, train: ImageSet) -> Candidate:
         return absent_candidate(name, reason or "")
     start = _starting_point(distilled, train)
     soft = distilled.manifest.labels_kind == "soft"
-    begin = start.latents(torch.arange(len(start))).cpu()
-    if not soft and bool(
-        (begin - distilled.parameterizations()[0].latents(torch.arange(len(start)))).abs().max() < 1e-6
-    ):
+    items = torch.arange(len(start))
+    distance = (start.latents(items).cpu() - distilled.parameterizations()[0].latents(items)).abs().max()
+    if not soft and float(distance) < 1e-6:
         return absent_candidate(name, "the set is its own starting point: nothing was distilled")
     key: tuple[object, ...] = (list(distilled.manifest.initialization.indices), start.codec.identity(), start.spec())
     maker: MakeItems = partial(_rendered_items, start, preprocess)

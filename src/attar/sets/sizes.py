@@ -10,6 +10,7 @@ from pydantic import Field
 
 from attar.base.config import Config
 from attar.base.container import packed_bytes
+from attar.methods.labels.hard import LabelsConfig
 from attar.methods.labels.region_logits import fitted, region_table
 from attar.methods.labels.regions import ObserverFacts, RegionLabels
 from attar.methods.parameterizations.priors import DECODER
