@@ -17,7 +17,7 @@ from attar.models.codecs.codec import Codec
 from attar.models.codecs.pixels import PixelsConfig
 from attar.models.codecs.registry import fit_codec
 from attar.models.generators.codec import GeneratorCodec
-from attar.models.generators.weights import own_spec, save_generator
+from attar.models.generators.weights import OwnSpec, save_generator
 from attar.models.networks.synthesis import Synthesis, SynthesisConfig, build_synthesis
 from small_sets import CLASSES, digit_images
 
@@ -32,7 +32,7 @@ def small_synthesis(image_shape: tuple[int, int, int] = (1, 8, 8), num_classes: 
 def generator_codec(train: ImageSet) -> GeneratorCodec:
     network = small_synthesis(train.image_shape, train.num_classes).requires_grad_(False).eval()
     classes = {name: number for number, name in enumerate(train.classes)}
-    codec = GeneratorCodec(network, own_spec(network))
+    codec = GeneratorCodec(network, OwnSpec.of(network))
     codec.choose_classes(classes)
     return codec
 

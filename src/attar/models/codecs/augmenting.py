@@ -16,15 +16,10 @@ LARGEST_MATRIX = 1024
 
 @dataclass(frozen=True)
 class AffineMap:
-    """codes -> codes @ matrix + offset, on flattened codes.
+    """codes -> codes @ matrix + offset, on flattened codes of v = c h w values."""
 
-    Args:
-        matrix: float32 [v, v], v = c h w.
-        offset: float32 [v].
-    """
-
-    matrix: Tensor
-    offset: Tensor
+    matrix: Float[Tensor, "v v"]
+    offset: Float[Tensor, " v"]
 
 
 class CodeDsa:
@@ -38,7 +33,7 @@ class CodeDsa:
 
     Args:
         config: operations and strengths.
-        codec: `pca` or `dct`, whose decode and encode are affine.
+        codec: an affine one.
         preprocess: images to network inputs, on which DSA is defined.
 
     Source: DSA is of Zhao & Bilen 2021.
@@ -49,9 +44,7 @@ class CodeDsa:
     per_item = False
 
     def __init__(self, config: DsaConfig, codec: Codec, preprocess: Codec) -> None:
-        self._dsa = Dsa(config)
-        self._codec = codec
-        self._preprocess = preprocess
+        self._dsa, self._codec, self._preprocess = Dsa(config), codec, preprocess
         self._unit_inputs: Tensor | None = None
 
     def draw(
@@ -71,10 +64,7 @@ class CodeDsa:
         """The augmented codes, differentiable with respect to the codes."""
         if isinstance(parameters, AffineMap):
             return torch.addmm(parameters.offset, images.flatten(1), parameters.matrix).view_as(images)
-        return self._through(images, parameters)
-
-    def _through(self, codes: Tensor, parameters: DsaParameters) -> Tensor:
-        return self._codes(self._dsa.apply(self._inputs(codes), parameters))
+        return self._codes(self._dsa.apply(self._inputs(images), parameters))
 
     def _inputs(self, codes: Tensor) -> Tensor:
         return self._preprocess.encode(self._codec.decode(codes))

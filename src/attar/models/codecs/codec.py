@@ -19,10 +19,10 @@ class ExternalWeights(Config):
     """Public weights that a file needs and does not contain.
 
     Args:
-        id: where they come from, e.g. a hub id, or a local folder's name without its path.
-        sha256: of the weights' file.
-        num_bytes: size of the weights' file.
-        num_values: parameters and buffers, counted singly.
+        id: a hub id, or the name of a folder or file without its path.
+        sha256: of the weights' file; of several, of one after the other in order of name.
+        num_bytes: size of the weights' files.
+        num_values: number of parameters and buffers.
     """
 
     id: str
@@ -106,7 +106,7 @@ class Codec(nn.Module, ABC):
         """
 
     def stored_tensors(self) -> dict[str, Tensor]:
-        """What a distilled file embeds of this codec (float32); empty for closed-form and public decoders."""
+        """What a distilled file embeds of this codec, float32; empty for closed-form and public decoders."""
         return {}
 
     def external(self) -> ExternalWeights | None:
@@ -138,10 +138,8 @@ class Codec(nn.Module, ABC):
 
 
 def codes_per_image(codec: Codec) -> int:
-    """How many codes hold as many values as one image, at least 1.
+    """How many codes hold as many values as one image, at least 1: 3 f^2 / c.
 
-    LatentDD's 3 f^2 / c: 12 at f = 4 and 48 at f = 8, with c = 4.
-
-    Source: LatentDD section 3.2.
+    Source: LatentDD section 3.2 (12 at f = 4 and 48 at f = 8, with c = 4).
     """
     return max(1, codec.num_image_values // codec.num_code_values)

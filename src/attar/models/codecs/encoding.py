@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,6 @@ from attar.models.codecs.codec import Codec
 MEMORY_LIMIT_BYTES = 1 << 30
 PIXELS_PER_BATCH = 1 << 20
 SYNC_BYTES = 1 << 26
-FORMAT = 1
 
 
 def encode_images(
@@ -44,8 +44,10 @@ def encode_images(
     Args:
         codec: moved to `device` for the time of this call.
         images: of the codec's `image_shape`.
-        batch_size: images a batch, at least 1; by default about a million pixels after magnification, at most 256.
+        device: where the codec computes.
+        batch_size: images a batch, at least 1; by default about a million pixels as the codec sees them, at most 256.
         cache: False computes in memory, and neither reads nor writes the disk.
+        progress: what to report to.
 
     Returns:
         In memory up to `MEMORY_LIMIT_BYTES`; beyond that memory-mapped (changes to it stay private to the process).
@@ -59,7 +61,9 @@ def encode_images(
             f"the images are {images.image_shape} and the codec was made for {codec.image_shape}; "
             "resize the images, or make a codec for them"
         )
-    batch_size = _default_batch_size(codec) if batch_size is None else batch_size
+    if batch_size is None:
+        _, height, width = codec.network_shape
+        batch_size = max(1, min(256, PIXELS_PER_BATCH // (height * width)))
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}; it must be at least 1")
     shape = (len(images), *codec.code_shape)
@@ -76,23 +80,18 @@ def encode_images(
         return codes
 
 
+@dataclass(frozen=True)
 class _Work:
     """Batches of codes, in order, from any item on."""
 
-    def __init__(self, codec: Codec, images: ImageSet, device: torch.device, batch_size: int, progress: Progress):
-        self.codec, self.images, self.device = codec, images, device
-        self.batch_size, self.progress = batch_size, progress
-
-    @property
-    def key(self) -> str:
-        return content_key("codes", FORMAT, self.codec.identity(), self.images.fingerprint, self.device.type)
+    codec: Codec
+    images: ImageSet
+    device: torch.device
+    batch_size: int
+    progress: Progress
 
     def blocks(self, start: int, stop: threading.Event) -> Iterator[Tensor]:
-        """float32 [B, c, h, w] on the CPU. The progress counts the items before `start` as done.
-
-        Raises:
-            KeyboardInterrupt: `stop`, after a block that has been dealt with.
-        """
+        """Blocks of float32 codes on the CPU. Raises KeyboardInterrupt for `stop`, once a block is dealt with."""
         self.progress.start("encoding images", len(self.images))
         try:
             if start:
@@ -119,9 +118,10 @@ class _Work:
 
 
 def _cached(work: _Work, num_bytes: int, stop: threading.Event) -> Path:
-    """The finished file of codes, made or completed where it is not there."""
+    """The finished file of codes; what is missing of it is made first."""
     with _disk_errors():
-        final = cache_directory("codes") / f"{work.key}.f32"
+        key = content_key("codes", 1, work.codec.identity(), work.images.fingerprint, work.device.type)
+        final = cache_directory("codes") / f"{key}.f32"
         part = final.with_suffix(".part")
         for path, whole in ((final, (num_bytes,)), (part, range(num_bytes + 1))):
             if path.exists() and path.stat().st_size not in whole:
@@ -129,16 +129,18 @@ def _cached(work: _Work, num_bytes: int, stop: threading.Event) -> Path:
     if not final.exists():
         _append_missing(work, part, num_bytes, stop)
         with _disk_errors():
-            _rename(part, final)
+            try:
+                part.replace(final)
+            except FileNotFoundError:
+                if not final.exists():  # else another process finished the same work first
+                    raise
     return final
 
 
 def _append_missing(work: _Work, part: Path, num_bytes: int, stop: threading.Event) -> None:
-    """Write what `part` lacks.
-
-    Every process starts at a whole item within what is there and writes the same values at the same places, without
-    truncating: the file never has a hole, and two processes at the same work do not harm each other.
-    """
+    """Write the codes that `part` lacks."""
+    # Every process starts at a whole item within what is there and writes the same values at the same places, without
+    # truncating: the file never has a hole, and two processes at the same work do not harm each other.
     item_bytes = num_bytes // len(work.images)
     with _disk_errors():
         handle = os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
@@ -159,14 +161,6 @@ def _append_missing(work: _Work, part: Path, num_bytes: int, stop: threading.Eve
             os.fsync(handle)
 
 
-def _rename(part: Path, final: Path) -> None:
-    try:
-        part.replace(final)
-    except FileNotFoundError:
-        if not final.exists():  # else another process finished the same work first
-            raise
-
-
 def _read(path: Path, shape: tuple[int, ...]) -> Tensor:
     """The codes in `path`, memory-mapped (copy on write) where they are larger than the limit."""
     if path.stat().st_size > MEMORY_LIMIT_BYTES:
@@ -174,15 +168,9 @@ def _read(path: Path, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(np.fromfile(path, dtype="<f4").reshape(shape))
 
 
-def _default_batch_size(codec: Codec) -> int:
-    """Bounded by the picture that the network sees, which resampling magnifies."""
-    _, height, width = codec.network_shape
-    return max(1, min(256, PIXELS_PER_BATCH // (height * width)))
-
-
 @contextmanager
 def _placed(codec: Codec, device: torch.device) -> Iterator[None]:
-    """The codec on `device`, and back where it was at the end."""
+    """Move the codec to `device`, and back at the end."""
     tensors = [*codec.parameters(), *codec.buffers()]
     home = tensors[0].device if tensors else device
     codec.to(device)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import torch
 from pydantic import AfterValidator, Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from attar.base.config import Config, ConfigType, parse_config
 from attar.base.errors import InputError, unknown
@@ -17,6 +17,7 @@ from attar.models.codecs.codec import Codec, ExternalWeights
 from attar.models.codecs.weights import ID_PATTERN
 
 Side = Annotated[int, Field(ge=1, le=4096)]
+NetworkType = TypeVar("NetworkType", bound=nn.Module)
 ImageShape = tuple[Annotated[int, Field(ge=1, le=3)], Side, Side]
 
 
@@ -81,6 +82,18 @@ def take_tensors(tensors: Mapping[str, Tensor], shapes: dict[str, tuple[int, ...
         if not bool(tensor.isfinite().all()):
             raise InputError(f"the codec's tensor {name!r} holds values that are not finite; the file is damaged")
     return dict(tensors)
+
+
+def fill_network(network: NetworkType, tensors: Mapping[str, Tensor]) -> NetworkType:
+    """`network`, e.g. one without storage, with exactly these values; frozen, in evaluation mode. Raises InputError."""
+    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    network.load_state_dict(take_tensors(tensors, shapes), assign=True)
+    return network.requires_grad_(False).eval()
+
+
+def network_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """What `fill_network` takes: the network's values, on the CPU."""
+    return {name: value.detach().cpu() for name, value in network.state_dict().items()}
 
 
 def require_positive(name: str, tensor: Tensor) -> None:

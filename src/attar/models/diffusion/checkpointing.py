@@ -1,4 +1,4 @@
-"""A function whose activations are not kept: they are made again when its gradient is asked for."""
+"""A function whose activations are not stored: they are computed again in the backward pass."""
 
 from __future__ import annotations
 
@@ -10,18 +10,13 @@ from torch import Tensor
 
 
 def recomputed(function: Callable[..., Any], *tensors: Tensor) -> Any:
-    """`function(*tensors)`, of which only `tensors` are kept for the backward pass.
+    """`function(*tensors)`, for which only `tensors` are stored until the backward pass.
 
-    The function runs once without graph, and once with one in the backward pass, whose graph is gone before the next is
-    made, both times under the autocast of this call. It must be deterministic; tensors that it takes from elsewhere
-    receive no gradient.
-
-    Args:
-        function: of tensors, to a tensor or a tuple of them.
-        *tensors: with or without gradient.
+    The function runs without a graph, and in the backward pass again with one, both times under the autocast of this
+    call. It must be deterministic and return a tensor or a tuple; tensors that it takes from elsewhere get no gradient.
 
     Raises:
-        RuntimeError: in the backward pass, where a graph of that is asked for: it would lack what was not kept.
+        RuntimeError: in a backward pass with create_graph, for there is no graph of the first one.
 
     Source: Chen et al. 2016; LD3M section 3.3.
     Deviation: not torch.utils.checkpoint, with which resident memory on a CPU grew by 1.8 to 2.9 MB a step (denoiser of
@@ -40,18 +35,20 @@ class _Recomputed(torch.autograd.Function):
         return function(*tensors)
 
     @staticmethod
-    def backward(ctx: Any, *of_outputs: Tensor | None) -> Any:
+    def backward(ctx: Any, *output_gradients: Tensor | None) -> Any:
         if torch.is_grad_enabled():
             raise RuntimeError("what is recomputed cannot be differentiated twice; leave out create_graph")
-        needed = ctx.needs_input_grad[1:]
-        leaves = [
-            tensor.detach().requires_grad_(wanted) for tensor, wanted in zip(ctx.saved_tensors, needed, strict=True)
-        ]
+        flags = ctx.needs_input_grad[1:]
+        inputs = [tensor.detach().requires_grad_(flag) for tensor, flag in zip(ctx.saved_tensors, flags, strict=True)]
         with torch.enable_grad(), torch.autocast(ctx.kind, ctx.dtype, enabled=ctx.lowered):
-            outputs = ctx.function(*leaves)
+            outputs = ctx.function(*inputs)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        pairs = [(one, other) for one, other in zip(outputs, of_outputs, strict=True) if other is not None]
-        asked = [leaf for leaf in leaves if leaf.requires_grad]
-        values = torch.autograd.grad([one for one, _ in pairs], asked, [other for _, other in pairs], allow_unused=True)
-        gradients = iter(values)
-        return None, *(next(gradients) if wanted else None for wanted in needed)
+        used = [index for index, gradient in enumerate(output_gradients) if gradient is not None]
+        gradients = torch.autograd.grad(
+            [outputs[index] for index in used],
+            [tensor for tensor in inputs if tensor.requires_grad],
+            [output_gradients[index] for index in used],
+            allow_unused=True,
+        )
+        remaining = iter(gradients)
+        return None, *(next(remaining) if flag else None for flag in flags)

@@ -78,7 +78,7 @@ class DiffusionCodecConfig(FrozenModelConfig):
 
 
 class DiffusionCodecSpec(CodecSpec):
-    """What a file says: the inner codec, the model, and where the prior is."""
+    """What a file says of a diffusion codec: its inner codec, its model, and where a public prior's values are."""
 
     kind: Literal["diffusion"] = "diffusion"
     codec: dict[str, Any]
@@ -135,15 +135,10 @@ class DiffusionCodec(Codec):
         return self.model.embed(numbers).clone()
 
     def require_classes(self, numbers: Int64[Tensor, " items"]) -> None:
-        """Raise InputError for a class that the model has not."""
-        wrong = [number for number in (int(numbers.min()), int(numbers.max())) if not 0 <= number < self.num_classes]
-        if wrong:
-            raise InputError(f"class {wrong[0]} was asked for; the model has 0 to {self.num_classes - 1}")
-
-    @property
-    def num_classes(self) -> int:
-        """Of the model, without the null class."""
-        return self.model.num_classes
+        """Raise InputError for a class that the model has not; the null class counts as none."""
+        for number in (int(numbers.min()), int(numbers.max())):
+            if not 0 <= number < self.model.num_classes:
+                raise InputError(f"class {number} was asked for; the model has 0 to {self.model.num_classes - 1}")
 
     def spec(self) -> dict[str, Any]:
         return {

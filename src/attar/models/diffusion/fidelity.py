@@ -1,4 +1,4 @@
-"""Whether a prior has learnt its codes: its loss against a linear filter's, and its samples against the codes."""
+"""Whether a diffusion prior has learnt its codes: its loss against a linear filter's, its samples against the codes."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ MOST_CODES = 64
 NUM_LEVELS = 32
 SAMPLING = SamplingConfig(num_steps=20, guidance=1, residual="none")
 WIDEST = 2.0
-"""How many times as wide as codes, or as narrow, samples may spread before it is spoken of."""
+"""How many times as wide as codes, or as narrow, samples may spread before they are a fault."""
 
 SLACK = 1.2
-"""How many times the filter's loss may be before it is spoken of; of independent codes the filter is the best model."""
+"""How many times the filter's loss a prior's may be. The filter is the best model of independent codes."""
 
 
 class Fidelity(Config):
-    """What a prior makes of its own codes.
+    """How well a prior models its own codes.
 
     Args:
-        loss: of its averaged weights, over all levels alike.
-        linear_loss: of the best linear filter of codes of this spread; 1 is that of predicting nothing.
-        spread: deviation of its samples over that of the codes.
+        loss: of its averaged weights, over all levels alike; predicting nothing gives 1.
+        linear_loss: of the best linear filter of codes of this spread.
+        spread: standard deviation of its samples over that of the codes.
     """
 
     loss: float = Field(ge=0)
@@ -39,7 +39,7 @@ class Fidelity(Config):
 
     @property
     def fault(self) -> str | None:
-        """What is wrong with it, in one line; None where nothing is."""
+        """What is wrong with the prior, in one line; None where nothing is."""
         mend = "it has diverged, or had too few steps; lower learning_rate, or raise steps"
         if self.loss > SLACK * self.linear_loss:
             return f"the prior predicts noise no better than a linear filter does ({self}): {mend}"
@@ -56,10 +56,10 @@ class Fidelity(Config):
 def fidelity_of(
     model: DiffusionModel, codes: Float[Tensor, "items c h w"], labels: Int64[Tensor, " items"], seed: int
 ) -> Fidelity:
-    """Measure a prior on some of its codes, evenly over them and over the levels.
+    """Measure a prior on some of its codes and levels, both evenly spaced.
 
     Args:
-        model: where it is.
+        model: on any device.
         codes: on the CPU.
         labels: the model's classes of the codes.
         seed: of the noise.
@@ -78,9 +78,9 @@ def fidelity_of(
     levels = torch.linspace(0, len(model.alpha_bars) - 1, NUM_LEVELS).long().tolist()
     losses = []
     for level in levels:
-        kept, noise = float(model.alpha_bars[level]), drawn(0)
-        found = model.predict(kept**0.5 * some + (1 - kept) ** 0.5 * noise, level, conditioning)
-        losses.append(float((found - noise).square().mean()))
+        share, noise = float(model.alpha_bars[level]), drawn(0)
+        predicted = model.predict(share**0.5 * some + (1 - share) ** 0.5 * noise, level, conditioning)
+        losses.append(float((predicted - noise).square().mean()))
     samples = sampled(model, SAMPLING, torch.zeros_like(some), conditioning, drawn, checkpointed=False)
     if not bool(samples.isfinite().all()) or not bool(torch.tensor(losses).isfinite().all()):
         raise NonFiniteLossError("the prior's predictions are not finite; lower learning_rate")
@@ -94,5 +94,5 @@ def linear_loss(model: DiffusionModel, codes: Float[Tensor, "items c h w"]) -> f
     L = mean_s  a_s v / (a_s v + 1 - a_s),   a = alpha_bar
     """
     variances = codes.double().var((0, 2, 3), unbiased=False).cpu()[:, None]
-    told = model.alpha_bars * variances
-    return float((told / (told + 1 - model.alpha_bars)).mean())
+    signal = model.alpha_bars * variances
+    return float((signal / (signal + 1 - model.alpha_bars)).mean())

@@ -12,7 +12,7 @@ from attar.base.config import Config
 from attar.base.shapes import Float, Int64
 from attar.models.codecs.codec import ExternalWeights
 from attar.models.codecs.frozen import NumClasses
-from attar.models.codecs.restoring import take_tensors
+from attar.models.codecs.restoring import fill_network, network_tensors
 from attar.models.diffusion.schedule import ScheduleConfig, alpha_bars
 from attar.models.networks.denoiser import Denoiser, DenoiserConfig, denoiser_shell
 
@@ -36,14 +36,14 @@ class DiffusionModel(nn.Module, ABC):
 
     @property
     def conditioning_size(self) -> int:
-        """d."""
+        """The number d of values in a conditioning vector."""
         return len(self.null)
 
     @abstractmethod
     def predict(
         self, codes: Float[Tensor, "batch c h w"], level: int, conditioning: Float[Tensor, "batch d"]
     ) -> Float[Tensor, "batch c h w"]:
-        """eps(z, s, c), differentiable with respect to codes and conditioning."""
+        """The noise eps(z, s, c), differentiable with respect to codes and conditioning."""
 
     @abstractmethod
     def embed(self, classes: Int64[Tensor, " batch"]) -> Float[Tensor, "batch d"]:
@@ -51,10 +51,10 @@ class DiffusionModel(nn.Module, ABC):
 
     @abstractmethod
     def spec(self) -> dict[str, Any]:
-        """JSON-able: with `stored_tensors` and the weights found by content, all that rebuilds it. Has "kind"."""
+        """JSON-able: with `stored_tensors` or the weights of `external`, all that rebuilds it. Has "kind"."""
 
     def stored_tensors(self) -> dict[str, Tensor]:
-        """What a file embeds of it, float32; empty where the weights are outside."""
+        """What a file embeds of the model, float32; empty where the weights are outside."""
         return {}
 
     def external(self) -> ExternalWeights | None:
@@ -90,7 +90,7 @@ class OwnModel(DiffusionModel):
 
     @property
     def null(self) -> Tensor:  # type: ignore[override]
-        """Row K of the classes."""
+        """The last row of the table of classes."""
         return self.denoiser.classes.weight[self.num_classes]
 
     def predict(
@@ -108,12 +108,10 @@ class OwnModel(DiffusionModel):
         return spec.model_dump(mode="json")
 
     def stored_tensors(self) -> dict[str, Tensor]:
-        return {name: value.detach().cpu() for name, value in self.denoiser.state_dict().items()}
+        return network_tensors(self.denoiser)
 
     @classmethod
     def restore(cls, spec: OwnSpec, code_shape: tuple[int, int, int], tensors: dict[str, Tensor]) -> OwnModel:
         """Rebuild from `spec` and `stored_tensors`. Raises InputError where they do not fit one another."""
-        denoiser = denoiser_shell(spec.denoiser, code_shape, spec.num_classes)
-        shapes = {name: tuple(value.shape) for name, value in denoiser.state_dict().items()}
-        denoiser.load_state_dict(take_tensors(tensors, shapes), assign=True)
+        denoiser = fill_network(denoiser_shell(spec.denoiser, code_shape, spec.num_classes), tensors)
         return cls(denoiser, spec.schedule)

@@ -21,7 +21,7 @@ _LARGEST = 1 - 2.0**-53
 
 
 def item_noise(seed: int, items: Sequence[int], step: int, shape: tuple[int, int, int]) -> Float[Tensor, "items c h w"]:
-    """Standard normal values for each item and step, the same in every call and in every company.
+    """Standard normal values for each item and step on the CPU, whatever other items are drawn with it.
 
         eps = Phi^{-1}(u),   u = `Counter`(seed, item, step)
 
@@ -30,9 +30,6 @@ def item_noise(seed: int, items: Sequence[int], step: int, shape: tuple[int, int
         items: their numbers.
         step: t of the noise that step t adds; 0 for that of z_T.
         shape: (c, h, w).
-
-    Returns:
-        float32, on the CPU.
     """
     drawn = [Counter(seed, "diffusion noise", item, step).uniform(math.prod(shape)) for item in items]
     uniform = (torch.stack(drawn) + _HALF_SPACING).clamp_max(_LARGEST)  # the last multiple is rounded up to 1
@@ -60,8 +57,8 @@ def sampled(
         codes: Z.
         conditioning: c.
         noise: eps by step; 0 is that of z_T.
-        checkpointed: keep z_t alone of every step and do it again in the backward pass: one pass of the model without
-            graph and one with, whatever T is, and the activations of one step at a time.
+        checkpointed: store z_t alone of every step and take the step again in the backward pass, which needs the
+            activations of one step at a time, whatever T is.
 
     Source: LD3M Eq. 9-12, Algorithm 1.
     Deviation: sigma_t eps_t, where Eq. 10 and 12 have sigma_t^2 eps_t, which is not N(mu, sigma_t^2) as Eq. 8 says.
@@ -77,11 +74,11 @@ def sampled(
         if step.weight == 1 and config.residual_target == "noisy":
             now = begin
         else:
-            taken = functools.partial(_step, model, config, step, before)
+            take_step = functools.partial(_step, model, config, step, before)
             tensors = (now, begin, codes, conditioning, *([] if earlier is None else [earlier]))
-            kept = checkpointed and torch.is_grad_enabled()
-            now, clean = recomputed(taken, *tensors) if kept else taken(*tensors)
-            earlier = clean if config.solver == "dpm" else None  # what is handed on is kept
+            recompute = checkpointed and torch.is_grad_enabled()
+            now, clean = recomputed(take_step, *tensors) if recompute else take_step(*tensors)
+            earlier = clean if config.solver == "dpm" else None  # every tensor that is handed on is stored
             before = step
         if step.deviation:
             now = now + step.deviation * noise(step.number)
@@ -99,7 +96,7 @@ def _step(
     conditioning: Tensor,
     earlier: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """z_{t-1} without its noise, and the prediction of z_0 that the next step may use."""
+    """Return z_{t-1} without its noise, and the prediction of z_0 that the next step may use."""
     eps = guided(model, now, step.level, conditioning, config.guidance)
     clean = (now - math.sqrt(1 - step.kept) * eps) / math.sqrt(step.kept)
     if config.residual_target == "clean":

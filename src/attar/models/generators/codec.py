@@ -17,17 +17,10 @@ from attar.base.shapes import Float
 from attar.data.image_set import ImageSet
 from attar.models.codecs.codec import Codec, ExternalWeights
 from attar.models.codecs.frozen import FrozenModelConfig
-from attar.models.codecs.restoring import CodecSpec, PublicFile, nameable, parse_spec, take_tensors
+from attar.models.codecs.restoring import CodecSpec, PublicFile, nameable, network_tensors, parse_spec, take_tensors
 from attar.models.codecs.weights import require_file
 from attar.models.generators.generator import Generator, imported, require_named
-from attar.models.generators.weights import (
-    OwnSpec,
-    own_spec,
-    own_tensors,
-    read_generator,
-    read_state,
-    restore_own,
-)
+from attar.models.generators.weights import OwnSpec, read_generator, read_state
 
 _NAME = "[A-Za-z_][A-Za-z0-9_]{0,99}"
 
@@ -43,14 +36,11 @@ Arguments = dict[Annotated[str, Field(pattern=f"^{_NAME}$")], Plain | tuple[Plai
 
 
 class GeneratorCodecConfig(FrozenModelConfig):
-    """A frozen generator of images.
-
-    `path` is a safetensors file: one of `save_generator`, or with `module` any module's state dict. The file of a
-    generator of others is always public.
+    """A frozen generator of images: `path` is a file of `save_generator`, or with `module` any module's state dict.
 
     Args:
-        module: "package.module:Name" of the code of others, which is imported and called with `arguments`; None for
-            attar's own generator, whose file says its sizes.
+        module: "package.module:Name" of the code of others, which is imported and called with `arguments`, and whose
+            file is always public; None for attar's own generator, whose file says its sizes.
         arguments: keywords for `module`: numbers, booleans, short words, and lists of them.
     """
 
@@ -83,9 +73,9 @@ class GeneratorCodecConfig(FrozenModelConfig):
         if self.module is None:
             if self.arguments:
                 raise InputError("codec.arguments have no effect without codec.module; leave them out")
-            own = read_generator(path)
-            public = nameable(own.weights) if self.public else None
-            return GeneratorCodec(own.network, own_spec(own.network), public), own.classes
+            file = read_generator(path)
+            public = nameable(file.weights) if self.public else None
+            return GeneratorCodec(file.network, OwnSpec.of(file.network), public), file.classes
         if self.public:
             raise InputError("a generator of others is public already; leave out codec.public")
         state, weights = read_state(path)
@@ -95,7 +85,7 @@ class GeneratorCodecConfig(FrozenModelConfig):
 
 
 class ModuleSpec(Config):
-    """A generator whose code is not attar's: what it is called, and with which keywords it was made."""
+    """The name of a generator whose code is not attar's, and the keywords it was made with."""
 
     kind: Literal["module"] = "module"
     module: ImportPath
@@ -103,7 +93,7 @@ class ModuleSpec(Config):
 
 
 class GeneratorCodecSpec(CodecSpec):
-    """What a file says: whose code the generator is, its sizes, and where its values are if not in the file."""
+    """What a file says of a generator: whose code it is, its sizes, and where its values are if not in the file."""
 
     kind: Literal["generator"] = "generator"
     generator: Annotated[OwnSpec | ModuleSpec, Field(discriminator="kind")]
@@ -206,7 +196,7 @@ class GeneratorCodec(Codec):
 
     def stored_tensors(self) -> dict[str, Tensor]:
         """The values of a generator of attar's own; nothing where its file is outside."""
-        return own_tensors(self.network) if self.public is None else {}
+        return network_tensors(self.network) if self.public is None else {}
 
     def external(self) -> ExternalWeights | None:
         return self.public
@@ -217,14 +207,14 @@ class GeneratorCodec(Codec):
         parsed = parse_spec(GeneratorCodecSpec, spec)
         described, weights = parsed.generator, parsed.public
         if described.kind == "own" and weights is None:
-            return cls(restore_own(described, parsed.image_shape, tensors), described)
+            return cls(described.restore(parsed.image_shape, tensors), described)
         take_tensors(tensors, {})
         if weights is None:
             raise InputError("a generator of others has no file that it is named by; the file is damaged")
         network: Any
         if described.kind == "own":
             network = read_generator(require_file("generator", weights)).network
-            fits = own_spec(network) == described
+            fits = OwnSpec.of(network) == described
         else:
             require_named(described.module)
             state, _ = read_state(require_file("generator", weights))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
@@ -17,6 +18,9 @@ from attar.models.networks.network import LARGEST_VALUES
 
 VARIABLE = "ATTAR_GENERATORS"
 """Names the code of others that may run to render files: package.module:Name, several with commas between them."""
+
+SHAPES = {"image_shape": (3,), "latent_shape": (1, 2, 3)}
+"""Attributes that are shapes -> how many sides they may have."""
 
 NUMBERS = ("noise_size", "num_classes", "num_layers")
 METHODS = ("mapping", "features")
@@ -52,11 +56,7 @@ class Generator(Protocol):
 
 
 def require_named(module: str) -> None:
-    """Refuse code that no user has named: what a file says is never a reason to run it.
-
-    Raises:
-        InputError: `module` is not in $ATTAR_GENERATORS.
-    """
+    """Raise InputError where $ATTAR_GENERATORS lacks `module`: what a file says is never a reason to run code."""
     if module not in os.environ.get(VARIABLE, "").replace(" ", "").split(","):
         raise InputError(
             f"its images are made by the code {module!r}, which is not run because a file names it; if you have it and "
@@ -75,21 +75,14 @@ def imported(module: str, arguments: Mapping[str, Any], state: Mapping[str, Tens
     Raises:
         InputError: it cannot be imported or made, is not as `Generator` says, or has another state; one line.
     """
-    made = _named(module)
-    kept = {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
+    make = _named(module)
+    keywords = {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
     with torch.random.fork_rng(devices=[]):  # modules draw values also where others then take their place
         with torch.device("meta"):
-            shell = _attempt(module, lambda: made(**kept))
+            shell = _attempt(module, lambda: make(**keywords))
         _check_state(module, shell, state)
-        network = _attempt(module, lambda: made(**kept))
-    for name in ("image_shape", "latent_shape"):
-        _check_shape(module, network, name)
-    for name in NUMBERS:
-        if type(getattr(network, name, None)) is not int or getattr(network, name) < 0:
-            raise InputError(f"the generator {module!r} has no number {name!r}, which docs/diffusion.md describes")
-    for name in METHODS:
-        if not callable(getattr(network, name, None)):
-            raise InputError(f"the generator {module!r} has no method {name!r}, which docs/diffusion.md describes")
+        network = _attempt(module, lambda: make(**keywords))
+    _check_attributes(module, network)
     values = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
     _attempt(module, lambda: network.load_state_dict(values))
     return network.float().requires_grad_(False).eval()
@@ -97,15 +90,14 @@ def imported(module: str, arguments: Mapping[str, Any], state: Mapping[str, Tens
 
 def _named(module: str) -> Callable[..., Any]:
     package, _, name = module.partition(":")
-    found = getattr(_attempt(module, lambda: importlib.import_module(package)), name, None)
-    if not callable(found):
+    make: Callable[..., Any] | None = getattr(_attempt(module, lambda: importlib.import_module(package)), name, None)
+    if not callable(make):
         raise InputError(f"{package!r} has no {name!r} to make a generator with; give package.module:Name")
-    made: Callable[..., Any] = found
-    return made
+    return make
 
 
 def _attempt(module: str, work: Callable[[], _Made]) -> _Made:
-    """The code of others raises anything."""
+    """The result of `work`; InputError in place of whatever the code of others raises."""
     try:
         return work()
     except Exception as error:
@@ -113,23 +105,31 @@ def _attempt(module: str, work: Callable[[], _Made]) -> _Made:
 
 
 def _check_state(module: str, shell: Any, state: Mapping[str, Tensor]) -> None:
-    """Before anything is allocated."""
+    """Compare sizes, all of which are known before anything is allocated."""
     if not isinstance(shell, nn.Module):
         raise InputError(f"{module!r} makes a {type(shell).__name__}; a torch module is needed")
-    wanted = shell.state_dict()
-    if sum(value.numel() for value in wanted.values()) > LARGEST_VALUES:
+    needed = {name: tuple(value.shape) for name, value in shell.state_dict().items()}
+    if sum(map(math.prod, needed.values())) > LARGEST_VALUES:
         raise InputError(f"the generator {module!r} has more than {LARGEST_VALUES} values")
-    for name in sorted(wanted.keys() | state.keys()):
-        told = [None if name not in each else tuple(each[name].shape) for each in (wanted, state)]
-        if told[0] != told[1]:
+    given = {name: tuple(value.shape) for name, value in state.items()}
+    for name in sorted(needed.keys() | given.keys()):
+        if needed.get(name) != given.get(name):
             raise InputError(
-                f"the weights' {name[:80]!r} has shape {told[1]} and the generator {module!r} needs {told[0]}; give "
-                "the arguments and the state dict of one and the same module"
+                f"the weights' {name[:80]!r} has shape {given.get(name)} and the generator {module!r} needs "
+                f"{needed.get(name)}; give the arguments and the state dict of one and the same module"
             )
 
 
-def _check_shape(module: str, network: nn.Module, name: str) -> None:
-    shape, allowed = getattr(network, name, None), {"image_shape": (3,), "latent_shape": (1, 2, 3)}[name]
-    numbers = isinstance(shape, tuple) and all(type(side) is int and side > 0 for side in shape)
-    if not isinstance(shape, tuple) or not numbers or len(shape) not in allowed:
-        raise InputError(f"the generator {module!r} has {name} {shape!r}; a tuple of whole numbers is needed")
+def _check_attributes(module: str, network: Any) -> None:
+    for name, lengths in SHAPES.items():
+        shape = getattr(network, name, None)
+        whole = isinstance(shape, tuple) and all(type(side) is int and side > 0 for side in shape)
+        if not isinstance(shape, tuple) or not whole or len(shape) not in lengths:
+            raise InputError(f"the generator {module!r} has {name} {shape!r}; a tuple of whole numbers is needed")
+    for name in NUMBERS:
+        number = getattr(network, name, None)
+        if type(number) is not int or number < 0:
+            raise InputError(f"the generator {module!r} has no number {name!r}, which docs/diffusion.md describes")
+    for name in METHODS:
+        if not callable(getattr(network, name, None)):
+            raise InputError(f"the generator {module!r} has no method {name!r}, which docs/diffusion.md describes")

@@ -17,17 +17,25 @@ from attar.base.container import one_line
 from attar.base.errors import InputError
 from attar.models.codecs.codec import ExternalWeights
 from attar.models.codecs.frozen import ModelManifest, NumClasses, read_model, write_model
-from attar.models.codecs.restoring import ImageShape, take_tensors
+from attar.models.codecs.restoring import ImageShape, fill_network, network_tensors
 from attar.models.codecs.weights import PICKLES, file_weights
 from attar.models.networks.synthesis import Synthesis, SynthesisConfig, synthesis_shell
 
 
 class OwnSpec(Config):
-    """A generator of attar's own: its sizes; its values are tensors."""
+    """The sizes of a generator of attar's own, whose values are tensors."""
 
     kind: Literal["own"] = "own"
     synthesis: SynthesisConfig
     num_classes: NumClasses
+
+    @classmethod
+    def of(cls, network: Synthesis) -> OwnSpec:
+        return cls(synthesis=network.config, num_classes=network.num_classes)
+
+    def restore(self, image_shape: tuple[int, int, int], tensors: dict[str, Tensor]) -> Synthesis:
+        """The network of these sizes and values. Raises InputError where they do not fit one another."""
+        return fill_network(synthesis_shell(self.synthesis, image_shape, self.num_classes), tensors)
 
 
 class GeneratorManifest(ModelManifest):
@@ -66,26 +74,8 @@ def save_generator(network: Synthesis, path: Path | str, classes: Sequence[str],
         classes: K names, in the order of the embeddings.
         data: fingerprint of the training images.
     """
-    facts = {"generator": own_spec(network), "image_shape": network.image_shape, "classes": tuple(classes)}
-    write_model(Path(path), GeneratorManifest, own_tensors(network), data=data, **facts)
-
-
-def own_spec(network: Synthesis) -> OwnSpec:
-    """What rebuilds a generator with `own_tensors`."""
-    return OwnSpec(synthesis=network.config, num_classes=network.num_classes)
-
-
-def own_tensors(network: Synthesis) -> dict[str, Tensor]:
-    """Its values, on the CPU."""
-    return {name: value.detach().cpu() for name, value in network.state_dict().items()}
-
-
-def restore_own(spec: OwnSpec, image_shape: tuple[int, int, int], tensors: dict[str, Tensor]) -> Synthesis:
-    """Rebuild from `own_spec` and `own_tensors`, frozen. Raises InputError where they do not fit one another."""
-    network = synthesis_shell(spec.synthesis, image_shape, spec.num_classes)
-    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    network.load_state_dict(take_tensors(tensors, shapes), assign=True)
-    return network.requires_grad_(False).eval()
+    facts = {"generator": OwnSpec.of(network), "image_shape": network.image_shape, "classes": tuple(classes)}
+    write_model(Path(path), GeneratorManifest, network_tensors(network), data=data, **facts)
 
 
 def read_generator(path: Path) -> OwnGenerator:
@@ -98,7 +88,7 @@ def read_generator(path: Path) -> OwnGenerator:
         manifest, tensors = read_model(path, GeneratorManifest)
         if len(manifest.classes) != manifest.generator.num_classes:
             raise InputError("its classes are not those of its generator")
-        network = restore_own(manifest.generator, manifest.image_shape, tensors)
+        network = manifest.generator.restore(manifest.image_shape, tensors)
     except InputError as error:
         raise InputError(
             f"{path} cannot be read as a generator of attar's own ({error}); save it again with save_generator, or "
