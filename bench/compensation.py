@@ -75,7 +75,7 @@ def step_of(method: str, name: str, count: int, chunk: int, device: torch.device
         if method != "SRe2L"
         else Codes(codec, items, class_major_labels(10, count // 10)).to(device)
     )
-    sources = Sources.of_indices(train, torch.arange(4 * count), device)
+    sources = Sources(train, torch.arange(4 * count), device=device)
     real = RealItems(labels, 10, images=train, codec=codec, device=device)
     context = Context(
         real.shape, 10, device, made.steps, observer=observer, originals=sources.images, images_of=codec.decode

@@ -67,7 +67,7 @@ PARAMETERIZATIONS: dict[str, Callable[[Codec, ImageSet], Parameterization]] = {
 }
 PARAMETERIZATIONS["mosaic-int8"] = lambda codec, train: Mosaic(
     codec,
-    codec.encode(squeeze(Sources.of_indices(train, _first(train, 4)).images(torch.arange(40)), Grid(2))),
+    codec.encode(squeeze(Sources(train, _first(train, 4)).images(torch.arange(40)), Grid(2))),
     class_major_labels(train.num_classes, 4),
     "int8",
     preprocess=_preprocess(codec, train),

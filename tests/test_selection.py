@@ -159,7 +159,7 @@ def test_equal_seeds_choose_the_same(train: ImageSet) -> None:
 
 
 def test_losses_are_cross_entropies_whatever_the_batch(train: ImageSet) -> None:
-    observer, sources = Linear(train), Sources.of_indices(train, torch.arange(50))
+    observer, sources = Linear(train), Sources(train, torch.arange(50))
     progress = Counting()
     losses = observer_losses(observer, sources.images, sources.labels, 7, progress)
     assert observer.batches == [7] * 7 + [1]
@@ -180,7 +180,7 @@ def test_a_sure_observer_still_ranks(train: ImageSet) -> None:
             return scores
 
     own = train.class_indices[3][:20]
-    sources = Sources.of_indices(train, own)
+    sources = Sources(train, own)
     losses = observer_losses(Sure(), sources.images, sources.labels)
     assert bool((losses > 0).all()) and len(set(losses.tolist())) > 15
     brightness = sources.images(torch.arange(20)).flatten(1).mean(1)
@@ -217,7 +217,7 @@ def test_only_the_images_asked_for_are_read(train: ImageSet) -> None:
 
 def test_sources_are_the_images_or_their_crops(train: ImageSet) -> None:
     indices = torch.tensor([5, 3, 5])
-    whole = Sources.of_indices(train, indices)
+    whole = Sources(train, indices)
     assert len(whole) == 3 and whole.labels.tolist() == train.labels[indices].tolist()
     assert torch.equal(whole.images(torch.tensor([2, 1])), train.images[[5, 3]].float() / 255)
     boxes = torch.tensor([[0, 0, 8, 8], [1, 2, 5, 3], [7, 0, 1, 8]]).double() / 8

@@ -363,7 +363,7 @@ def _starting_point(distilled: DistilledSet, train: ImageSet) -> Parameterizatio
     """The initial codes as the file would store them, with hard labels: what quantisation costs, it costs them too."""
     (shard,) = distilled.parameterizations()
     indices = torch.tensor(distilled.manifest.initialization.indices)
-    start = shard.remade(Sources.of_indices(train, indices), distilled.preprocess)
+    start = shard.remade(Sources(train, indices), distilled.preprocess)
     if start is None:
         raise ValueError(f"items of kind {shard.kind!r} say nothing of their start")
     return start

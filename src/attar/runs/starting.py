@@ -67,8 +67,8 @@ def _sources(run: Run, held: Tensor | None, observer: Observer | None, material:
     def items_of(indices: Tensor) -> Tensor:
         if held is not None:
             return held[indices].float()
-        return encoded(run.spaces.matching, Sources.of_indices(train, indices, device), Grid(1))
+        return encoded(run.spaces.matching, Sources(train, indices, device=device), Grid(1))
 
     kind, classes = recipe.initialization, train.classes
     indices = initial_indices(kind, items_of, train.class_indices, count, material.draw, classes)
-    return Sources.of_indices(train, indices, device)
+    return Sources(train, indices, device=device)

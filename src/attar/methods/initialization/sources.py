@@ -38,13 +38,6 @@ class Sources:
         self._train = train
 
     @classmethod
-    def of_indices(
-        cls, train: ImageSet, indices: Int64[Tensor, " sources"], device: torch.device | str = "cpu"
-    ) -> Sources:
-        """Whole images: what `initial_indices` chose."""
-        return cls(train, indices, device=device)
-
-    @classmethod
     def random(
         cls, train: ImageSet, count: int, generator: torch.Generator, device: torch.device | str = "cpu"
     ) -> Sources:
@@ -52,7 +45,7 @@ class Sources:
         chosen = initial_indices(
             "random", lambda _: torch.empty(0), train.class_indices, count, generator, train.classes
         )
-        return cls.of_indices(train, chosen, device)
+        return cls(train, chosen, device=device)
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -103,17 +103,7 @@ def latent_dc() -> Recipe:
         name="latent-dc",
         title="LatentDC: gradients in the space of a patch-PCA codec",
         codec=_PATCH_PCA,
-        objective=GradientsConfig(
-            network=NetworkConfig(depth=2),
-            distance="mse",
-            matched="convolutions",
-            real_batch_size=64,
-            outer_steps=10,
-            inner_steps=10,
-            train_on="real",
-            train_batch_size=64,
-            augmentation=DsaConfig(),
-        ),
+        objective=_gradients(depth=2, batch_size=64, inner_steps=10, augmentation=DsaConfig()),
         optimizer=OptimizerConfig(learning_rate=0.1, learning_rate_unit="per-item"),
         steps=20 * 10,
         citations=("latentdd", "dc", "idc", "dsa"),
@@ -188,23 +178,28 @@ def latent_published(name: str) -> Recipe:
     )
 
 
+def _gradients(depth: int, batch_size: int, inner_steps: int, augmentation: DsaConfig | None = None) -> GradientsConfig:
+    return GradientsConfig(
+        network=NetworkConfig(depth=depth),
+        distance="mse",
+        matched="convolutions",
+        real_batch_size=batch_size,
+        outer_steps=10,
+        inner_steps=inner_steps,
+        train_on="real",
+        train_batch_size=batch_size,
+        learning_rate=0.01,
+        augmentation=augmentation,
+    )
+
+
 def _latent_dm(column: _Column, row: _Row) -> dict[str, Any]:
     objective = FeaturesConfig(network=NetworkConfig(depth=column.depth), real_batch_size=column.batch)
     return {"objective": objective, "steps": 1000, "citations": ("latentdd", "dm")}
 
 
 def _latent_dc(column: _Column, row: _Row) -> dict[str, Any]:
-    objective = GradientsConfig(
-        network=NetworkConfig(depth=column.depth),
-        distance="mse",
-        matched="convolutions",
-        real_batch_size=column.batch,
-        outer_steps=10,
-        inner_steps=50,
-        train_on="real",
-        train_batch_size=column.batch,
-        learning_rate=0.01,
-    )
+    objective = _gradients(column.depth, column.batch, inner_steps=50)
     return {"objective": objective, "steps": 1000 * objective.outer_steps, "citations": ("latentdd", "dc", "idc")}
 
 

@@ -18,36 +18,15 @@ from attar.models.networks.network import NetworkConfig
 from attar.models.observers.config import ObserverConfig
 
 CONVNET = NetworkConfig(norm="batch")
-RESNET18 = NetworkConfig(kind="resnet18", norm="batch")
-RESNET18_224 = NetworkConfig(kind="resnet18", norm="batch", stem="imagenet")
 
-
-class _Observed(NamedTuple):
-    """A data set, the side of its images, and the network that observes them and is trained on them."""
-
-    data: str
-    image_size: int
-    network: NetworkConfig
-
-
-def _convnet(depth: int) -> NetworkConfig:
-    return CONVNET.model_copy(update={"depth": depth})
-
-
-# Sides of ImageNet-1K with ConvNet-4: as RDED, 64 pixels.
-OBSERVED = {
-    "cifar10-convnet": _Observed("CIFAR-10", 32, _convnet(3)),
-    "cifar10-resnet18": _Observed("CIFAR-10", 32, RESNET18),
-    "cifar100-convnet": _Observed("CIFAR-100", 32, _convnet(3)),
-    "cifar100-resnet18": _Observed("CIFAR-100", 32, RESNET18),
-    "tiny-convnet": _Observed("Tiny-ImageNet", 64, _convnet(4)),
-    "tiny-resnet18": _Observed("Tiny-ImageNet", 64, RESNET18),
-    "imagenet10-convnet": _Observed("ImageNet-10", 224, _convnet(5)),
-    "imagenet10-resnet18": _Observed("ImageNet-10", 224, RESNET18_224),
-    "imagenet100-convnet": _Observed("ImageNet-100", 224, _convnet(6)),
-    "imagenet100-resnet18": _Observed("ImageNet-100", 224, RESNET18_224),
-    "imagenet1k-convnet": _Observed("ImageNet-1K", 64, _convnet(4)),
-    "imagenet1k-resnet18": _Observed("ImageNet-1K", 224, RESNET18_224),
+# Title, side of the images, and depth of the ConvNet. ResNet-18 sees ImageNet-1K at 224 pixels, as in RDED.
+_DATA = {
+    "cifar10": ("CIFAR-10", 32, 3),
+    "cifar100": ("CIFAR-100", 32, 3),
+    "tiny": ("Tiny-ImageNet", 64, 4),
+    "imagenet10": ("ImageNet-10", 224, 5),
+    "imagenet100": ("ImageNet-100", 224, 6),
+    "imagenet1k": ("ImageNet-1K", 64, 4),
 }
 
 _NETWORKS = ("convnet", "resnet18")
@@ -228,7 +207,12 @@ def random_regions() -> Recipe:
 
 def _observed(name: str, accuracies: Accuracies, method: str, source: str) -> dict[str, Any]:
     """The fields that follow from the name of a published recipe."""
-    data, image_size, network = OBSERVED[name.partition("-")[2]]
+    _, key, kind = name.split("-")
+    data, image_size, depth = _DATA[key]
+    network = NetworkConfig(depth=depth, norm="batch")
+    if kind == "resnet18":
+        image_size = 224 if key == "imagenet1k" else image_size
+        network = NetworkConfig(kind="resnet18", norm="batch", stem="imagenet" if image_size == 224 else "small")
     figures = zip(IPC, accuracies, strict=True)
     return {
         "name": name,
