@@ -76,7 +76,7 @@ def content_key(*parts: Any) -> str:
 
 
 def sha256_of(*paths: Path) -> str:
-    """Of the file's bytes; of several files, of their bytes one after the other."""
+    """The hexadecimal sha256 of a file's bytes; of several files, that of their bytes one after the other."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:

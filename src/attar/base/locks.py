@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from types import TracebackType
 
 from attar.base.errors import InputError
 
-WAIT_SECONDS = 1.0
-"""Between two looks at what another process makes."""
+WAIT_SECONDS = 1.0  # between two looks at what another process makes
 
 
-class Claims:
+class Claims(AbstractContextManager["Claims"]):
     """Byte i of one file, locked, is the claim on part i of the work. Threads of one process are not kept apart.
 
     A lock that its process leaves behind is gone with the process, so that no claim is ever stale; with a file for each
@@ -31,16 +29,11 @@ class Claims:
         self._path = path
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
 
-    def __enter__(self) -> Claims:
-        return self
-
     def close(self) -> None:
         """Give all claims back."""
         os.close(self._handle)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def take(self, number: int) -> bool:
@@ -58,7 +51,7 @@ class Claims:
 
     def release(self, number: int) -> None:
         """Give a claim back."""
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             _unlock(self._handle, number)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -44,28 +44,20 @@ class Silent:
     def note(self, text: str) -> None: ...
 
 
-class Within:
-    """Passes on steps and notes of a part of the work, whose beginning and end are not the whole's.
-
-    Args:
-        progress: of the whole.
-    """
+class Within(Silent):
+    """Passes the steps and notes of a part of the work on to the whole's progress, but not its beginning and end."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
 
-    def start(self, description: str, total: int) -> None: ...
-
     def advance(self, count: int = 1, **figures: float) -> None:
         self._progress.advance(count, **figures)
-
-    def finish(self) -> None: ...
 
     def note(self, text: str) -> None:
         self._progress.note(text)
 
 
-class RichProgress:
+class RichProgress(AbstractContextManager["RichProgress"]):
     """A bar with rate, time left and figures on stderr; without a terminal a plain line at most every ten seconds.
 
     Use it as a context manager, so that the terminal is left in order when the work stops half way. Counting begins
@@ -77,17 +69,11 @@ class RichProgress:
         self._figures: dict[str, float] = {}
         self._now = self._last_line = self._began = 0.0
 
-    def __enter__(self) -> RichProgress:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._close_bar()
 
     def start(self, description: str, total: int) -> None:
-        """A task of `total` steps begins; one still open is finished."""
-        self.finish()
+        self.finish()  # of a task that is still open
         self._figures = {}
         self._now = self._began = self._last_line = time.monotonic()
         self._bar = self._new_bar()
@@ -96,7 +82,6 @@ class RichProgress:
             self._bar.start()
 
     def advance(self, count: int = 1, **figures: float) -> None:
-        """`count` steps are done; `figures` are shown beside the bar."""
         if self._bar is None:
             return
         self._now = time.monotonic()
@@ -110,7 +95,6 @@ class RichProgress:
             self.note(f"{task.description}: {task.completed:g}/{task.total:g}  {self._state(task)}")
 
     def finish(self) -> None:
-        """The task is done: one line says what it took."""
         if self._bar is None:
             return
         seconds, task = time.monotonic() - self._began, self._bar.tasks[0]
@@ -118,14 +102,12 @@ class RichProgress:
         self.note(f"{task.description}: {task.completed:g} in {duration(seconds)}  {figures_text(self._figures)}")
 
     def note(self, text: str) -> None:
-        """One line the user should see, above the bar if there is one."""
         if self._bar is not None and self._bar.live.is_started:
             self._bar.console.print(text.rstrip(), markup=False, highlight=False, soft_wrap=True)
         else:
             sys.stderr.write(text.rstrip() + "\n")
 
     def _state(self, task: Task) -> str:
-        """Rate, time left and figures in one string."""
         parts = [] if task.speed is None else [f"{task.speed:.3g}/s"]
         parts += [] if task.time_remaining is None else [f"{duration(task.time_remaining)} left"]
         return "  ".join([*parts, figures_text(self._figures)])

@@ -35,7 +35,7 @@ class Grid:
 
     @property
     def num_tiles(self) -> int:
-        """N, in one canvas."""
+        """N = side^2."""
         return self.side * self.side
 
     def edges(self, size: int) -> list[int]:
@@ -52,7 +52,7 @@ class Grid:
         return [(2 * place * size + self.side) // (2 * self.side) for place in range(self.side + 1)]
 
     def sizes(self, size: int) -> list[int]:
-        """Of the tiles along a side of `size` pixels."""
+        """The tiles' sizes along a side of `size` pixels."""
         edges = self.edges(size)
         return [after - before for before, after in pairwise(edges)]
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
-from types import TracebackType
+from contextlib import AbstractContextManager, closing
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from attar.base.progress import Progress
@@ -28,7 +27,7 @@ Results: TypeAlias = Generator[tuple[int, Result], None, None]
 """(place of a job, its result), in whatever order they come."""
 
 
-class Engine(ABC):
+class Engine(AbstractContextManager["Engine"]):
     """Runs jobs that do not depend on one another. Used as a context manager it gives back at the end what it took."""
 
     @abstractmethod
@@ -70,18 +69,13 @@ class Engine(ABC):
         with closing(self.results(work, jobs, shared, progress, names)) as results:
             return [result for _, result in sorted(results, key=lambda pair: pair[0])]
 
-    def check_device(self, device: torch.device) -> None:  # noqa: B027
+    def check_device(self, device: torch.device) -> None:
         """Raise InputError unless the workers have a device of that kind."""
 
-    def close(self) -> None:  # noqa: B027
+    def close(self) -> None:
         """Give back what was taken; the next job takes it again."""
 
-    def __enter__(self) -> Engine:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 

@@ -24,17 +24,10 @@ from attar.base.progress import Progress
 if TYPE_CHECKING:
     import torch
 
-POLL_SECONDS = 0.2
-"""Between two looks at Ctrl-C here, and between two messages of a worker."""
-
-LEAST_STORE_BYTES = 200 * 2**20
-"""Of the object store of a Ray that is started here; it grows with what the first jobs share."""
-
-CAPACITY_SECONDS = 5.0
-"""Between two looks at how many jobs the cluster holds."""
-
-CANCEL_SECONDS = 30.0
-"""How long cancelled jobs are waited for."""
+POLL_SECONDS = 0.2  # between two looks at Ctrl-C here, and between two messages of a worker
+LEAST_STORE_BYTES = 200 * 2**20  # of a Ray that is started here; it grows with what the first jobs share
+CAPACITY_SECONDS = 5.0  # between two looks at how many jobs the cluster holds
+CANCEL_SECONDS = 30.0  # how long cancelled jobs are waited for
 
 
 class RayEngine(Engine):

@@ -12,18 +12,11 @@ from attar.base.progress import Progress, Silent
 
 @dataclass
 class Message:
-    """One call of a job's progress.
-
-    Args:
-        kind: which method was called.
-        text: description or note.
-        count: total of a task, or steps done.
-        figures: beside the steps.
-    """
+    """One call of a job's progress."""
 
     kind: Literal["start", "advance", "note"]
-    text: str = ""
-    count: int = 0
+    text: str = ""  # of a note; what a task is called
+    count: int = 0  # of a task's steps, or of those that are done
     figures: dict[str, float] = field(default_factory=dict)
 
 
