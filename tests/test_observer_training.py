@@ -16,7 +16,7 @@ from attar.base.randomness import generator
 from attar.models.networks import network_from_text
 from attar.models.observers import ObserverConfig, observer_for
 from attar.models.observers.cache import folder
-from attar.models.observers.normalisation import pixels_normalised
+from attar.models.observers.config import pixels_normalised
 from attar.models.training import FixedItems, TrainingConfig, train_networks
 from attar.models.training.snapshots import Snapshot
 from observer_settings import Watcher, contents, few_digits, short

@@ -24,7 +24,7 @@ from attar.models.networks import NetworkConfig, build_network, network_from_tex
 from attar.models.observers import Observer, ObserverConfig, cached_observer, check_observer, observer_for
 from attar.models.observers.cache import cached_path, folder
 from attar.models.observers.checking import balanced_sample, better_normalisation
-from attar.models.observers.normalisation import Normalisation, pixels_normalised
+from attar.models.observers.config import Normalisation, pixels_normalised
 from attar.models.training import TrainingConfig
 from attar.runs.observer import make_observer, observer_config, summary
 from observer_settings import Watcher, contents, few_digits, short

@@ -72,12 +72,9 @@ class Denoiser(nn.Module):
         levels: Int64[Tensor, " batch"],
         conditioning: Float[Tensor, "batch d"],
     ) -> Float[Tensor, "batch c h w"]:
-        """The noise in `codes`.
+        """The noise eps in codes sqrt(alpha_bar) z_0 + sqrt(1 - alpha_bar) eps of levels 0 to the schedule's last.
 
-        Args:
-            codes: sqrt(alpha_bar) z_0 + sqrt(1 - alpha_bar) eps.
-            levels: 0 to the schedule's last.
-            conditioning: `classes` of the items, or anything learned in its place.
+        The conditioning is `classes` of the items, or anything learned in its place.
         """
         embedded = conditioning + self.time(_waves(levels).to(codes.dtype))
         maps, skips = self.first(codes), list[Tensor]()
@@ -93,22 +90,14 @@ class Denoiser(nn.Module):
 
 
 def denoiser_shell(config: DenoiserConfig, code_shape: tuple[int, int, int], num_classes: int) -> Denoiser:
-    """A denoiser of names and shapes without values, on the meta device.
-
-    Raises:
-        InputError: more than 2^28 values.
-    """
+    """A denoiser of names and shapes without values, on the meta device; InputError above 2^28 values."""
     return bounded_shell(lambda: Denoiser(config, code_shape, num_classes), "denoiser")
 
 
 def build_denoiser(
     config: DenoiserConfig, code_shape: tuple[int, int, int], num_classes: int, generator: torch.Generator
 ) -> Denoiser:
-    """A denoiser on the CPU in float32: PyTorch's default law, embeddings of classes from N(0, 0.1^2).
-
-    Raises:
-        InputError: as of `denoiser_shell`.
-    """
+    """A denoiser on the CPU in float32: PyTorch's default law, embeddings of classes from N(0, 0.1^2)."""
     denoiser = denoiser_shell(config, code_shape, num_classes).to_empty(device="cpu")
     with torch.no_grad():
         for layer in denoiser.modules():

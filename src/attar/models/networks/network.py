@@ -191,12 +191,7 @@ class Network(nn.Module, ABC):
     def maps(self, inputs: Float[Tensor, "items c h w"], layer: int) -> Float[Tensor, "items channels height width"]:
         """The map after one block, before its pooling; what comes later is not computed.
 
-        Args:
-            inputs: network inputs.
-            layer: counted from 0, or from the end: -1 is the last.
-
-        Raises:
-            InputError: there is no such block.
+        Blocks are counted from 0, or from the end: -1 is the last. Raises InputError where there is no such block.
         """
         count = self.num_blocks
         if not -count <= layer < count:
@@ -216,20 +211,12 @@ class AveragingNetwork(Network):
 
 
 def depth_for(resolution: int) -> int:
-    """Blocks that leave a map of about 4 x 4: 3 at 32 pixels, 4 at 64, 5 at 128, 6 at 256, 7 at 512, never below 1.
-
-    Args:
-        resolution: the smaller side of the input in pixels, at least 1.
-    """
+    """Blocks that leave a map of about 4 x 4: 3 at 32 pixels, 4 at 64, 5 at 128, 6 at 256, 7 at 512, never below 1."""
     return max(1, round(math.log2(max(1, resolution))) - 2)
 
 
 def first_padding(sides: Sequence[int], padding: int) -> tuple[int, tuple[int, int]]:
     """Padding of the first convolution and the size of what it makes: 28 x 28 inputs become 32 x 32, others stay.
-
-    Args:
-        sides: (h, w) of the input.
-        padding: that keeps the size, (kernel - 1) / 2.
 
     Source: DC's networks pad every one-channel input so; here it is every 28 x 28 one.
     """
@@ -251,7 +238,7 @@ def initialise_parameters(network: nn.Module, generator: torch.Generator) -> Non
     network on every device, in every precision and memory format.
 
     Args:
-        network: of convolutions, linear layers and norms.
+        network: of convolutions, linear layers, norms and `DrawsOwnValues`.
         generator: on the CPU, or on the network's device (faster there for large networks).
 
     Raises:
@@ -275,15 +262,7 @@ def initialise_parameters(network: nn.Module, generator: torch.Generator) -> Non
 
 
 def bounded_shell(build: Callable[[], ModuleType], name: str) -> ModuleType:
-    """A module of names and shapes without values, on the meta device.
-
-    Args:
-        build: makes the module.
-        name: of its kind, for the message.
-
-    Raises:
-        InputError: more than `LARGEST_VALUES` values.
-    """
+    """A module of names and shapes without values, on the meta device; InputError above `LARGEST_VALUES` values."""
     with torch.device("meta"):
         shell = build()
     num_values = sum(value.numel() for value in shell.state_dict().values())

@@ -97,22 +97,14 @@ class Synthesis(nn.Module):
 
 
 def synthesis_shell(config: SynthesisConfig, image_shape: tuple[int, int, int], num_classes: int) -> Synthesis:
-    """A generator of names and shapes without values, on the meta device.
-
-    Raises:
-        InputError: more than 2^28 values.
-    """
+    """A generator of names and shapes without values, on the meta device; InputError above 2^28 values."""
     return bounded_shell(lambda: Synthesis(config, image_shape, num_classes), "generator")
 
 
 def build_synthesis(
     config: SynthesisConfig, image_shape: tuple[int, int, int], num_classes: int, generator: torch.Generator
 ) -> Synthesis:
-    """A generator on the CPU in float32: PyTorch's default law, the first map and classes from N(0, 1).
-
-    Raises:
-        InputError: as of `synthesis_shell`.
-    """
+    """A generator on the CPU in float32: PyTorch's default law, the first map and classes from N(0, 1)."""
     network = synthesis_shell(config, image_shape, num_classes).to_empty(device="cpu")
     with torch.no_grad():
         network.first.normal_(generator=generator)

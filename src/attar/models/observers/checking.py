@@ -12,7 +12,7 @@ from attar.base.errors import InputError
 from attar.base.shapes import Int64
 from attar.data.image_set import ImageSet
 from attar.models.codecs.codec import Codec
-from attar.models.observers.normalisation import NORMALISATIONS, pixels_normalised
+from attar.models.observers.config import NORMALISATIONS, pixels_normalised
 from attar.models.observers.observer import Observer
 
 CHECKED_IMAGES = 2560

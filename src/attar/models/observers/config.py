@@ -1,15 +1,29 @@
-"""Which network observes, and how it comes to know the data."""
+"""Which network observes, how it comes to know the data, and how images are normalised for it."""
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias, get_args
+
+import torch
 from pydantic import Field, model_validator
 
 from attar.base.config import Config
 from attar.base.errors import InputError
 from attar.data.augmentation import DsaConfig
+from attar.data.image_set import ImageSet
+from attar.models.codecs.pixels import Pixels, PixelsConfig, PixelsSpec
 from attar.models.networks.network import NetworkConfig
-from attar.models.observers.normalisation import Normalisation
 from attar.models.training.settings import TrainingConfig
+
+Normalisation: TypeAlias = Literal["data", "imagenet", "none", "symmetric"]
+
+NORMALISATIONS: tuple[Normalisation, ...] = get_args(Normalisation)
+
+_CONSTANTS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "none": ((0.0,), (1.0,)),
+    "symmetric": ((0.5,), (0.5,)),
+}
 
 TRAINING = TrainingConfig(
     epochs=10,
@@ -64,3 +78,27 @@ class ObserverConfig(Config):
     def without_flip(self) -> ObserverConfig:
         """The same, trained without mirrored images."""
         return self.model_copy(update={"training": self.training.without_flip()})
+
+
+def pixels_normalised(normalisation: Normalisation, images: ImageSet) -> Pixels:
+    """The codec from images in [0, 1] to network inputs.
+
+        (image - mean) / std
+
+    "data" takes each channel's mean and deviation over `images`, "imagenet" those of ImageNet as torchvision has them,
+    "none" leaves [0, 1], "symmetric" makes it [-1, 1]; all but "data" need only the shape of the images.
+
+    Raises:
+        InputError: ImageNet's three channels on grey images.
+    """
+    if normalisation == "data":
+        return PixelsConfig().fit(images)
+    channels = images.image_shape[0]
+    mean, std = (torch.tensor(values) for values in _CONSTANTS[normalisation])
+    if len(mean) not in (1, channels):
+        raise InputError(
+            f"normalisation 'imagenet' has 3 channels and the images {channels}; take 'data', or load the images "
+            "with --channels rgb"
+        )
+    spec = PixelsSpec(image_shape=images.image_shape)
+    return Pixels(spec, {"mean": mean.expand(channels).clone(), "std": std.expand(channels).clone()})

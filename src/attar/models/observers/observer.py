@@ -15,7 +15,7 @@ from attar.base.files import canonical_json
 from attar.base.shapes import Float
 from attar.models.codecs.codec import Codec
 from attar.models.networks.network import Network, NetworkConfig
-from attar.models.training.acceleration import Precision, forward_flops, resolve_acceleration
+from attar.models.training.acceleration import Precision, forward_flops, pass_shapes, resolve_acceleration
 
 PASSES = 3
 """Forward passes that an image costs where it is seen twice, and once backwards."""
@@ -166,7 +166,7 @@ def without_batch_norm(network: Network) -> Network:
 
 def _pairs(network: Network) -> list[tuple[str, str]]:
     """Names of convolutions and of the norms that follow them."""
-    shell = deepcopy(network).to("meta").eval()
+    shell = deepcopy(network).to("meta")
     maker: dict[int, str] = {}
     alive: list[Tensor] = []
     pairs: list[tuple[str, str]] = []
@@ -184,8 +184,7 @@ def _pairs(network: Network) -> list[tuple[str, str]]:
             layer.register_forward_hook(lambda _, inputs, output, name=name: note_output(name, output))
         elif isinstance(layer, nn.BatchNorm2d):
             layer.register_forward_pre_hook(lambda _, inputs, name=name: note_input(name, inputs))
-    with torch.no_grad():
-        shell(torch.empty(1, *network.input_shape, device="meta", dtype=next(shell.parameters()).dtype))
+    pass_shapes(shell, network.input_shape)
     return pairs
 
 

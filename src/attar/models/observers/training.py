@@ -18,8 +18,7 @@ from attar.models.networks.network import num_parameters
 from attar.models.networks.registry import build_network
 from attar.models.observers.cache import SCHEMA_VERSION, folder, read_observer, save_observer
 from attar.models.observers.checking import CHECKED_IMAGES, better_normalisation, check_observer
-from attar.models.observers.config import ObserverConfig
-from attar.models.observers.normalisation import Normalisation, pixels_normalised
+from attar.models.observers.config import Normalisation, ObserverConfig, pixels_normalised
 from attar.models.observers.observer import Observer
 from attar.models.observers.weights import find_weights, loaded_network, weights_name
 from attar.models.real_items import real_items

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -65,16 +66,15 @@ def resolve_acceleration(
     """
     kind = torch.device(device).type
     large = flops >= BFLOAT16_FLOPS and has_bfloat16(kind)
-    chosen: Literal["float32", "bfloat16"] = "bfloat16" if precision == "bfloat16" else "float32"
-    if precision == "auto" and large:
-        chosen = "bfloat16"
+    use_bfloat16 = precision == "bfloat16" or (precision == "auto" and large)
     never = float("inf")
     worth_it = flops >= COMPILE_FLOPS.get(kind, never) or norm_values >= COMPILE_VALUES.get(kind, never)
     remark = ""
     if worth_it and not has_compiler(kind):
         worth_it = False
         remark = "no C++ compiler was found (g++ or clang++): training runs uncompiled, up to 2 times slower"
-    return Acceleration(chosen, worth_it, channels_last=kind == "cuda" or worth_it, remark=remark)
+    channels_last = kind == "cuda" or worth_it
+    return Acceleration("bfloat16" if use_bfloat16 else "float32", worth_it, channels_last, remark)
 
 
 def has_bfloat16(kind: str) -> bool:
@@ -90,8 +90,8 @@ def has_bfloat16(kind: str) -> bool:
 def has_compiler(kind: str) -> bool:
     """Whether torch.compile can work for a device of this kind: a C++ compiler, on CUDA also Triton."""
     names = [os.environ.get("CXX", ""), "g++", "clang++", "cl"]
-    found = any(name and shutil.which(name) for name in names)
-    return found and (kind != "cuda" or importlib.util.find_spec("triton") is not None)
+    has_binary = any(name and shutil.which(name) for name in names)
+    return has_binary and (kind != "cuda" or importlib.util.find_spec("triton") is not None)
 
 
 def forward_flops(network: nn.Module, input_shape: tuple[int, int, int]) -> int:
@@ -99,33 +99,33 @@ def forward_flops(network: nn.Module, input_shape: tuple[int, int, int]) -> int:
 
     Only convolutions and matrix products count. Nothing is computed: shapes alone go through a copy without values.
     """
-    from copy import deepcopy
-
     from torch.utils.flop_counter import FlopCounterMode
 
-    shell = deepcopy(network).to("meta").eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        shell(torch.empty(1, *input_shape, device="meta", dtype=next(shell.parameters()).dtype))
+    with FlopCounterMode(display=False) as counter:
+        pass_shapes(deepcopy(network).to("meta"), input_shape)
     return counter.get_total_flops()
 
 
 def forward_norm_values(network: nn.Module, input_shape: tuple[int, int, int]) -> int:
     """Values that one input sends through the norm layers, counted on shapes alone."""
-    from copy import deepcopy
-
     values = 0
 
     def count(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         nonlocal values
         values += inputs[0].numel()
 
-    shell = deepcopy(network).to("meta").eval()
+    shell = deepcopy(network).to("meta")
     for layer in shell.modules():
         if isinstance(layer, (nn.GroupNorm, nn.LayerNorm, nn.BatchNorm2d)):
             layer.register_forward_pre_hook(count)
-    with torch.no_grad():
-        shell(torch.empty(1, *input_shape, device="meta", dtype=next(shell.parameters()).dtype))
+    pass_shapes(shell, input_shape)
     return values
+
+
+@torch.no_grad()
+def pass_shapes(shell: nn.Module, input_shape: tuple[int, int, int]) -> None:
+    """Sends one input without values through a network on the meta device, in evaluation mode."""
+    shell.eval()(torch.empty(1, *input_shape, device="meta", dtype=next(shell.parameters()).dtype))
 
 
 def forward_function(
@@ -136,11 +136,6 @@ def forward_function(
     Parameters may be changed in place between calls; nothing is compiled again. Compiled code is made for the size of
     the first batch alone: a smaller one is padded to it where rows are independent (no batch norm) and it fills at
     least half, else it runs uncompiled. If compiling fails, a note is made and everything runs uncompiled.
-
-    Args:
-        network: its parameters stay where they are.
-        acceleration: from `resolve_acceleration`.
-        progress: receives the note.
     """
 
     def eager(inputs: Tensor) -> Tensor:

@@ -51,25 +51,16 @@ class TrainingItems(Protocol):
         """M."""
 
     def epoch(self, epoch: int, generator: torch.Generator) -> tuple[Inputs, Tensor]:
-        """(network inputs float [M, c, h, w], labels) of one epoch, on the training device.
+        """Inputs [M, c, h, w] and labels of an epoch counted from 0, on the training device.
 
-        Inputs are a tensor, or make each batch when it is asked for. Labels are int64 [M], or soft: probabilities
-        float [M, K], or logits where the items say so.
-
-        Args:
-            epoch: counted from 0.
-            generator: on the CPU, of this network and epoch alone.
+        Labels are int64 [M], or soft: probabilities float [M, K], or logits where the items say so. `generator` is on
+        the CPU, of this network and epoch alone.
         """
 
 
 @dataclass(frozen=True)
 class FixedItems:
-    """The same items in every epoch; put them on the training device once.
-
-    Args:
-        inputs: network inputs, float [M, c, h, w].
-        labels: int64 [M], or probabilities float [M, K].
-    """
+    """The same items in every epoch, with labels int64 [M] or probabilities float [M, K], on the training device."""
 
     inputs: Float[Tensor, "items c h w"]
     labels: Tensor
@@ -79,7 +70,6 @@ class FixedItems:
         return len(self.labels)
 
     def epoch(self, epoch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The items, whatever the epoch."""
         return self.inputs, self.labels
 
 
@@ -89,8 +79,8 @@ class Batch:
 
     Args:
         inputs: float [B, c, h, w].
-        labels: int64 [B], or probabilities float [B, K], or logits.
-        other_labels: of the same kind, of the rectangle that CutMix pasted in; None without CutMix.
+        labels: int64 [B], or float [B, K]: probabilities or logits.
+        other_labels: of the rectangle that CutMix pasted in; None without CutMix.
         weight: [B], the share of `labels`; None without CutMix.
         temperature: T, at which soft labels have been taken already.
         logits: whether soft labels are logits, to be met as they are.
@@ -144,16 +134,8 @@ def training_batches(
 ) -> Iterator[Batch]:
     """Every step's batch for the network of one seed: a fresh permutation an epoch, then DSA, then CutMix.
 
-    Items that are `augmented` already get neither.
-
-    Args:
-        items: what to train on.
-        training: batch size and augmentation.
-        plan: how many steps.
-        seed: of the network.
-        device: where it trains.
-        augmentation: in place of that of `training`.
-        first_epoch: where to begin; the batches of an epoch do not depend on it.
+    Items that are `augmented` already get neither. `augmentation` is in place of that of `training`. The batches of an
+    epoch do not depend on `first_epoch`.
     """
     if augmentation is None and training.augmentation is not None:
         augmentation = Dsa(training.augmentation)
@@ -170,15 +152,15 @@ def training_batches(
         for chosen in order.split(training.batch_size):
             if step == plan.num_steps:
                 return
-            batch, draw = _batch(inputs[chosen], labels[chosen], training), generator(seed, "augmentation", step)
-            yield _augmented(batch, augmentation, cutmix_probability, draw)
+            logits = training.soft_loss == "logits" and labels.is_floating_point()
+            batch = Batch(inputs[chosen], labels[chosen], temperature=training.temperature, logits=logits)
+            yield _augmented(batch, augmentation, cutmix_probability, generator(seed, "augmentation", step))
             step += 1
 
 
 def at_precision(items: TrainingItems, precision: Literal["float32", "bfloat16"]) -> TrainingItems:
     """The items made in the precision that networks are trained in, where they can be."""
-    made: TrainingItems = items.at(precision) if hasattr(items, "at") else items
-    return made
+    return items.at(precision) if hasattr(items, "at") else items
 
 
 def gives_logits(items: TrainingItems) -> bool:
@@ -190,11 +172,6 @@ def soft_targets(labels: Tensor, training: TrainingConfig, logits: bool) -> Tens
     """What networks are to meet: hard labels as they are, soft ones as the training's loss and temperature have it.
 
         p = softmax(logits / T);   probabilities become p^(1/T) over its sum, which is the same of their logarithms
-
-    Args:
-        labels: int64 [M], or float [M, K].
-        training: `soft_loss` and `temperature`.
-        logits: whether soft labels are logits.
 
     Raises:
         InputError: logits are to be met and the labels are probabilities.
@@ -211,18 +188,14 @@ def soft_targets(labels: Tensor, training: TrainingConfig, logits: bool) -> Tens
 
 
 def check_items(inputs: Inputs, labels: Tensor, num_items: int, num_classes: int, logits: bool = False) -> None:
-    """Raises what cannot be trained on: InputError where a user can mend it, ValueError where `items` is at fault.
-
-    Args:
-        logits: whether soft labels are logits, which may be any finite numbers, instead of probabilities.
-    """
+    """Raises what cannot be trained on: InputError where a user can mend it, ValueError where `items` is at fault."""
     if not num_items:
         raise InputError("there are no items to train on; give at least one")
     soft = labels.is_floating_point() and labels.ndim == 2
     hard = labels.dtype == torch.int64 and labels.ndim == 1
     if not len(inputs) == len(labels) == num_items or not (soft or hard) or not inputs.dtype.is_floating_point:
-        found = f"{labels.dtype} {tuple(labels.shape)}"
-        raise ValueError(f"{num_items} items are {inputs.dtype} {tuple(inputs.shape)}, labels {found}")
+        given = f"{inputs.dtype} {tuple(inputs.shape)}, labels {labels.dtype} {tuple(labels.shape)}"
+        raise ValueError(f"{num_items} items are {given}")
     if soft:
         _check_soft(labels, num_classes, logits)
         return
@@ -248,11 +221,6 @@ def _check_soft(labels: Tensor, num_classes: int, logits: bool) -> None:
         )
 
 
-def _batch(inputs: Tensor, labels: Tensor, training: TrainingConfig) -> Batch:
-    logits = training.soft_loss == "logits" and labels.is_floating_point()
-    return Batch(inputs, labels, temperature=training.temperature, logits=logits)
-
-
 def _losses(logits: Tensor, labels: Tensor, batch: Batch) -> Tensor:
     if not labels.is_floating_point():
         return F.cross_entropy(logits, labels, reduction="none")
@@ -265,14 +233,14 @@ def _losses(logits: Tensor, labels: Tensor, batch: Batch) -> Tensor:
 def _augmented(
     batch: Batch, augmentation: Augmentation | None, cutmix_probability: float, generator: torch.Generator
 ) -> Batch:
-    inputs, labels = batch.inputs, batch.labels
+    inputs = batch.inputs
     count, channels, height, width = inputs.shape
     shape = (channels, height, width)
     if augmentation is not None:
-        drawn = augmentation.draw(count, shape, generator, siamese=not augmentation.per_item)
-        inputs = augmentation.apply(inputs, drawn)
+        parameters = augmentation.draw(count, shape, generator, siamese=not augmentation.per_item)
+        inputs = augmentation.apply(inputs, parameters)
     if not cutmix_probability:
         return replace(batch, inputs=inputs)
-    drawn_boxes = draw_cutmix(count, shape, generator, cutmix_probability)
-    inputs, labels, others, weight = apply_cutmix(inputs, labels, drawn_boxes)
+    boxes = draw_cutmix(count, shape, generator, cutmix_probability)
+    inputs, labels, others, weight = apply_cutmix(inputs, batch.labels, boxes)
     return replace(batch, inputs=inputs, labels=labels, other_labels=others, weight=weight)

@@ -149,7 +149,7 @@ def num_decays(training: TrainingConfig, plan: Plan, step: int) -> int:
 def flatten_gradients(
     parameters: Sequence[Tensor], radius: float, losses: Callable[[], Tensor], num_networks: int = 1
 ) -> None:
-    """Replaces every `.grad`, which holds g = grad L(theta), by the gradient at the peak.
+    """Replaces every `.grad`, which holds g = grad L(theta), by the gradient where the loss is highest nearby.
 
         grad L(theta + rho g / ||g||)
 

@@ -86,14 +86,7 @@ class Snapshot:
     def networks(
         self, config: NetworkConfig, input_shape: tuple[int, int, int], num_classes: int, device: torch.device | str
     ) -> list[Network]:
-        """The networks as they were, in evaluation mode on `device`.
-
-        Args:
-            config: their architecture.
-            input_shape: (c, h, w) of what they were trained on.
-            num_classes: K.
-            device: where they are put.
-        """
+        """The networks of this architecture as they were, in evaluation mode on `device`."""
         networks = []
         for index in range(len(self.seeds)):
             network = network_shell(config, input_shape, num_classes).to(dtype=self.parameters.dtype)
@@ -153,12 +146,7 @@ class SnapshotFile:
             save_file(tensors, str(temporary), metadata=about)
 
     def read(self, num_epochs: int, most_networks: int = 1) -> Snapshot | None:
-        """What to go on from; None where there is nothing, or nothing whole: it is then made anew.
-
-        Args:
-            num_epochs: of the training.
-            most_networks: that are trained together.
-        """
+        """What to go on from; None where there is nothing, or nothing whole of at most so many epochs and networks."""
         from safetensors import SafetensorError, safe_open
 
         try:

@@ -74,46 +74,36 @@ def test_networks(
     Raises:
         InputError: no images, or networks for another number of classes.
     """
-    progress = progress or Silent()
-    _check(networks, images)
+    progress, num_classes = progress or Silent(), images.num_classes
+    if not len(images) or not networks:
+        raise InputError(f"{len(networks)} networks and {len(images)} test images; at least one of each is needed")
     device = next(networks[0].parameters()).device
     modes = [network.training for network in networks]
-    forwards = [_forward(network.eval(), len(images), device, precision, progress) for network in networks]
-    counts = torch.zeros(len(networks), images.num_classes**2, dtype=torch.int64, device=device)
+    forwards = []
+    for network in networks:
+        if network.num_classes != num_classes:
+            raise InputError(
+                f"a network for {network.num_classes} classes is tested on {num_classes}; "
+                "test it on the classes it was trained for"
+            )
+        flops = float(forward_flops(network, network.input_shape)) * len(images)
+        acceleration = resolve_acceleration(precision, device, flops)
+        if acceleration.remark:
+            progress.note(acceleration.remark)
+        forwards.append(forward_function(network.eval(), acceleration, progress))
+    counts = torch.zeros(len(networks), num_classes**2, dtype=torch.int64, device=device)
     progress.start("testing", len(images))
     with torch.no_grad():
         for chosen in torch.arange(len(images)).split(batch_size):
             inputs = inputs_of(images.images[chosen].to(device))
-            rows = images.labels[chosen].to(device) * images.num_classes
+            rows = images.labels[chosen].to(device) * num_classes
             for index, forward in enumerate(forwards):
-                cells = rows + forward(inputs).argmax(1)
-                counts[index] += torch.bincount(cells, minlength=images.num_classes**2)
+                counts[index] += torch.bincount(rows + forward(inputs).argmax(1), minlength=num_classes**2)
             progress.advance(len(chosen))
     progress.finish()
     for network, mode in zip(networks, modes, strict=True):
         network.train(mode)
-    return [TestResult.of(table.view(images.num_classes, -1)) for table in counts.cpu()]
-
-
-def _forward(
-    network: Network, num_images: int, device: torch.device, precision: Precision, progress: Progress
-) -> Callable[[Tensor], Tensor]:
-    flops = float(forward_flops(network, network.input_shape)) * num_images
-    acceleration = resolve_acceleration(precision, device, flops)
-    if acceleration.remark:
-        progress.note(acceleration.remark)
-    return forward_function(network, acceleration, progress)
-
-
-def _check(networks: Sequence[Network], images: ImageSet) -> None:
-    if not len(images) or not networks:
-        raise InputError(f"{len(networks)} networks and {len(images)} test images; at least one of each is needed")
-    for network in networks:
-        if network.num_classes != images.num_classes:
-            raise InputError(
-                f"a network for {network.num_classes} classes is tested on {images.num_classes}; "
-                "test it on the classes it was trained for"
-            )
+    return [TestResult.of(table.view(num_classes, -1)) for table in counts.cpu()]
 
 
 test_network.__test__ = test_networks.__test__ = False  # type: ignore[attr-defined]
