@@ -25,6 +25,7 @@ from attar.methods.initialization import Sources
 from attar.methods.initialization.selection import SELECTIONS
 from attar.methods.parameterizations.codes import Codes
 from attar.methods.parameterizations.parameterization import Parameterization
+from attar.methods.parameterizations.registry import can_be_remade
 from attar.models.codecs.codec import Codec
 from attar.models.observers import Observer
 from attar.models.training.items import FixedItems, TrainingItems
@@ -346,7 +347,7 @@ def _initial_codes(distilled: DistilledSet, train: ImageSet) -> Candidate:
 def _no_initial_codes(distilled: DistilledSet, train: ImageSet) -> str | None:
     """Why the starting point cannot be remade, or None."""
     manifest = distilled.manifest
-    if len(manifest.shards) != 1 or manifest.shards[0].parameterization.get("kind") not in ("codes", "mosaic"):
+    if len(manifest.shards) != 1 or not can_be_remade(manifest.shards[0].parameterization):
         return "only a set of one shard of codes says how to remake its starting point"
     if len(manifest.initialization.indices) != len(distilled):
         return "the file does not say which real images it started from"
@@ -363,10 +364,7 @@ def _starting_point(distilled: DistilledSet, train: ImageSet) -> Parameterizatio
     """The initial codes as the file would store them, with hard labels: what quantisation costs, it costs them too."""
     (shard,) = distilled.parameterizations()
     indices = torch.tensor(distilled.manifest.initialization.indices)
-    start = shard.remade(Sources(train, indices), distilled.preprocess)
-    if start is None:
-        raise ValueError(f"items of kind {shard.kind!r} say nothing of their start")
-    return start
+    return shard.remade(Sources(train, indices), distilled.preprocess)
 
 
 def _rendered_items(items: Parameterization, preprocess: Codec, device: torch.device) -> FixedItems:

@@ -13,6 +13,7 @@ from attar.base.container import packed_bytes
 from attar.methods.labels.hard import LabelsConfig
 from attar.methods.labels.region_logits import fitted, region_table
 from attar.methods.labels.regions import ObserverFacts, RegionLabels
+from attar.methods.parameterizations.parameterization import ParameterizationConfig
 from attar.methods.parameterizations.priors import DECODER
 from attar.methods.parameterizations.registry import payload_table
 from attar.models.codecs.codec import Codec, ExternalWeights
@@ -167,7 +168,7 @@ def estimate_bytes(
         InputError: region labels that cannot be stored, or not within their bytes.
     """
     num_classes, num_canvases = len(classes), num_per_class * len(classes)
-    spec = items.spec(codec) | ({} if labels.item_storage is None else {"label_storage": labels.item_storage})
+    of_labels = {} if labels.item_storage is None else {"label_storage": labels.item_storage}
     described = describe_codec(codec)
     about = described if preprocess is codec else describe_codec(preprocess)
     initial, data = facts.pop("initial"), facts.pop("data")
@@ -178,8 +179,10 @@ def estimate_bytes(
     numbers = dict.fromkeys(learned, WIDEST_NUMBER)
     facts = {"seed": 0, "device": "cpu", "network": None, "scores": (), "learned": numbers, **facts}
     shards = []
-    counts = [num_per_class * num_own for num_own in parts or [num_classes]]
-    for count in counts:
+    class_counts = list(parts) or [num_classes]
+    counts = [num_per_class * number for number in class_counts]
+    for count, number in zip(counts, class_counts, strict=True):
+        spec = items.spec(codec, number) | of_labels
         regions = _region_spec(labels, count, counts, num_classes, facts["seed"], observer)
         table = payload_table(spec, count * items.num_tiles, codec.code_shape, num_classes)
         shards.append(describe_shard(spec, described, table_specs(table), regions))

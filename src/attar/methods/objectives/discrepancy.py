@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
@@ -24,6 +24,7 @@ from attar.methods.objectives.objective import (
     MatchingConfig,
     Objective,
     Synthetic,
+    backward_in_chunks,
     draw_trajectory,
 )
 from attar.models.experts.config import ExpertsConfig
@@ -238,7 +239,8 @@ class Discrepancy(Objective):
             torch.bincount(synthetic.labels[items], minlength=self.num_classes).cpu(),
             self._bandwidths(seen, labels.to(seen.device)),
         )
-        return {"loss": float(self._inject(rendered, drawn, compare))}
+        loss = backward_in_chunks(rendered, lambda inputs: self._features(inputs, drawn), compare, self.chunk_items)
+        return {"loss": float(loss)}
 
     def _draw_expert(self, generator: torch.Generator) -> Tensor:
         """Parameters of an expert, after the epochs that the settings name."""
@@ -306,19 +308,6 @@ class Discrepancy(Objective):
             gradients += torch.autograd.grad(loss, leaf)
             losses.append(loss.detach())
         return torch.stack(losses).sum(), torch.cat(gradients)
-
-    def _inject(self, rendered: Tensor, drawn: Any, compare: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
-        """The loss; its gradient goes back through the network, chunk by chunk, and to the items at once."""
-        leaves = [chunk.detach().requires_grad_() for chunk in rendered.split(self.chunk_items)]
-        in_one = len(leaves) == 1
-        with torch.set_grad_enabled(in_one):
-            features = torch.cat([self._features(leaf, drawn) for leaf in leaves])
-        loss, of_features = compare(features.detach())
-        gradients: list[Tensor] = []
-        for leaf, of_chunk in zip(leaves, of_features.split(self.chunk_items), strict=True):
-            gradients += torch.autograd.grad(features if in_one else self._features(leaf, drawn), leaf, of_chunk)
-        rendered.backward(torch.cat(gradients))
-        return loss
 
 
 def _counted(counts: Int64[Tensor, " classes"], most: int) -> Bool[Tensor, "classes most"]:

@@ -331,3 +331,31 @@ def draw_trajectory(experts: Experts, most: int, generator: torch.Generator) -> 
     if count < 1:
         raise InputError("there are no experts to match; train at least one (objective.experts.count)")
     return int(torch.randint(count, (1,), generator=generator))
+
+
+def backward_in_chunks(
+    rendered: Tensor,
+    features_of: Callable[[Tensor], Tensor],
+    compare: Callable[[Tensor], tuple[Tensor, Tensor]],
+    chunk_items: int,
+) -> Tensor:
+    """The loss of all items' features; its gradient goes through the network chunk by chunk, and to the items at once.
+
+    Where items do not fit in one chunk, their features are found without graph first, and then again with one.
+
+    Args:
+        rendered: the items, with their graph.
+        features_of: items to features, differentiable.
+        compare: all features, without graph, to (loss, its gradient with respect to them).
+        chunk_items: the most items that go through the network at once.
+    """
+    leaves = [chunk.detach().requires_grad_() for chunk in rendered.split(chunk_items)]
+    in_one = len(leaves) == 1
+    with torch.set_grad_enabled(in_one):
+        features = torch.cat([features_of(leaf) for leaf in leaves])
+    loss, of_features = compare(features.detach())
+    gradients: list[Tensor] = []
+    for leaf, of_chunk in zip(leaves, of_features.split(chunk_items), strict=True):
+        gradients += torch.autograd.grad(features if in_one else features_of(leaf), leaf, of_chunk)
+    rendered.backward(torch.cat(gradients))
+    return loss

@@ -67,7 +67,7 @@ class DiffusionConfig(RenderedConfig):
             raise ValueError("guidance 0 asks for no class, so that conditioning has no effect; set learned=codes")
         return self
 
-    def spec(self, codec: Codec) -> dict[str, Any]:
+    def spec(self, codec: Codec, num_classes: int) -> dict[str, Any]:
         """As of the base; the seed is as long as any."""
         return _spec(self, 2**63 - 1, with_model(codec).model.conditioning_size)
 

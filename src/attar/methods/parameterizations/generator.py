@@ -59,7 +59,7 @@ class GeneratorConfig(RenderedConfig):
     def optimizers(self) -> Mapping[str, str]:
         return {FEATURES: "feature_optimizer"} if self.depth else {}
 
-    def spec(self, codec: Codec) -> dict[str, Any]:
+    def spec(self, codec: Codec, num_classes: int) -> dict[str, Any]:
         """As of the base. Raises InputError where the generator has no such layer."""
         return _spec(self, _feature_shape(codec, self.depth))
 

@@ -39,8 +39,8 @@ class MosaicConfig(CodesConfig):
     def num_tiles(self) -> int:
         return Grid(self.grid).num_tiles
 
-    def spec(self, codec: Codec) -> dict[str, Any]:
-        return super().spec(codec) | {"grid": self.grid}
+    def spec(self, codec: Codec, num_classes: int) -> dict[str, Any]:
+        return super().spec(codec, num_classes) | {"grid": self.grid}
 
     def initial(self, material: Material) -> Mosaic:
         spaces = material.spaces

@@ -136,8 +136,8 @@ class ParameterizationConfig(Config):
         """Whether items begin as less than their originals, so that an objective has something to restore."""
         return self.num_tiles > 1 or codec.kind != "pixels"
 
-    def spec(self, codec: Codec) -> dict[str, Any]:
-        """What a file will say of such items, but for soft labels; as `Parameterization.item_spec`."""
+    def spec(self, codec: Codec, num_classes: int) -> dict[str, Any]:
+        """What a file will say of such items of so many classes, but for soft labels; see `item_spec`."""
         return {"kind": self.kind, "storage": self.storage}
 
     @abstractmethod
@@ -273,9 +273,13 @@ class Parameterization(nn.Module, ABC):
         """Stored images, of which `indices` counts `num_canvases`, as `images` gives items: by default the items."""
         return self.images(indices, generator)
 
-    def remade(self, sources: Sources, preprocess: Codec) -> Parameterization | None:
-        """Items that begin as `sources`, quantised as these are stored; None where a start is more than its images."""
-        return None
+    def remade(self, sources: Sources, preprocess: Codec) -> Parameterization:
+        """Items that begin as `sources`, quantised as these are stored.
+
+        Raises:
+            NotImplementedError: items whose start is more than their images; see `registry.can_be_remade`.
+        """
+        raise NotImplementedError(f"items of kind {self.kind!r} start from more than their images")
 
     def for_sampling(self) -> Parameterization:
         """Frozen items that give the same samples up to rounding, in the fastest form there is."""

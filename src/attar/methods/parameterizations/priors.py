@@ -78,7 +78,7 @@ class PriorsConfig(ParameterizationConfig):
     def codes_of_images(self, codec: Codec) -> int:
         return 1
 
-    def spec(self, codec: Codec) -> dict[str, Any]:
+    def spec(self, codec: Codec, num_classes: int) -> dict[str, Any]:
         return _spec(self.decoder.resolved(), self.storage, self.distribution)
 
     def initial(self, material: Material) -> Priors:

@@ -46,6 +46,11 @@ def canvas_grid(spec: dict[str, Any], num_items: int) -> tuple[int, int]:
     return num_items // (side * side), side
 
 
+def can_be_remade(spec: dict[str, Any]) -> bool:
+    """Whether the start of such items follows from the real images that they began as."""
+    return _parse(spec)[0].remade is not Parameterization.remade
+
+
 def check_payload(
     payload: dict[str, Tensor], spec: dict[str, Any], code_shape: tuple[int, int, int], num_classes: int | None = None
 ) -> None:
