@@ -12,7 +12,6 @@ from torch import Tensor
 from attar.base.errors import InputError, unknown
 from attar.base.shapes import Float
 from attar.methods.parameterizations.parameterization import Parameterization
-from attar.models.codecs.pixels import Pixels
 
 if TYPE_CHECKING:
     from attar.sets.distilled import DistilledSet
@@ -158,7 +157,7 @@ def _part_of(distilled: DistilledSet, items: Sequence[int]) -> tuple[Parameteriz
     for part in distilled.parameterizations():
         inside = [first <= item < first + len(part) for item in items]
         if all(inside):
-            if isinstance(part.codec, Pixels) and part.kind in ("codes", "mosaic"):
+            if not part.codec.latent and part.kind in ("codes", "mosaic"):
                 raise InputError(
                     "items are pixels: between two of them there is a cross-fade and no latent space; take a set of "
                     "priors, or of codes"

@@ -21,7 +21,6 @@ from attar.methods.parameterizations.parameterization import (
     stored_values,
 )
 from attar.models.codecs.codec import Codec
-from attar.models.codecs.pixels import Pixels
 
 Storage = Literal["float32", "float16", "int8"]
 
@@ -109,7 +108,7 @@ class Codes(Parameterization):
             InputError: a codec that mixes pixels, whose valid codes are no range of each value.
         """
         codec = self.codec
-        if not isinstance(codec, Pixels) or not codec.cheap:
+        if not codec.pixelwise:
             raise InputError(
                 "valid_range cuts each value by itself, and a code of this codec has no such range, because it mixes "
                 "pixels; set optimizer.valid_range=false, or take codec pixels without whitening"

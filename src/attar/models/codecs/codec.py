@@ -73,11 +73,15 @@ class Codec(nn.Module, ABC):
         image_shape: (C, H, W).
         code_shape: (c, h, w).
         cheap: whether encoding costs about as much as reading, so that codes are not worth caching.
+        latent: whether codes are anything but an image's values, normalised or whitened.
+        pixelwise: whether each value of a code is that of one pixel.
         carries_model: whether items are rendered through a frozen model, of whose codes there is no other model.
         whitened_name: of the codec of this kind whose channels have unit variance; "" where there is none.
     """
 
     kind: ClassVar[str]
+    latent: ClassVar[bool] = True
+    pixelwise: bool = False
     carries_model: ClassVar[bool] = False
     whitened_name: str = ""
     cheap: bool = False

@@ -86,6 +86,7 @@ class Pixels(Codec):
     """
 
     kind = "pixels"
+    latent = False
     mean: Tensor
     std: Tensor
     whiten: Tensor
@@ -94,7 +95,7 @@ class Pixels(Codec):
     def __init__(self, spec: PixelsSpec, tensors: dict[str, Tensor]) -> None:
         super().__init__()
         self.image_shape = self.code_shape = spec.image_shape
-        self.cheap = spec.whitening == "normalise"
+        self.cheap = self.pixelwise = spec.whitening == "normalise"
         self.register_buffer("mean", tensors["mean"], persistent=False)
         self.register_buffer("std", tensors["std"], persistent=False)
         if spec.whitening == "zca":
@@ -105,10 +106,10 @@ class Pixels(Codec):
 
     def encode(self, images: Float[Tensor, "items C H W"]) -> Float[Tensor, "items c h w"]:
         normalised = (images - self._mean_image()) / self.std[:, None, None]
-        return normalised if self.cheap else (normalised.flatten(1) @ self.whiten).reshape(images.shape)
+        return normalised if self.pixelwise else (normalised.flatten(1) @ self.whiten).reshape(images.shape)
 
     def decode(self, codes: Float[Tensor, "items c h w"]) -> Float[Tensor, "items C H W"]:
-        normalised = codes if self.cheap else (codes.flatten(1) @ self.unwhiten).reshape(codes.shape)
+        normalised = codes if self.pixelwise else (codes.flatten(1) @ self.unwhiten).reshape(codes.shape)
         return normalised * self.std[:, None, None] + self._mean_image()
 
     def spec(self) -> dict[str, Any]:
@@ -116,7 +117,7 @@ class Pixels(Codec):
 
     def stored_tensors(self) -> dict[str, Tensor]:
         stored = {"mean": self.mean.cpu(), "std": self.std.cpu()}
-        if not self.cheap:
+        if not self.pixelwise:
             stored["triangle"] = self.whiten.cpu()[_upper(self.num_image_values)]
         return stored
 

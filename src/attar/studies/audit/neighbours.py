@@ -13,7 +13,6 @@ from attar.base.randomness import generator
 from attar.base.shapes import Float, Int64
 from attar.data.image_set import ImageSet, Splits
 from attar.models.codecs.codec import Codec
-from attar.models.codecs.pixels import Pixels
 from attar.models.networks.network import Network
 from attar.sets.distilled import DistilledSet
 
@@ -96,7 +95,7 @@ def code_space(distilled: DistilledSet, device: torch.device) -> Space | None:
     if len(shards) > 1 or shards[0].parameterization.get("kind") != "codes":
         return None
     codec = distilled.parameterizations()[0].codec
-    if isinstance(codec, Pixels):
+    if not codec.latent:
         return None
     moved = codec.to(device)
 
