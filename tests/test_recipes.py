@@ -36,20 +36,20 @@ WITHOUT_FIGURES = {
 
 @pytest.mark.parametrize("name", REGISTRY)
 def test_a_recipe_resolves_and_says_where_it_is_from(name: str) -> None:
-    made = recipe(name)
-    assert Recipe.model_validate(made.model_dump()) == made  # a copied field escapes validation, so validate again
-    assert set(made.citations) <= set(ENTRIES)
-    assert bool(made.expected) == (name not in WITHOUT_FIGURES)
+    built = recipe(name)
+    assert Recipe.model_validate(built.model_dump()) == built  # a copied field escapes validation, so validate again
+    assert set(built.citations) <= set(ENTRIES)
+    assert bool(built.expected) == (name not in WITHOUT_FIGURES)
     assert "attar distill" in (REGISTRY[name].__doc__ or "") or name in WITHOUT_FIGURES
 
 
 @pytest.mark.parametrize("name", [name for name in REGISTRY if recipe(name).expected and name != "dm"])
 def test_figures_are_for_the_recipes_own_budget_and_stand_in_its_docstring(name: str) -> None:
-    made = recipe(name)
-    budgets = {each.budget for each in made.expected}
-    assert budgets == ({"1ipc", "10ipc", "50ipc"} if made.observer else {made.budget})
+    built = recipe(name)
+    budgets = {each.budget for each in built.expected}
+    assert budgets == ({"1ipc", "10ipc", "50ipc"} if built.observer else {built.budget})
     if not name.startswith("latent"):  # there they are whole tables of the paper
-        assert all(f" {each.accuracy}" in (REGISTRY[name].__doc__ or "") for each in made.expected)
+        assert all(f" {each.accuracy}" in (REGISTRY[name].__doc__ or "") for each in built.expected)
 
 
 def test_the_bibliography_is_in_the_package() -> None:
@@ -59,9 +59,9 @@ def test_the_bibliography_is_in_the_package() -> None:
 
 @pytest.mark.parametrize("name", REGISTRY)
 def test_augmentation_stays_out_of_spaces_that_are_not_affine(name: str) -> None:
-    made = recipe(name)
-    if made.codec.kind in ("autoencoder", "resample"):
-        assert not isinstance(made.objective, NoObjectiveConfig) and made.objective.augmentation is None
+    built = recipe(name)
+    if built.codec.kind in ("autoencoder", "resample"):
+        assert not isinstance(built.objective, NoObjectiveConfig) and built.objective.augmentation is None
 
 
 @pytest.mark.parametrize(
@@ -78,20 +78,20 @@ def test_table_6_of_latentdd_for_all_three_methods(
     column: str, codec: str, batch: int, depths: tuple[int, int], rates: tuple[float, ...], student_steps: int
 ) -> None:
     methods = [recipe(f"latent-{method}-{column}") for method in ("dc", "dm", "mtt")]
-    gradients, features, trajectories = (made.objective for made in methods)
+    gradients, features, trajectories = (built.objective for built in methods)
     assert isinstance(gradients, GradientsConfig) and isinstance(features, FeaturesConfig)
     assert isinstance(trajectories, TrajectoriesConfig)
-    for made, rate in zip(methods, rates, strict=True):
-        assert made.optimizer is not None and made.optimizer.learning_rate == rate
-        assert made.optimizer.rate(48) == pytest.approx(48 * rate)  # Eq. 10
-        assert (made.objective.network.depth, made.evaluation_network.depth) == depths
-        assert (made.codec.kind, made.image_size, made.labels) == (codec, int(column[:3]), HardLabels())
+    for built, rate in zip(methods, rates, strict=True):
+        assert built.optimizer is not None and built.optimizer.learning_rate == rate
+        assert built.optimizer.rate(48) == pytest.approx(48 * rate)  # Eq. 10
+        assert (built.objective.network.depth, built.evaluation_network.depth) == depths
+        assert (built.codec.kind, built.image_size, built.labels) == (codec, int(column[:3]), HardLabels())
     assert gradients.real_batch_size == features.real_batch_size == trajectories.student_batch_size == batch
     assert (gradients.outer_steps, gradients.inner_steps, gradients.train_on) == (10, 50, "real")
     assert (gradients.distance, gradients.matched, gradients.learning_rate) == ("mse", "convolutions", 0.01)
     assert (trajectories.expert_epochs, trajectories.student_steps) == (1, student_steps)
     assert (trajectories.max_start_epoch, trajectories.student_rate_learning_rate) == (5, 1e-6)
-    assert [made.steps for made in methods] == [1000 * 10, 1000, 5000]
+    assert [built.steps for built in methods] == [1000 * 10, 1000, 5000]
 
 
 @pytest.mark.parametrize(
@@ -123,28 +123,28 @@ def test_latentdds_figures(name: str, accuracies: tuple[float, ...]) -> None:
     ],
 )
 def test_dc_counts_matchings_and_steps(method: str, data: str, images_per_class: int, outer: int, inner: int) -> None:
-    made = recipe(f"{method}-{data}-ipc{images_per_class}")
-    assert isinstance(made.objective, GradientsConfig)
-    assert (made.objective.outer_steps, made.objective.inner_steps) == (outer, inner)
-    assert made.steps == 1000 * outer
-    assert (made.objective.augmentation is None) == (method == "dc")
+    built = recipe(f"{method}-{data}-ipc{images_per_class}")
+    assert isinstance(built.objective, GradientsConfig)
+    assert (built.objective.outer_steps, built.objective.inner_steps) == (outer, inner)
+    assert built.steps == 1000 * outer
+    assert (built.objective.augmentation is None) == (method == "dc")
 
 
 def test_idcs_rate_is_that_of_normalised_pixels() -> None:
-    made = recipe("idc-matching")
-    assert made.optimizer is not None and isinstance(made.objective, GradientsConfig)
-    assert made.optimizer.rate(10) * 0.25**2 == pytest.approx(0.005)
-    assert (made.steps, made.objective.inner_steps, made.objective.train_batch_size) == (200_000, 32, 64)
+    built = recipe("idc-matching")
+    assert built.optimizer is not None and isinstance(built.objective, GradientsConfig)
+    assert built.optimizer.rate(10) * 0.25**2 == pytest.approx(0.005)
+    assert (built.steps, built.objective.inner_steps, built.objective.train_batch_size) == (200_000, 32, 64)
     large = recipe("idc-matching-imagenet10")
     assert isinstance(large.objective, GradientsConfig)
     assert (large.steps, large.objective.inner_steps, large.objective.pretrain_steps) == (50_000, 8, 2040)
 
 
 def test_corrections_to_published_settings_are_in_force() -> None:
-    made = recipe("mtt-cifar10-ipc10")  # mtt-distillation#31
-    assert made.optimizer is not None and made.optimizer.learning_rate == 100
-    assert isinstance(made.objective, TrajectoriesConfig)
-    assert (made.objective.student_rate, made.objective.max_start_epoch) == (0.001, 19)
+    built = recipe("mtt-cifar10-ipc10")  # mtt-distillation#31
+    assert built.optimizer is not None and built.optimizer.learning_rate == 100
+    assert isinstance(built.objective, TrajectoriesConfig)
+    assert (built.objective.student_rate, built.objective.max_start_epoch) == (0.001, 19)
     grown = recipe("datm-cifar100-ipc1").objective  # DATM#7
     assert isinstance(grown, TrajectoriesConfig)
     assert (grown.initial_max_start_epoch, grown.max_start_epoch) == (9, 19)
@@ -160,11 +160,11 @@ def test_experts_are_long_enough_for_every_start(name: str) -> None:
 
 def test_what_distinguishes_the_kin_of_mtt() -> None:
     tesla, ftd, datm = (recipe(f"{method}-cifar10-ipc10") for method in ("tesla", "ftd", "datm"))
-    objectives = [made.objective for made in (tesla, ftd, datm)]
+    objectives = [built.objective for built in (tesla, ftd, datm)]
     assert all(isinstance(objective, TrajectoriesConfig) for objective in objectives)
     assert [objective.gradient for objective in objectives] == ["tesla", "adjoint", "adjoint"]
     assert [objective.experts.flat_radius for objective in objectives] == [0.0, 0.01, 0.01]
-    assert [made.optimizer.average for made in (tesla, ftd, datm) if made.optimizer] == [0.0, 0.9995, 0.0]
+    assert [built.optimizer.average for built in (tesla, ftd, datm) if built.optimizer] == [0.0, 0.9995, 0.0]
     assert datm.labels == SoftLabels(initial="expert", learning_rate=2.0, momentum=0.9)
     assert recipe("tesla-imagenet1k-ipc1").labels == SoftLabels(initial="expert", learning_rate=0.0)
 
@@ -195,15 +195,15 @@ _TOGETHER = {f"mtt-{subset}-128" for subset in ("woof", "fruit", "cat", "bird", 
     ],
 )
 def test_d3_takes_table_9_and_fresh_samples(name: str, size: str, priors: int, samples: tuple[int, int]) -> None:
-    made = recipe(name)
-    assert isinstance(made.parameterization, PriorsConfig) and isinstance(made.objective, SumConfig)
-    trajectories, discrepancy = made.objective.parts
+    built = recipe(name)
+    assert isinstance(built.parameterization, PriorsConfig) and isinstance(built.objective, SumConfig)
+    trajectories, discrepancy = built.objective.parts
     assert isinstance(trajectories, TrajectoriesConfig) and isinstance(discrepancy, DiscrepancyConfig)
-    assert (made.parameterization.decoder.size, made.budget) == (size, f"{priors}lpc")
+    assert (built.parameterization.decoder.size, built.budget) == (size, f"{priors}lpc")
     assert (trajectories.samples, discrepancy.samples) == samples
-    assert trajectories.augmented == "experts" and made.objective.mode == "sum"
-    assert made.labels == SoftLabels(initial="expert", computed="end")
-    optimizers = (made.optimizer, made.decoder_optimizer)
+    assert trajectories.augmented == "experts" and built.objective.mode == "sum"
+    assert built.labels == SoftLabels(initial="expert", computed="end")
+    optimizers = (built.optimizer, built.decoder_optimizer)
     assert [each and (each.kind, each.momentum, each.weight_decay) for each in optimizers] == [
         ("sgd", 0.5, 0.0),
         ("adam", 0.0, 1e-5),
@@ -222,18 +222,21 @@ def test_what_distinguishes_d3_from_its_ablations() -> None:
 def test_ld3ms_table_8_and_its_official_code() -> None:
     paper = {name: recipe(f"ld3m-{name}") for name in ("dc", "dm", "mtt", "dc-256")}
     official = {name: recipe(f"ld3m-{name}-official") for name in ("dc", "dm", "mtt")}
-    for made, wanted in ((paper, (1e-3, 1e-2, 10.0, 1e-3)), (official, (0.1, 1.0, 1000.0))):
-        rates = [each.optimizer and (each.optimizer.learning_rate, each.optimizer.momentum) for each in made.values()]
+    for built, wanted in ((paper, (1e-3, 1e-2, 10.0, 1e-3)), (official, (0.1, 1.0, 1000.0))):
+        rates = [each.optimizer and (each.optimizer.learning_rate, each.optimizer.momentum) for each in built.values()]
         assert rates == [(rate, 0.5) for rate in wanted]
-    for name, made in (*paper.items(), *official.items()):
-        assert isinstance(made.parameterization, DiffusionConfig) and made.codec.kind == "diffusion"
-        sampling = made.parameterization.sampling
-        assert (sampling.num_steps, made.steps) == ((20, 10_000) if name == "dc-256" else (10, 5000))
+    for name, built in (*paper.items(), *official.items()):
+        assert isinstance(built.parameterization, DiffusionConfig) and built.codec.kind == "diffusion"
+        sampling = built.parameterization.sampling
+        assert (sampling.num_steps, built.steps) == ((20, 10_000) if name == "dc-256" else (10, 5000))
         assert (sampling.guidance, sampling.eta, sampling.residual) == (3, 0, "linear")
     assert {each.parameterization.sampling.residual_target for each in official.values()} == {"clean"}
-    told = [made["mtt"].objective for made in (paper, official)]
-    assert all(isinstance(each, TrajectoriesConfig) for each in told)
-    assert [(each.student_steps, each.expert_epochs, each.max_start_epoch) for each in told] == [(20, 3, 5), (10, 2, 1)]
+    matchings = [built["mtt"].objective for built in (paper, official)]
+    assert all(isinstance(each, TrajectoriesConfig) for each in matchings)
+    assert [(each.student_steps, each.expert_epochs, each.max_start_epoch) for each in matchings] == [
+        (20, 3, 5),
+        (10, 2, 1),
+    ]
     assert all(each.objective.real_batch_size == 256 for each in (paper["dc"], paper["dm"]))
 
 

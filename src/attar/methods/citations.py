@@ -7,8 +7,8 @@ from pathlib import Path
 
 def _read_entries() -> dict[str, str]:
     text = Path(__file__).with_suffix(".bib").read_text(encoding="utf-8")
-    _, *named_entries = text.split("\n\n% ")
-    return {name: entry.strip() for name, _, entry in (named.partition("\n") for named in named_entries)}
+    sections = (section.partition("\n") for section in text.split("\n\n% ")[1:])
+    return {name: entry.strip() for name, _, entry in sections}
 
 
 #: Names that recipes cite works by, and the works' BibTeX.

@@ -131,6 +131,7 @@ def observer_losses(
     progress.start("ranking real images", len(labels))
     try:
         for items in torch.arange(len(labels)).split(batch_size):
+            # On the CPU, because MPS has no float64.
             logits = observer.logits(images(items)).cpu().double()
             classes = labels[items].unsqueeze(1)
             others = (logits - logits.gather(1, classes)).scatter(1, classes, -torch.inf).logsumexp(1)

@@ -1,4 +1,4 @@
-"""Region labels of a run that is not finished: what a stopped one need not ask its observer again."""
+"""Region labels of a run that is not finished, which the next one need not ask its observer for again."""
 
 from __future__ import annotations
 

@@ -110,6 +110,7 @@ def fit_codebook(logits: Float[Tensor, "labels classes"], num_groups: int, gener
     sample = torch.randperm(len(logits), generator=generator)[:LLOYD_ROWS].to(logits.device)
     projected = ((logits[sample] - mean) @ directions).split(width, dim=1)
     entries = torch.stack([_k_means(points) for points in projected])
+    # Rounded here, so that codes are searched with the entries that a file will hold.
     return Codebook(*(tensor.half().float() for tensor in (mean, directions, entries)))
 
 
@@ -120,6 +121,7 @@ def best_entries(
     entries: Float[Tensor, "entries width"],
 ) -> Int64[Tensor, " labels"]:
     """The entry c of each label for which Var_weights(target - directions c) is least, by matrix products alone."""
+    # Var(t - D c) = c' S c - 2 c' p + const, with S the covariance of the directions D and p theirs with the target t.
     width = directions.shape[1]
     pairs = (directions.unsqueeze(2) * directions.unsqueeze(1)).flatten(1)
     mean = weights @ directions
@@ -135,6 +137,7 @@ def _deal(spread: list[float], num_groups: int, width: int) -> list[list[int]]:
     floor = max(max(spread) * SMALLEST_SPREAD, 1e-12)
     groups: list[list[int]] = [[] for _ in range(num_groups)]
     log_spread = [0.0] * num_groups
+    # Bits pay by the logarithm of the spread, so that groups share out the product of spreads evenly.
     for direction, variance in enumerate(spread):
         open_groups = (group for group in range(num_groups) if len(groups[group]) < width)
         group = min(open_groups, key=log_spread.__getitem__)

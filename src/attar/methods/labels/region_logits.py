@@ -187,9 +187,11 @@ def label_regions(
         return logits
 
     table = region_table(config, num_canvases, num_classes).items() - _codebook_table(config, num_classes).items()
+    # Filled epoch by epoch: stacked at the end, they would be in memory twice.
     stored = {name: torch.empty(shape, dtype=DTYPES[dtype]) for name, (dtype, shape) in sorted(table)}
     codebook, logits_of_codebook = None, list[Tensor]()
     if config.storage == "codebook":
+        # A resumed run asks for these epochs again: files have codes, and codebooks are fitted to the logits.
         epochs = range(fitted_epochs(config, num_canvases))
         progress.start("labelling regions for their codebook", len(epochs) * num_canvases)
         logits_of_codebook = [ask(epoch) for epoch in epochs]

@@ -30,7 +30,7 @@ class SoftLabels(LabelsConfig):
         storage: of the logits in the file.
 
     Raises:
-        InputError: labels at the end that nothing gives, or that would be learned.
+        InputError: labels at the end that are not an expert's, or that would be learned.
 
     Source: DATM and TESLA for the start; D3 appendix E.3 for the end.
     """
