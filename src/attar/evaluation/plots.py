@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,36 +47,28 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Curve:
-    """Measured accuracies over a growing number of classes.
+class Series:
+    """Accuracies that share an entry of the legend, in percent.
 
     Args:
-        series: its entry of the legend.
-        num_classes: ascending.
-        means, stds: percent, one for each; std None for a single seed.
+        name: in the legend.
+        x: one for each point: a number of classes, or an accuracy measured in another way.
+        y, y_std: mean and standard deviation over seeds; std None for a single seed.
+        x_std: where x has one.
     """
 
-    series: str
-    num_classes: tuple[int, ...]
-    means: tuple[float, ...]
-    stds: tuple[float | None, ...]
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    y_std: Sequence[float | None]
+    x_std: Sequence[float | None] | None = None
 
-
-@dataclass(frozen=True)
-class Cloud:
-    """Candidates measured in two ways, e.g. trained on all images and on few.
-
-    Args:
-        series: its entry of the legend.
-        x, x_std: percent, one for each candidate; std None for a single seed.
-        y, y_std: the same, of the other way.
-    """
-
-    series: str
-    x: tuple[float, ...]
-    x_std: tuple[float | None, ...]
-    y: tuple[float, ...]
-    y_std: tuple[float | None, ...]
+    def draw(self, axes: Axes, number: int, **style: Any) -> None:
+        """Points with bars of one standard deviation, in the colours of a place of the legend."""
+        axes.errorbar(
+            self.x, self.y, xerr=_bars(self.x_std), yerr=_bars(self.y_std), label=self.name,
+            color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)], **style,
+        )  # fmt: skip
 
 
 def plot_accuracy(
@@ -102,15 +94,13 @@ def plot_accuracy(
 
     Source: D3 section 2.1 and Figure 1.
     """
-    path = _png(out, overwrite)
-    if not points:
-        raise InputError("there is no score to plot; every row is absent")
+    path = _png(out, overwrite, points)
     timed = [point for point in points if point.minutes]
     figure, panels = _figure(2 if timed else 1)
     styles = _styles(points)
+    _log_axis(panels[0], [point.num_bytes for point in points], size_label, bytes_text)
     for point in points:
         _draw_point(panels[0], point, point.num_bytes, styles[point.series])
-    _bytes_axis(panels[0], [point.num_bytes for point in points], size_label)
     for point in timed:
         _draw_point(panels[1], point, point.minutes or 0.0, styles[point.series])
     if timed:
@@ -121,51 +111,37 @@ def plot_accuracy(
     for panel in panels[1:]:
         panel.set_ylabel("")
     figure.suptitle("\n".join(textwrap.wrap(title, 75 * len(panels))), x=0.01, ha="left", fontsize=10)
-    handles, labels = _legend(panels[0])
-    columns = min(2 + len(panels), _columns(figure.get_figwidth(), labels))
-    figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside lower center", ncols=columns)
+    handles, labels = panels[0].get_legend_handles_labels()
+    entries = dict(zip(labels, handles, strict=True))  # points of one series have one entry
+    columns = min(2 + len(panels), _columns(figure.get_figwidth(), list(entries)))
+    _legend(figure, columns, entries.values(), entries.keys())
     return _save(figure, path)
 
 
-def plot_classes(curves: Sequence[Curve], out: Path | str, *, title: str, overwrite: bool = False) -> Path:
-    """Write a PNG of accuracy against classes seen, with bars of one standard deviation over seeds, and chance.
+def plot_classes(curves: Sequence[Series], out: Path | str, *, title: str, overwrite: bool = False) -> Path:
+    """Write a PNG of accuracy against classes seen, and chance.
 
     Args:
-        curves: at least one.
+        curves: at least one, over ascending numbers of classes.
         title: above the plot.
 
     Raises:
         InputError: nothing to draw, or an existing `out`.
     """
-    path = _png(out, overwrite)
-    if not curves:
-        raise InputError("there is no score to plot; every row is absent")
+    path = _png(out, overwrite, curves)
     figure, [axes] = _figure()
     for number, curve in enumerate(curves):
-        axes.errorbar(
-            curve.num_classes,
-            curve.means,
-            yerr=[math.nan if std is None else std for std in curve.stds],
-            color=COLOURS[number % len(COLOURS)],
-            marker=MARKERS[number % len(MARKERS)],
-            markersize=6,
-            capsize=3,
-            linewidth=1.4,
-            linestyle=":" if number else "-",
-            label=curve.series,
-        )
-    seen = sorted({count for curve in curves for count in curve.num_classes})
-    axes.plot(seen, [100 / count for count in seen], color="#888888", linestyle="--", linewidth=1, label="chance")
-    axes.set_xticks(seen)
-    axes.set_xlabel("classes seen, all of them tested")
-    axes.set_ylabel("accuracy (%), mean ± std over seeds")
+        curve.draw(axes, number, markersize=6, capsize=3, linewidth=1.4, linestyle=":" if number else "-")
+    counts = sorted({count for curve in curves for count in curve.x})
+    axes.plot(counts, [100 / count for count in counts], color="#888888", linestyle="--", linewidth=1, label="chance")
+    axes.set(xticks=counts, xlabel="classes seen, all of them tested", ylabel="accuracy (%), mean ± std over seeds")
     axes.set_title(title, loc="left", fontsize=10, wrap=True)
-    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=4)
+    _legend(figure, 4)
     return _save(figure, path)
 
 
-def plot_agreement(clouds: Sequence[Cloud], out: Path | str, *, title: str, overwrite: bool = False) -> Path:
-    """Write a PNG of candidates' accuracies on few items against those on all real images, with one std over seeds.
+def plot_agreement(clouds: Sequence[Series], out: Path | str, *, title: str, overwrite: bool = False) -> Path:
+    """Write a PNG of candidates' accuracies on few items against those on all real images.
 
     Args:
         clouds: at least one; where the points of one rise without a fall, it ranks as all real images do.
@@ -174,29 +150,15 @@ def plot_agreement(clouds: Sequence[Cloud], out: Path | str, *, title: str, over
     Raises:
         InputError: nothing to draw, or an existing `out`.
     """
-    path = _png(out, overwrite)
-    if not clouds:
-        raise InputError("there is no score to plot; every row is absent")
+    path = _png(out, overwrite, clouds)
     figure, [axes] = _figure()
     for number, cloud in enumerate(clouds):
-        colour = COLOURS[number % len(COLOURS)]
-        axes.errorbar(
-            cloud.x,
-            cloud.y,
-            xerr=[math.nan if std is None else std for std in cloud.x_std],
-            yerr=[math.nan if std is None else std for std in cloud.y_std],
-            color=colour,
-            marker=MARKERS[number % len(MARKERS)],
-            markersize=8 if number == 0 else 5.5,
-            markerfacecolor=colour if number == 0 else "white",
-            elinewidth=0.8,
-            linestyle="none",
-            label=cloud.series,
-        )
+        face = {"markerfacecolor": "white", "markersize": 5.5} if number else {"markersize": 8}
+        cloud.draw(axes, number, elinewidth=0.8, linestyle="none", **face)
     axes.set_xlabel("accuracy of candidates trained on all real images (%), mean ± std over seeds")
     axes.set_ylabel("trained on the items (%), mean ± std")
     axes.set_title("\n".join(textwrap.wrap(title, 95)), loc="left", fontsize=9)
-    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=1)
+    _legend(figure, 1)
     return _save(figure, path)
 
 
@@ -209,7 +171,7 @@ def plot_loss(metrics: Path | str, out: Path | str, *, title: str = "", overwrit
     Raises:
         InputError: a file that is absent, empty or has another content, or an existing `out`.
     """
-    path = _png(out, overwrite)
+    path = _png(out, overwrite, [metrics])
     steps, losses = read_metrics(Path(metrics))
     figure, [axes] = _figure()
     window = max(1, round(len(losses) * SMOOTHED_SHARE))
@@ -228,11 +190,14 @@ def plot_loss(metrics: Path | str, out: Path | str, *, title: str = "", overwrit
     return _save(figure, path)
 
 
-def _png(out: Path | str, overwrite: bool) -> Path:
+def _png(out: Path | str, overwrite: bool, drawn: Sequence[object]) -> Path:
+    """`out` as a path. Raises InputError where it exists or is no PNG, or where nothing is drawn."""
     path = Path(out)
     refuse_existing(path, overwrite)
     if path.suffix.lower() != ".png":
         raise InputError(f"plots are PNG files and {path.name!r} is not; name it e.g. {path.stem}.png")
+    if not drawn:
+        raise InputError("there is no score to plot; every row is absent")
     return path
 
 
@@ -285,54 +250,43 @@ def _columns(inches: float, labels: Sequence[str]) -> int:
     return max(1, int(15 * inches / (6 + max(map(len, labels)))))
 
 
-def _legend(axes: Axes) -> tuple[list[Any], list[str]]:
-    """Each series once, in the order in which they were drawn."""
-    handles, labels = axes.get_legend_handles_labels()
-    entries: dict[str, Any] = {}
-    for handle, label in zip(handles, labels, strict=True):
-        entries.setdefault(label, handle)
-    return list(entries.values()), list(entries)
+def _legend(figure: Figure, columns: int, *entries: Any) -> None:
+    figure.legend(*entries, frameon=False, fontsize=8, loc="outside lower center", ncols=columns)
+
+
+def _bars(stds: Sequence[float | None] | None) -> list[float] | None:
+    return None if stds is None else [math.nan if std is None else std for std in stds]
 
 
 def _accuracy_axis(axes: Axes, points: Sequence[Point], chance: float | None) -> None:
     low = min(point.mean - (point.std or 0.0) for point in points)
     high = max(point.mean + (point.std or 0.0) for point in points)
-    told = ""
+    note = ""
     if chance is not None and low - chance <= max(high - low, 5.0):
         axes.axhline(chance, color="#888888", linestyle="--", linewidth=1, label="chance", zorder=1)
     elif chance is not None:
-        told = f"\nchance {chance:.3g} %"
-    axes.set_ylabel(f"accuracy (%), mean ± std over seeds{told}", fontsize=9)
+        note = f"\nchance {chance:.3g} %"
+    axes.set_ylabel(f"accuracy (%), mean ± std over seeds{note}", fontsize=9)
 
 
-def _bytes_axis(axes: Axes, sizes: Sequence[int], label: str) -> None:
+def _log_axis(axes: Axes, values: Sequence[float], label: str, text: Callable[[float], str]) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axes.set_xscale("log")
-    low, high = min(sizes), max(sizes)
+    low, high = min(values), max(values)
     margin = max(1.25, (high / low) ** 0.08)
-    axes.set_xlim(low / margin, high * margin)
+    axes.set(xscale="log", xlabel=label, xlim=(low / margin, high * margin))
     narrow = high * margin * margin / low < 300
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: bytes_text(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel(label)
 
 
 def _minutes_axis(axes: Axes, minutes: Sequence[float], label: str) -> None:
     """From zero, or logarithmic where the longest is many times the shortest."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    low, high = min(minutes), max(minutes)
-    axes.set_xlabel(label)
-    if high < LOG_MINUTES * low:
-        axes.set_xlim(0, 1.08 * high)
-        return
-    axes.set_xscale("log")
-    axes.set_xlim(low / 1.25, high * 1.25)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    if max(minutes) < LOG_MINUTES * min(minutes):
+        axes.set(xlabel=label, xlim=(0, 1.08 * max(minutes)))
+    else:
+        _log_axis(axes, minutes, label, "{:g}".format)
 
 
 def bytes_text(count: float) -> str:

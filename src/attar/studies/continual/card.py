@@ -199,11 +199,11 @@ class ContinualCard(Config):
 
     def plot(self, out: Path | str, *, overwrite: bool = False) -> Path:
         """Write a PNG of accuracy against classes seen, on the first network. Raises InputError where `out` exists."""
-        from attar.evaluation.plots import Curve, plot_classes
+        from attar.evaluation.plots import Series, plot_classes
 
         network = self.steps[0].rows[0].network
         curves = [
-            Curve(row.name, seen, tuple(means), tuple(stds))
+            Series(row.name, seen, tuple(means), tuple(stds))
             for row, seen, means, stds in self._curves()
             if row.network == network
         ]

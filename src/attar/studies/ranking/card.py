@@ -256,14 +256,14 @@ class RankCard(Config):
         Raises:
             InputError: an existing `out`, or no .png.
         """
-        from attar.evaluation.plots import Cloud, plot_agreement
+        from attar.evaluation.plots import Series, plot_agreement
 
         x, x_std = zip(*(mean_and_std(each) for each in self.scores[0].accuracies), strict=True)
         clouds = []
         for scores, agreement in zip(self.scores[1:], self.agreements, strict=True):
             y, y_std = zip(*(mean_and_std(each) for each in scores.accuracies), strict=True)
             series = f"{scores.name}, Spearman {agreement.spearman.text}"
-            clouds.append(Cloud(series, x, x_std, y, y_std))
+            clouds.append(Series(series, x, y, y_std, x_std))
         return plot_agreement(clouds, out, title=self.title, overwrite=overwrite)
 
 
