@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from bench.protocol_table import protocol_table
 from torch import Tensor
 
 import attar
@@ -22,7 +23,6 @@ from attar.evaluation.compare import compare
 from attar.evaluation.evaluate import evaluate
 from attar.evaluation.measuring import Measurement
 from attar.evaluation.protocol import LabelsKind, Protocol, RateSearch, check_judges, protocol, protocol_names
-from attar.evaluation.protocol_table import protocol_table
 from attar.evaluation.rates import held_out
 from attar.methods.labels.regions import RegionLabels
 from attar.models.networks import NetworkConfig, network_from_text, network_shell, num_parameters

@@ -6,6 +6,8 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from statistics import fmean
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -26,6 +28,9 @@ DRAWS = 200
 
 ABBREVIATED, TABLES_ONLY = 2, 1
 """JPEG's streams without tables, and of tables alone (ITU-T T.81, B.4 and B.5)."""
+
+Draw: TypeAlias = tuple[Tensor, list[bytes]]
+"""Indices of images, class-major, and their streams."""
 
 
 def encoder_version() -> str:
@@ -83,11 +88,11 @@ class JpegDraws:
 
     @cached_property
     def tables(self) -> bytes:
-        """What all images share, stored once."""
+        """The tables that all images share, stored once."""
         return jpeg_stream(self.train.images[:1][0], self.quality, TABLES_ONLY)
 
-    def drawn(self, seed: int) -> tuple[Int64[Tensor, " chosen"], list[bytes]] | None:
-        """Indices, class-major, and their streams: the first of the seed's draws that fits, or None."""
+    def drawn(self, seed: int) -> Draw | None:
+        """The first of the seed's draws that fits, or None."""
         for attempt in range(DRAWS):
             draw = generator(seed, "baseline", "jpeg", attempt)
             chosen = torch.cat([_some(members, self.count, draw) for members in self.train.class_indices])
@@ -101,23 +106,21 @@ class JpegDraws:
         return len(self.tables) + sum(map(len, streams))
 
 
-def fitting_draws(
-    train: ImageSet, num_bytes: int, seeds: Sequence[int]
-) -> tuple[JpegDraws, dict[int, tuple[Int64[Tensor, " chosen"], list[bytes]]]] | None:
+def fitting_draws(train: ImageSet, num_bytes: int, seeds: Sequence[int]) -> tuple[JpegDraws, dict[int, Draw]] | None:
     """`jpeg_draws` with a draw for each seed; None where not one image of each class fits, even at the lowest quality.
 
     Where a seed has no draw that fits, one image of each class less is taken, of all seeds; or a lower quality.
     """
     draws = jpeg_draws(train, num_bytes)
     while draws is not None:
-        found = {}
+        of_seed: dict[int, Draw] = {}
         for seed in seeds:
-            drawn = draws.drawn(seed)
-            if drawn is None:
+            draw = draws.drawn(seed)
+            if draw is None:
                 break
-            found[seed] = drawn
+            of_seed[seed] = draw
         else:
-            return draws, found
+            return draws, of_seed
         worse = QUALITIES[QUALITIES.index(draws.quality) + 1 :]
         draws = replace(draws, count=draws.count - 1) if draws.count > 1 else jpeg_draws(train, num_bytes, worse)
     return None
@@ -126,20 +129,18 @@ def fitting_draws(
 def jpeg_draws(train: ImageSet, num_bytes: int, qualities: Sequence[int] = QUALITIES) -> JpegDraws | None:
     """As many images of each class as fit on average, at the first of the qualities at which one does; None if at none.
 
-    n = floor((bytes - tables) / sum over classes of the mean stream's bytes)
+        n = floor((bytes - tables) / sum over classes of the mean stream's bytes)
 
     The quality is chosen by size alone: no accuracy is looked at.
     """
     draw = generator(0, "jpeg sizes")
-    sized = [_some(members, SIZED_IMAGES, draw) for members in train.class_indices if len(members)]
+    samples = [_some(members, SIZED_IMAGES, draw) for members in train.class_indices if len(members)]
     for quality in qualities:
-        tables = len(JpegDraws(train, num_bytes, quality, 1).tables)
-        a_round = sum(
-            sum(len(jpeg_stream(image, quality)) for image in train.images[members]) / len(members) for members in sized
-        )
-        count = int((num_bytes - tables) / a_round)
+        draws = JpegDraws(train, num_bytes, quality, max(map(len, train.class_indices)))
+        sizes = [fmean(len(jpeg_stream(image, quality)) for image in train.images[members]) for members in samples]
+        count = int((num_bytes - len(draws.tables)) / sum(sizes))
         if count >= 1:
-            return JpegDraws(train, num_bytes, quality, min(count, max(map(len, train.class_indices))))
+            return replace(draws, count=min(count, draws.count))
     return None
 
 

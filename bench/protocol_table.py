@@ -1,4 +1,7 @@
-"""The protocols that come with attar as one table, made of their files."""
+"""The protocols that come with attar as one table, made of their files: that of docs/protocols.md.
+
+python bench/protocol_table.py
+"""
 
 from __future__ import annotations
 
@@ -51,8 +54,8 @@ def _rate(each: Protocol) -> str:
     if each.rate_search is not None:
         rates = ", ".join(f"{rate:g}" for rate in each.rate_search.learning_rates)
         return f"best of {rates} on {100 * each.rate_search.validation_share:g} % of the training images"
-    own = f"{each.training.learning_rate:g}"
-    return f"the set's own, else {own}" if each.use_learned_rate else own
+    rate = f"{each.training.learning_rate:g}"
+    return f"the set's own, else {rate}" if each.use_learned_rate else rate
 
 
 def _refused(each: Protocol) -> str:
@@ -60,3 +63,7 @@ def _refused(each: Protocol) -> str:
     parts += [f"images below {each.smallest_side} pixels"] if each.smallest_side > 1 else []
     parts += [f"images above {each.largest_side} pixels"] if each.largest_side is not None else []
     return ", ".join(parts) or "nothing"
+
+
+if __name__ == "__main__":
+    print(protocol_table())
