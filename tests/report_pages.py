@@ -8,23 +8,13 @@ from typing import Any
 from attar.data.image_set import ImageSet, Splits
 from attar.data.sources import load_images
 from attar.evaluation.evaluate import evaluate
-from attar.evaluation.protocol import Protocol
-from attar.models.networks.network import NetworkConfig
-from attar.models.training.settings import TrainingConfig
 from attar.report.page.writing import write_page
 from attar.runs.distill import distill
 from attar.sets.distilled import DistilledSet
+from small_protocols import tiny
 from small_sets import build
 
-TINY = Protocol(
-    name="tiny",
-    version=1,
-    description="for tests",
-    comparable=False,
-    seeds=2,
-    networks=(NetworkConfig(depth=1, width=4),),
-    training=TrainingConfig(epochs=12, batch_size=64, learning_rate=0.05),
-)
+TINY = tiny(12, width=4)
 FEW: dict[str, Any] = {"count": 1, "epochs": 2}
 RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "codes": ("latent-dm", "1ipc", {"steps": 40, "objective.network.width": 4}),

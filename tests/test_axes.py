@@ -18,7 +18,6 @@ from attar.data.sources import load_images
 from attar.evaluation.compare import Comparison, compare
 from attar.evaluation.evaluate import evaluate
 from attar.evaluation.plots import Point, plot_accuracy
-from attar.evaluation.protocol import Protocol
 from attar.evaluation.scorecard import FULL, Scorecard
 from attar.methods.labels import class_major_labels
 from attar.methods.parameterizations.codes import Codes
@@ -26,22 +25,14 @@ from attar.methods.parameterizations.decoders import Decoder, DecoderConfig, bui
 from attar.methods.parameterizations.priors import Priors, PriorsConfig
 from attar.models.codecs.pixels import PixelsConfig
 from attar.models.codecs.registry import codec_from_text, fit_codec
-from attar.models.networks.network import NetworkConfig
 from attar.models.training.items import at_precision, training_batches
-from attar.models.training.settings import Plan, TrainingConfig, images_seen
+from attar.models.training.settings import Plan, images_seen
 from attar.runs.distill import distill
 from attar.sets.distilled import DistilledSet
 from attar.sets.streaming import Sampler
+from small_protocols import tiny
 
-TINY = Protocol(
-    name="tiny",
-    version=1,
-    description="for tests",
-    comparable=False,
-    seeds=2,
-    networks=(NetworkConfig(depth=1, width=8),),
-    training=TrainingConfig(epochs=3, batch_size=64, learning_rate=0.05),
-)
+TINY = tiny(3)
 Whitening = Literal["normalise", "zca"]
 
 

@@ -12,25 +12,15 @@ from attar.cli import main
 from attar.data.sources import load_images
 from attar.evaluation import measuring
 from attar.evaluation.compare import Comparison
-from attar.evaluation.protocol import Protocol
 from attar.methods.parameterizations.codes import Codes
 from attar.models.codecs.pixels import PixelsConfig
 from attar.models.codecs.registry import fit_codec
-from attar.models.networks.network import NetworkConfig
-from attar.models.training.settings import TrainingConfig
 from attar.sets.distilled import DistilledSet
 from attar.sets.manifest import DataProvenance, InitialProvenance
+from small_protocols import tiny
 from small_sets import first_items
 
-TINY = Protocol(
-    name="tiny",
-    version=1,
-    description="for tests",
-    comparable=False,
-    seeds=2,
-    networks=(NetworkConfig(depth=1, width=4),),
-    training=TrainingConfig(epochs=1, batch_size=64, learning_rate=0.05),
-)
+TINY = tiny(1, width=4)
 SMALL = {
     "latent-dm": ["steps=2", "objective.network.width=4"],
     "dm": ["steps=2", "objective.network.width=4"],

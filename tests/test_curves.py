@@ -23,7 +23,7 @@ from attar.evaluation import measuring
 from attar.evaluation.compare import compare
 from attar.evaluation.evaluate import evaluate
 from attar.evaluation.measuring import MOST_POINTS, curve_epochs
-from attar.evaluation.protocol import Protocol, RateSearch
+from attar.evaluation.protocol import RateSearch
 from attar.evaluation.rows import Row
 from attar.evaluation.scorecard import Scorecard
 from attar.models.networks.network import NetworkConfig
@@ -33,15 +33,11 @@ from attar.models.training.snapshots import Snapshot
 from attar.models.training.testing import test_network as accuracy_of
 from attar.sets.distilled import DistilledSet
 from attar.studies.leaderboard.record import record_of
+from small_protocols import tiny
 from small_sets import build
 
 NETWORKS = (NetworkConfig(depth=1, width=4), NetworkConfig(depth=1, width=4, norm="batch"))
-TINY = Protocol(
-    name="tiny",
-    version=1,
-    description="for tests",
-    comparable=False,
-    seeds=2,
+TINY = tiny(
     networks=NETWORKS,
     training=TrainingConfig(
         epochs=14, batch_size=16, learning_rate=0.05, augmentation=DsaConfig(strategy="crop"), max_steps=40

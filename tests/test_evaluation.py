@@ -24,7 +24,7 @@ from attar.evaluation import measuring
 from attar.evaluation.baselines import choose, images_at_file_bytes, images_at_paper_bytes
 from attar.evaluation.compare import Comparison, compare
 from attar.evaluation.evaluate import evaluate
-from attar.evaluation.protocol import Protocol, protocol, protocol_names
+from attar.evaluation.protocol import protocol, protocol_names
 from attar.evaluation.rows import Row
 from attar.evaluation.scorecard import Difference, Scorecard
 from attar.evaluation.statistics import mean_and_std, paired_interval, student_t
@@ -34,17 +34,10 @@ from attar.models.codecs.registry import codec_from_text, fit_codec
 from attar.models.networks.network import NetworkConfig
 from attar.models.training.settings import Plan, TrainingConfig
 from attar.sets.distilled import DistilledSet
+from small_protocols import tiny
 
 NETWORK = "convnet:d1w8"
-TINY = Protocol(
-    name="tiny",
-    version=1,
-    description="for tests",
-    comparable=False,
-    seeds=2,
-    networks=(NetworkConfig(depth=1, width=8),),
-    training=TrainingConfig(epochs=40, batch_size=64, learning_rate=0.05),
-)
+TINY = tiny(40)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from attar.cli import main
 from attar.data.image_set import Splits
 from attar.evaluation.dd_ranking import normalised
 from attar.evaluation.evaluate import evaluate
-from attar.evaluation.protocol import Protocol, RateSearch
+from attar.evaluation.protocol import RateSearch
 from attar.evaluation.rows import DISTILLED, NAMES
 from attar.evaluation.scorecard import Scorecard
 from attar.methods.recipes import recipe
@@ -37,21 +37,14 @@ from attar.studies.leaderboard.record import (
     without_paths,
     write_record,
 )
+from small_protocols import tiny
 from small_sets import build, digit_images, first_items
 from test_scorecard import row as scored
 
 ROOT = Path(__file__).parents[1]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WHEN = datetime(2026, 11, 21, 12, 0, 30, tzinfo=timezone.utc)
-TINY = Protocol(
-    name="tiny",
-    version=1,
-    description="for tests",
-    comparable=False,
-    seeds=2,
-    networks=(NetworkConfig(depth=1, width=8),),
-    training=TrainingConfig(epochs=2, batch_size=64, learning_rate=0.05),
-)
+TINY = tiny(2)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from attar.evaluation import baselines, measuring
 from attar.evaluation.compare import compare
 from attar.evaluation.evaluate import evaluate
 from attar.evaluation.measuring import Measurement
-from attar.evaluation.protocol import LabelsKind, Protocol, RateSearch, check_judges, protocol, protocol_names
+from attar.evaluation.protocol import LabelsKind, RateSearch, check_judges, protocol, protocol_names
 from attar.evaluation.rates import held_out
 from attar.methods.labels.regions import RegionLabels
 from attar.models.networks import NetworkConfig, network_from_text, network_shell, num_parameters
@@ -31,22 +31,14 @@ from attar.models.training.items import FixedItems, TrainingItems
 from attar.models.training.loop import train_networks
 from attar.models.training.settings import Plan, TrainingConfig, learning_rate_at
 from attar.models.training.testing import test_network
+from small_protocols import tiny
 from small_regions import halves
 from small_sets import build
 
 DOCS = Path(__file__).parents[1] / "docs"
 SHAPE = (3, 32, 32)
 SEARCH = RateSearch(learning_rates=(1e-6, 0.05), validation_share=0.2)
-SEARCHING = Protocol(
-    name="searching",
-    version=1,
-    description="for tests",
-    comparable=False,
-    seeds=1,
-    networks=(NetworkConfig(depth=1, width=8),),
-    rate_search=SEARCH,
-    training=TrainingConfig(epochs=30, batch_size=64),
-)
+SEARCHING = tiny(name="searching", seeds=1, rate_search=SEARCH, training=TrainingConfig(epochs=30, batch_size=64))
 
 
 @pytest.fixture(scope="module")

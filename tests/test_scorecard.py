@@ -23,7 +23,7 @@ from attar.evaluation.dd_ranking import normalised, ranking_of
 from attar.evaluation.difficulty import extremes, mean_errors
 from attar.evaluation.evaluate import evaluate
 from attar.evaluation.jpeg import ABBREVIATED, TABLES_ONLY, decoded, fitting_draws, jpeg_draws, jpeg_stream
-from attar.evaluation.protocol import Protocol, RateSearch
+from attar.evaluation.protocol import RateSearch
 from attar.evaluation.rows import DISTILLED, NAMES, Row
 from attar.evaluation.scorecard import Difference, Scorecard
 from attar.evaluation.statistics import mean_and_std
@@ -38,20 +38,13 @@ from attar.models.training.settings import TrainingConfig
 from attar.sets.class_columns import in_order_of
 from attar.sets.relabelling import with_regions
 from reference import ranking as reference
+from small_protocols import tiny
 from small_regions import halves, mosaic, observer, settings, trained
 from small_sets import CLASSES, build, digit_images, first_items
 
 CONVNET, RESNET, VIT = NetworkConfig(), NetworkConfig(kind="resnet18"), NetworkConfig(kind="vit")
 AUGMENTED = TrainingConfig(epochs=2, batch_size=64, learning_rate=0.05, augmentation=DsaConfig(strategy="crop"))
-TINY = Protocol(
-    name="tiny",
-    version=1,
-    description="for tests",
-    comparable=False,
-    seeds=2,
-    networks=(NetworkConfig(depth=1, width=8),),
-    training=AUGMENTED,
-)
+TINY = tiny(training=AUGMENTED)
 
 
 @pytest.fixture(scope="module")

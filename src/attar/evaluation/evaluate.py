@@ -97,10 +97,10 @@ class Conditions:
         networks = self.configs(image_shape, code_shape)
         return Measurement(used, self.seeds, networks, self.device, self.cache, self.progress, engine, self.curves)
 
-    def left_out(self, code_shape: ImageShape) -> list[NetworkConfig]:
+    def left_out(self, code_shape: ImageShape) -> list[str]:
         """Members of a group that cannot see such inputs."""
         configs = networks_named(self.networks, code_shape)
-        return [config for config in networks_named(self.networks) if config not in configs]
+        return [config.name for config in networks_named(self.networks) if config not in configs]
 
 
 def evaluate(
@@ -175,7 +175,6 @@ def judge(
         return candidates(distilled, train, kinds, occasion, rate, means)
 
     rows = measured_rows(job, rows_from, preprocess, splits)
-    left_out = [config.name for config in conditions.left_out(preprocess.code_shape)]
     return Scorecard(
         name=name,
         recipe=str(distilled.manifest.recipe.get("name", "")),
@@ -200,7 +199,10 @@ def judge(
             *_set_notes(used, distilled),
             *seed_notes(job.seeds),
             *_data_notes(distilled, splits),
-            *(f"{name} of the group is left out: it cannot see such images" for name in left_out),
+            *(
+                f"{network} of the group is left out: it cannot see such images"
+                for network in conditions.left_out(preprocess.code_shape)
+            ),
         ),
     )
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
 from attar.base.config import Config
-from attar.base.engines.engine import Engine
+from attar.base.engines.engine import Engine, Local
 from attar.base.files import cache_directory, content_key, write_text
 from attar.base.progress import Progress, Within
 from attar.base.version import __version__
@@ -26,7 +25,6 @@ from attar.evaluation.rows import DISTILLED, Row
 from attar.evaluation.statistics import mean_and_std
 from attar.models.codecs.codec import Codec
 from attar.models.networks.network import NetworkConfig
-from attar.models.training.items import TrainingItems
 from attar.models.training.loop import train_networks
 from attar.models.training.settings import Plan, TrainingConfig, images_seen
 from attar.models.training.snapshots import Snapshot
@@ -114,171 +112,167 @@ class Measurement:
             test: of the classes that the candidates are labelled with.
         """
         setting = Setting(preprocess, test, self.device, self.curves)
-        present = [candidate for candidate in candidates if candidate.absent is None]
-        num_steps = sum(self._plan(candidate).num_steps for candidate in present)
-        self.progress.start("evaluating", num_steps * len(self.seeds) * len(self.networks))
+        works = [_RowWork(self, candidate, network, setting) for network in self.networks for candidate in candidates]
+        present = [work for work in works if work.candidate.absent is None]
+        self.progress.start("evaluating", sum(work.plan.num_steps for work in present) * len(self.seeds))
         try:
-            scores = {} if self.engine is None else self._scores_elsewhere(self.engine, present, setting)
-            pairs = itertools.product(self.networks, candidates)
-            return [self._row(candidate, network, setting, scores) for network, candidate in pairs]
+            for work in present:
+                work.look_up()
+                self.progress.advance(work.plan.num_steps * work.num_cached)
+            groups = [(work, seeds) for work in present for seeds in self._groups(work.candidate, work.missing())]
+            self._train(groups, setting)
         finally:
             self.progress.finish()
-
-    def _scores_elsewhere(self, engine: Engine, candidates: Sequence[Candidate], setting: Setting) -> dict[str, Score]:
-        """The scores that the cache lacks, by their keys, each network a job."""
-        lacking: dict[str, tuple[Candidate, NetworkConfig, int]] = {}
-        for network, candidate, seed in itertools.product(self.networks, candidates, self.seeds):
-            key = self._key(candidate, network, seed, setting)
-            if self._read(key, candidate, setting.test) is None:
-                lacking[key] = candidate, network, seed
-        keys, scores = list(lacking), dict[str, Score]()
-        trials = _Trials(list(lacking.values()), self._training)
-        names = [f"{candidate.name}, {network.name}, seed {seed}" for candidate, network, seed in lacking.values()]
-        with closing(engine.results(_score, trials, setting, self.progress, names)) as results:
-            for place, score in results:
-                scores[keys[place]] = score
-                self._keep(keys[place], score)
-        return scores
-
-    def _row(self, candidate: Candidate, network: NetworkConfig, setting: Setting, trained: Mapping[str, Score]) -> Row:
-        facts: dict[str, Any] = {name: getattr(candidate, name) for name in CANDIDATE_FACTS}
-        if candidate.absent is not None:
-            return Row(network=network, **facts)
-        keys = {seed: self._key(candidate, network, seed, setting) for seed in self.seeds}
-        cached = {seed: self._read(key, candidate, setting.test) for seed, key in keys.items() if key not in trained}
-        scores = {seed: score for seed, score in cached.items() if score is not None}
-        plan, training = self._plan(candidate), self._training(candidate)
-        facts |= {"cached": len(scores), "num_epochs": plan.num_epochs}
-        self.progress.advance(plan.num_steps * len(scores))
-        scores |= {seed: trained[key] for seed, key in keys.items() if key in trained}
-        for seeds in self._groups(candidate, [seed for seed in self.seeds if seed not in scores]):
-            items = candidate.items(seeds[0], self.device)
-            for seed, score in zip(
-                seeds, train_and_test(setting, items, network, training, seeds, self.progress), strict=True
-            ):
-                scores[seed] = score
-                self._keep(keys[seed], score)
-        facts |= _score_facts([scores[seed] for seed in self.seeds])
-        if candidate.name != DISTILLED:
-            del facts["confusion"]
-        return Row(network=network, seeds=self.seeds, images_seen=images_seen(training, candidate.num_items), **facts)
+        return [work.row() for work in works]
 
     def _groups(self, candidate: Candidate, missing: Sequence[int]) -> list[list[int]]:
-        """Seeds trained in one call: all on a GPU, where they may be stacked; else singly, each kept when done."""
-        together = self.device.type == "cuda" and not candidate.drawn
+        """Seeds trained in one call: all on a GPU here, where they may be stacked; else singly, each kept when done."""
+        together = self.engine is None and self.device.type == "cuda" and not candidate.drawn
         return [list(missing)] * bool(missing) if together else [[seed] for seed in missing]
 
-    def _plan(self, candidate: Candidate) -> Plan:
-        """A candidate's epochs and steps, which no rate of its own changes."""
-        return Plan.of(self.protocol.training, candidate.num_items)
+    def _train(self, groups: Sequence[tuple[_RowWork, list[int]]], setting: Setting) -> None:
+        """Train the networks whose scores the cache lacks, here or as jobs of the engine."""
+        names = [work.name(seeds) for work, seeds in groups if self.engine is not None]
+        engine = self.engine or Local()
+        with closing(engine.results(_scores, _Trials(groups), setting, self.progress, names)) as results:
+            for place, scores in results:
+                work, seeds = groups[place]
+                for seed, score in zip(seeds, scores, strict=True):
+                    work.keep(seed, score)
 
-    def _training(self, candidate: Candidate) -> TrainingConfig:
+
+class _RowWork:
+    """One row in the making: a candidate on a network.
+
+    Attributes:
+        scores: seed -> its score, from the cache or just trained.
+        num_cached: how many of them the cache had.
+    """
+
+    def __init__(self, job: Measurement, candidate: Candidate, network: NetworkConfig, setting: Setting) -> None:
+        self.job, self.candidate, self.network, self.setting = job, candidate, network, setting
+        self.scores: dict[int, Score] = {}
+        self.num_cached = 0
+
+    @property
+    def plan(self) -> Plan:
+        """Epochs and steps, which no rate of the candidate's own changes."""
+        return Plan.of(self.job.protocol.training, self.candidate.num_items)
+
+    @property
+    def training(self) -> TrainingConfig:
         """The protocol's training, at the candidate's own rate where it has one, and not augmented where it says so."""
         changes: dict[str, Any] = {}
-        if candidate.learning_rate is not None:
-            changes["learning_rate"] = candidate.learning_rate
-        if not candidate.augmented:
+        if self.candidate.learning_rate is not None:
+            changes["learning_rate"] = self.candidate.learning_rate
+        if not self.candidate.augmented:
             changes |= {"augmentation": None, "cutmix_probability": 0.0}
-        return self.protocol.training.model_copy(update=changes)
+        return self.job.protocol.training.model_copy(update=changes)
 
-    def _key(self, candidate: Candidate, network: NetworkConfig, seed: int, setting: Setting) -> str:
-        return content_key(
+    def name(self, seeds: Sequence[int]) -> str:
+        """What is trained, for people."""
+        return f"{self.candidate.name}, {self.network.name}, seed {', '.join(map(str, seeds))}"
+
+    def missing(self) -> list[int]:
+        """Seeds without a score."""
+        return [seed for seed in self.job.seeds if seed not in self.scores]
+
+    def look_up(self) -> None:
+        """Take the scores that are in the cache."""
+        for seed in self.job.seeds:
+            score = self._read(seed) if self.job.cache else None
+            if score is not None:
+                self.scores[seed] = score
+        self.num_cached = len(self.scores)
+
+    def keep(self, seed: int, score: Score) -> None:
+        """Take a score that was just measured, and write it into the cache."""
+        self.scores[seed] = score
+        if self.job.cache:
+            write_text(self._path(seed), score.model_dump_json())
+
+    def row(self) -> Row:
+        """The row of all scores."""
+        candidate = self.candidate
+        facts: dict[str, Any] = {}
+        if candidate.absent is None:
+            facts = _score_facts([self.scores[seed] for seed in self.job.seeds])
+            facts |= {"seeds": self.job.seeds, "cached": self.num_cached, "num_epochs": self.plan.num_epochs}
+            facts["images_seen"] = images_seen(self.training, candidate.num_items)
+            if candidate.name != DISTILLED:
+                del facts["confusion"]
+        return Row(
+            name=candidate.name, network=self.network, num_items=candidate.num_items, note=candidate.note,
+            paper_bytes=candidate.paper_bytes, num_bytes=candidate.num_bytes, absent=candidate.absent, **facts,
+        )  # fmt: skip
+
+    def _path(self, seed: int) -> Path:
+        key = content_key(
             "score",
             FORMAT,
-            candidate.content(seed),
-            setting.preprocess.identity(),
-            setting.test.fingerprint,
-            self._training(candidate),
-            network,
+            self.candidate.content(seed),
+            self.setting.preprocess.identity(),
+            self.setting.test.fingerprint,
+            self.training,
+            self.network,
             seed,
-            self.device.type,
+            self.job.device.type,
             __version__,
             torch.__version__,
         )
+        return cache_directory("scores") / f"{key}.json"
 
-    def _keep(self, key: str, score: Score) -> None:
-        if self.cache:
-            write_text(_path(key), score.model_dump_json())
-
-    def _read(self, key: str, candidate: Candidate, test: ImageSet) -> Score | None:
-        """The result kept under this key, or None; a damaged one counts as absent, and one without a curve asked for.
+    def _read(self, seed: int) -> Score | None:
+        """The score in the cache, or None; a damaged one counts as absent, and one without a curve that is to have one.
 
         A curve that was not asked for is left out, so that the same command gives the same card.
         """
-        if not self.cache:
-            return None
         try:
-            score = Score.model_validate_json(_path(key).read_text(encoding="utf-8"))
+            score = Score.model_validate_json(self._path(seed).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, ValidationError):
             return None
-        shape = [len(row) for row in score.confusion]
-        if shape != [test.num_classes] * test.num_classes or sum(map(sum, score.confusion)) != len(test):
+        num_classes, shape = self.setting.test.num_classes, [len(row) for row in score.confusion]
+        if shape != [num_classes] * num_classes or sum(map(sum, score.confusion)) != len(self.setting.test):
             return None
-        if not self.curves:
+        if not self.setting.curves:
             return score.model_copy(update={"curve_epochs": (), "curve": ()})
-        return score if score.curve_epochs == curve_epochs(self._plan(candidate).num_epochs) else None
-
-
-CANDIDATE_FACTS = ("name", "num_items", "paper_bytes", "num_bytes", "note", "absent")
-"""Fields of a row that are those of its candidate."""
-
-
-def _path(key: str) -> Path:
-    return cache_directory("scores") / f"{key}.json"
+        return score if score.curve_epochs == curve_epochs(self.plan.num_epochs) else None
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """One network to train and test on the items that `make` makes."""
+    """Networks of some seeds to train and test on the items that `make` makes."""
 
     make: MakeItems
     network: NetworkConfig
     training: TrainingConfig
-    seed: int
+    seeds: list[int]
 
 
 class _Trials(Sequence[_Trial]):
-    """Trials whose items are chosen when an engine takes them.
+    """Trials whose items are chosen when an engine takes them."""
 
-    Args:
-        jobs: candidate, network and seed of each.
-        training: how a candidate's networks are trained.
-    """
-
-    def __init__(
-        self, jobs: Sequence[tuple[Candidate, NetworkConfig, int]], training: Callable[[Candidate], TrainingConfig]
-    ) -> None:
-        self._jobs, self._training = jobs, training
+    def __init__(self, groups: Sequence[tuple[_RowWork, list[int]]]) -> None:
+        self._groups = groups
 
     def __len__(self) -> int:
-        return len(self._jobs)
+        return len(self._groups)
 
     def __getitem__(self, place: Any) -> Any:
-        candidate, network, seed = self._jobs[place]
-        return _Trial(candidate.maker(seed), network, self._training(candidate), seed)
+        work, seeds = self._groups[place]
+        return _Trial(work.candidate.maker(seeds[0]), work.network, work.training, seeds)
 
 
-def _score(setting: Setting, trial: _Trial, progress: Progress) -> Score:
-    items = trial.make(setting.device)
-    return train_and_test(setting, items, trial.network, trial.training, [trial.seed], progress)[0]
-
-
-def train_and_test(
-    setting: Setting,
-    items: TrainingItems,
-    network: NetworkConfig,
-    training: TrainingConfig,
-    seeds: list[int],
-    progress: Progress,
-) -> list[Score]:
-    """The scores of networks of all seeds, trained on the items in one call."""
-    start = time.perf_counter()
+def _scores(setting: Setting, trial: _Trial, progress: Progress) -> list[Score]:
+    """The scores of a trial's networks, trained in one call."""
     setting = replace(setting, preprocess=setting.preprocess.to(setting.device))
+    items, training, seeds = trial.make(setting.device), trial.training, trial.seeds
+    start = time.perf_counter()
     epochs = curve_epochs(Plan.of(training, items.num_items).num_epochs) if setting.curves else ()
-    watch = CurveWatch(network, setting, training)
+    watch = CurveWatch(trial.network, setting, training)
     networks = train_networks(
-        network, items, setting.test.num_classes, training, seeds, device=setting.device, progress=Within(progress),
-        callback=watch if epochs else None, callback_epochs=epochs[:-1],
+        trial.network, items, setting.test.num_classes, training, seeds, device=setting.device,
+        progress=Within(progress), callback=watch if epochs else None, callback_epochs=epochs[:-1],
     )  # fmt: skip
     training_seconds = time.perf_counter() - start - watch.seconds
     results = test_networks(networks, setting.inputs_of, setting.test, precision=training.precision)

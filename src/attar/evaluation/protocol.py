@@ -115,7 +115,7 @@ def protocol(name: str | Path | Protocol) -> Protocol:
     """The protocol called `name`, or the one in a JSON file of the user's own.
 
     Args:
-        name: a name of `protocol_names()`, or a path that ends in ".json".
+        name: of `protocol_names()`, or a path that ends in ".json".
 
     Raises:
         InputError: an unknown name (the nearest is named), a file that is absent or holds something else.
