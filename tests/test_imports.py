@@ -31,8 +31,8 @@ HOMES = {
     "pyarrow": {"data/tables.py", "sets/exports/parquet.py"},
     "datasets": {"data/hub.py"},
     "jaxtyping": {"base/shapes.py"},
-    "torchvision": {"models/observers/weights.py"},
-    "timm": {"models/observers/weights.py"},
+    "torchvision": {"models/observers/cache.py"},
+    "timm": {"models/observers/cache.py"},
     "ray": {"base/engines/ray.py"},
 }
 LATE = (

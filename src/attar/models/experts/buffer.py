@@ -47,16 +47,7 @@ class ExpertsIdentity(TrainingIdentity):
 
 
 class ExpertsManifest(Config):
-    """What manifest.json says, for people and for `ExpertBuffer`.
-
-    Args:
-        schema_version: of the folder's layout.
-        num_parameters: P.
-        group_size: how many networks are trained stacked; 1 is one after another.
-        identity: see `ExpertsIdentity`.
-        attar_version: that made the folder.
-        torch_version: that made the folder.
-    """
+    """What manifest.json says: P, how many networks are trained stacked, the identity, and what made the folder."""
 
     schema_version: Literal[1] = 1
     num_parameters: int = Field(ge=1, le=MAX_PARAMETERS)
@@ -72,11 +63,6 @@ class ExpertLayout:
 
     The tensors are, in this order: "accuracy" float32 [1], "losses" float32 [E], "trajectories" [E + 1, P], whose rows
     are the parameters before the first epoch and after every one.
-
-    Args:
-        num_epochs: E.
-        num_parameters: P.
-        storage: of the trajectories.
     """
 
     num_epochs: int
@@ -87,15 +73,12 @@ class ExpertLayout:
     def header(self) -> bytes:
         """The file's beginning, the same for every expert: whoever reads compares it and parses nothing."""
         end = self.figures_bytes + self.num_rows * self.row_bytes
+        shape, dtype = [self.num_rows, self.num_parameters], "F32" if self.storage == "float32" else "BF16"
         entries = {
             "__metadata__": {"attar": "expert"},
             "accuracy": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
             "losses": {"dtype": "F32", "shape": [self.num_epochs], "data_offsets": [4, self.figures_bytes]},
-            "trajectories": {
-                "dtype": "F32" if self.storage == "float32" else "BF16",
-                "shape": [self.num_rows, self.num_parameters],
-                "data_offsets": [self.figures_bytes, end],
-            },
+            "trajectories": {"dtype": dtype, "shape": shape, "data_offsets": [self.figures_bytes, end]},
         }
         text = json.dumps(entries, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
@@ -144,9 +127,8 @@ class ExpertLayout:
 class ExpertFigures:
     """What tells a sound expert from one that learned nothing.
 
-    Args:
-        losses: the mean training loss of every epoch, under augmentation where there is one.
-        accuracy: fraction of some training items, not augmented, that the trained expert gets right.
+    The mean training loss of every epoch, under augmentation where there is one, and the fraction of some training
+    items, not augmented, that the trained expert gets right.
     """
 
     losses: tuple[float, ...]

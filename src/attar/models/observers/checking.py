@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,14 +26,9 @@ _CLEARLY = 10.0
 def check_observer(observer: Observer, images: ImageSet, least_accuracy: float) -> float:
     """Percent of at most 2,560 training images, class by class, that an observer has right.
 
-    Args:
-        observer: on any device.
-        images: the training images.
-        least_accuracy: percent below which it is refused.
-
     Raises:
-        InputError: other classes or image sizes than the observer's, or too few images right: the figure, and whether
-            another order of the classes or another normalisation explains it.
+        InputError: other classes or image sizes than the observer's, or less than `least_accuracy` percent right: the
+            figure, and whether another order of the classes or another normalisation explains it.
     """
     _check_shapes(observer, images)
     sample = images.select(balanced_sample(images, CHECKED_IMAGES))
@@ -60,7 +56,7 @@ def better_normalisation(observer: Observer, images: ImageSet) -> str | None:
     """
     sample = images.select(balanced_sample(images, CHECKED_IMAGES))
     accuracy = _trial(observer, observer.preprocess, sample).accuracy
-    name, best = max(_other_normalisations(observer, sample).items(), key=lambda item: item[1].accuracy)
+    name, best = _best_normalisation(observer, sample, "accuracy")
     if best.accuracy < accuracy + _CLEARLY:
         return None
     return (
@@ -126,27 +122,26 @@ def _diagnosis(observer: Observer, sample: ImageSet, least_accuracy: float) -> s
 
 def _explanations(observer: Observer, sample: ImageSet) -> Iterator[tuple[float, str]]:
     """Percent right and what that means: another normalisation, another order, both."""
-    trial = _trial(observer, observer.preprocess, sample)
-    others = _other_normalisations(observer, sample)
-    name, best = max(others.items(), key=lambda item: item[1].accuracy)
+    name, best = _best_normalisation(observer, sample, "accuracy")
     yield (
         best.accuracy,
         f"it expects images normalised otherwise, and under {name!r} has {best.accuracy:.1f} % right; "
         f"take normalisation={name}",
     )
+    trial = _trial(observer, observer.preprocess, sample)
     yield trial.reordered, _order_text(trial, sample.classes)
-    name, best = max(others.items(), key=lambda item: item[1].reordered)
+    name, best = _best_normalisation(observer, sample, "reordered")
     yield best.reordered, f"it expects normalisation={name}, and {_order_text(best, sample.classes)}"
 
 
-def _other_normalisations(observer: Observer, sample: ImageSet) -> dict[str, _Trial]:
+def _best_normalisation(
+    observer: Observer, sample: ImageSet, figure: Literal["accuracy", "reordered"]
+) -> tuple[str, _Trial]:
     weights = next(observer.network.parameters())
-    trials = {}
-    for name in NORMALISATIONS:
-        if name != "imagenet" or sample.image_shape[0] == 3:
-            codec = pixels_normalised(name, sample).to(weights.device, weights.dtype)
-            trials[str(name)] = _trial(observer, codec, sample)
-    return trials
+    names = [name for name in NORMALISATIONS if name != "imagenet" or sample.image_shape[0] == 3]
+    codecs = {name: pixels_normalised(name, sample).to(weights.device, weights.dtype) for name in names}
+    trials = [(name, _trial(observer, codec, sample)) for name, codec in codecs.items()]
+    return max(trials, key=lambda pair: float(getattr(pair[1], figure)))
 
 
 def _order_text(trial: _Trial, classes: tuple[str, ...]) -> str:

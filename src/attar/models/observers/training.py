@@ -16,11 +16,18 @@ from attar.base.randomness import generator
 from attar.data.image_set import ImageSet
 from attar.models.networks.network import num_parameters
 from attar.models.networks.registry import build_network
-from attar.models.observers.cache import SCHEMA_VERSION, folder, read_observer, save_observer
+from attar.models.observers.cache import (
+    SCHEMA_VERSION,
+    find_weights,
+    folder,
+    loaded_network,
+    read_observer,
+    save_observer,
+    weights_name,
+)
 from attar.models.observers.checking import CHECKED_IMAGES, better_normalisation, check_observer
 from attar.models.observers.config import Normalisation, ObserverConfig, pixels_normalised
 from attar.models.observers.observer import Observer
-from attar.models.observers.weights import find_weights, loaded_network, weights_name
 from attar.models.real_items import real_items
 from attar.models.training.loop import TrainingIdentity, train_networks
 from attar.models.training.settings import Plan
@@ -54,12 +61,6 @@ def observer_for(
     After a stop or a kill the same call goes on from the last whole epoch, on CPUs to the same bytes. Where another
     process trains the same observer, its end is waited for. An observer that the check refuses stays in the cache, so
     that a lower `least_accuracy` costs nothing. One with given weights is kept there too, for `cached_observer`.
-
-    Args:
-        config: architecture, training or weights.
-        train: the training images.
-        device: where it is trained and returned.
-        progress: told every step, and how good it became.
 
     Raises:
         InputError: weights that do not fit, an architecture that does not fit the images, an observer that the check
