@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from attar.data.augmentation import DsaConfig
@@ -113,26 +114,25 @@ FTD = {
 }
 
 
-# Images are ZCA-whitened in all of them.
+_datm = partial(_Row, zca=True, lr_y=10.0)
+
 DATM = {
-    "datm-cifar10-ipc1": _Row(46.9, syn_steps=80, max_start_epoch=4, lr_img=100, lr_lr=1e-7, lr_y=5.0),
-    "datm-cifar10-ipc10": _Row(66.8, syn_steps=80, max_start_epoch=20, growth=(10, 1000), lr_img=100, lr_y=2.0),
-    "datm-cifar10-ipc50": _Row(76.1, syn_steps=80, max_start_epoch=40, growth=(20, 2000), lr_img=1000, lr_y=2.0),
-    "datm-cifar100-ipc1": _Row(
-        27.9, syn_steps=40, expert_epochs=3, max_start_epoch=20, growth=(10, 1000), lr_img=1000, lr_y=10.0
+    "datm-cifar10-ipc1": _datm(46.9, syn_steps=80, max_start_epoch=4, lr_img=100, lr_lr=1e-7, lr_y=5.0),
+    "datm-cifar10-ipc10": _datm(66.8, syn_steps=80, max_start_epoch=20, growth=(10, 1000), lr_img=100, lr_y=2.0),
+    "datm-cifar10-ipc50": _datm(76.1, syn_steps=80, max_start_epoch=40, growth=(20, 2000), lr_img=1000, lr_y=2.0),
+    "datm-cifar100-ipc1": _datm(
+        27.9, syn_steps=40, expert_epochs=3, max_start_epoch=20, growth=(10, 1000), lr_img=1000
     ),
-    "datm-cifar100-ipc10": _Row(47.2, syn_steps=80, max_start_epoch=50, growth=(30, 2000), lr_img=1000, lr_y=10.0),
-    "datm-cifar100-ipc50": _Row(
-        55.0, syn_steps=80, min_start_epoch=20, max_start_epoch=70, lr_img=1000, batch_syn=1000, lr_y=10.0
+    "datm-cifar100-ipc10": _datm(47.2, syn_steps=80, max_start_epoch=50, growth=(30, 2000), lr_img=1000),
+    "datm-cifar100-ipc50": _datm(
+        55.0, syn_steps=80, min_start_epoch=20, max_start_epoch=70, lr_img=1000, batch_syn=1000
     ),
-    "datm-tiny-ipc1": _Row(
-        17.1, syn_steps=40, max_start_epoch=20, growth=(15, 2000), lr_img=10_000, lr_lr=1e-4, lr_y=10.0
+    "datm-tiny-ipc1": _datm(17.1, syn_steps=40, max_start_epoch=20, growth=(15, 2000), lr_img=10_000, lr_lr=1e-4),
+    "datm-tiny-ipc10": _datm(
+        31.1, syn_steps=40, min_start_epoch=10, max_start_epoch=50, lr_img=100, lr_lr=1e-4, batch_syn=500
     ),
-    "datm-tiny-ipc10": _Row(
-        31.1, syn_steps=40, min_start_epoch=10, max_start_epoch=50, lr_img=100, lr_lr=1e-4, batch_syn=500, lr_y=10.0
-    ),
-    "datm-tiny-ipc50": _Row(
-        39.7, syn_steps=20, min_start_epoch=40, max_start_epoch=70, lr_img=100, lr_lr=1e-4, batch_syn=1000, lr_y=10.0
+    "datm-tiny-ipc50": _datm(
+        39.7, syn_steps=20, min_start_epoch=40, max_start_epoch=70, lr_img=100, lr_lr=1e-4, batch_syn=1000
     ),
 }
 
@@ -252,7 +252,7 @@ def datm(name: str) -> Recipe:
     """
     return _recipe(
         name,
-        replace(DATM[name], zca=True),
+        DATM[name],
         "DATM: trajectories aligned in difficulty, soft labels",
         ("datm", "ftd", "mtt", "dsa"),
         steps=10_000,
