@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field
 from torch import Tensor
@@ -19,9 +19,15 @@ from attar.methods.parameterizations.parameterization import Parameterization, T
 from attar.methods.parameterizations.priors import Priors, PriorsConfig
 from attar.models.codecs.codec import Codec
 
-AnyParameterization = Annotated[
-    CodesConfig | MosaicConfig | PriorsConfig | DiffusionConfig | GeneratorConfig, Field(discriminator="kind")
-]
+_Kinds: TypeAlias = (
+    CodesConfig
+    | MosaicConfig
+    | PriorsConfig
+    | DiffusionConfig
+    | GeneratorConfig
+)  # fmt: skip
+
+AnyParameterization = Annotated[_Kinds, Field(discriminator="kind")]
 
 REGISTRY: dict[str, type[Parameterization]] = {
     "codes": Codes,
