@@ -13,6 +13,7 @@ from attar.base.errors import InputError, unknown
 from attar.base.files import canonical_json
 from attar.methods.parameterizations.codes import Codes, CodesConfig
 from attar.methods.parameterizations.diffusion import Diffusion, DiffusionConfig
+from attar.methods.parameterizations.frequencies import Frequencies, FrequenciesConfig
 from attar.methods.parameterizations.generator import GeneratorConfig, GeneratorItems
 from attar.methods.parameterizations.mosaic import Mosaic, MosaicConfig
 from attar.methods.parameterizations.parameterization import Parameterization, Table
@@ -25,6 +26,7 @@ _Kinds: TypeAlias = (
     | PriorsConfig
     | DiffusionConfig
     | GeneratorConfig
+    | FrequenciesConfig
 )  # fmt: skip
 
 AnyParameterization = Annotated[_Kinds, Field(discriminator="kind")]
@@ -35,6 +37,7 @@ REGISTRY: dict[str, type[Parameterization]] = {
     "priors": Priors,
     "diffusion": Diffusion,
     "generator": GeneratorItems,
+    "frequencies": Frequencies,
 }
 
 LARGEST_SCALE = 1e30
