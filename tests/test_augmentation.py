@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from attar.base.randomness import generator
-from attar.data.augmentation import OPERATIONS, Dsa, DsaConfig, DsaParameters, apply_cutmix, draw_cutmix
+from attar.data.augmentation import OPERATIONS, Dsa, DsaConfig, DsaParameters, cutmix, draw_cutmix
 from reference.dsa import augment
 
 
@@ -136,11 +136,10 @@ def test_bad_strategies_are_refused(strategy: str) -> None:
         DsaConfig(strategy=strategy)
 
 
-def test_cutmix_pastes_the_recorded_box_and_weighs_by_area() -> None:
+def test_cutmix_pastes_the_drawn_box_and_weighs_by_area() -> None:
     images, labels = images_of(6), torch.arange(6)
-    drawn = draw_cutmix(6, (3, 9, 12), generator(1, "mix"), 1.0)
-    mixed, first, second, weight = apply_cutmix(images, labels, drawn)
-    partners, boxes = drawn.partners, drawn.boxes
+    mixed, first, second, weight = cutmix(images, labels, generator(1, "mix"), 1.0)
+    partners, boxes = draw_cutmix(6, (9, 12), generator(1, "mix"), 1.0)
     assert torch.equal(first, labels) and torch.equal(second, labels[partners])
     for index in range(6):
         expected = images[index].clone()
@@ -153,18 +152,17 @@ def test_cutmix_pastes_the_recorded_box_and_weighs_by_area() -> None:
 
 def test_cutmix_replays_and_keeps_images_at_probability_zero() -> None:
     images, labels = images_of(6), torch.arange(6)
-    drawn = draw_cutmix(6, (3, 9, 12), generator(1, "mix"), 0.5)
-    first, second = apply_cutmix(images, labels, drawn)[0], apply_cutmix(2 * images, labels, drawn)[0]
+    first, second = (cutmix(factor * images, labels, generator(1, "mix"), 0.5)[0] for factor in (1, 2))
     torch.testing.assert_close(2 * first, second)
-    drawn = draw_cutmix(6, (3, 9, 12), generator(1), 0.0)
-    untouched, _, _, weight = apply_cutmix(images, labels, drawn)
-    assert torch.equal(untouched, images) and (weight == 1).all() and (drawn.boxes == 0).all()
+    untouched, _, _, weight = cutmix(images, labels, generator(1), 0.0)
+    assert torch.equal(untouched, images) and (weight == 1).all()
+    assert not draw_cutmix(6, (9, 12), generator(1), 0.0)[1].any()
 
 
 def test_cutmix_keeps_half_of_the_area_on_average() -> None:
-    drawn = draw_cutmix(4000, (1, 32, 32), generator(9), 1.0)
-    top, left, bottom, right = drawn.boxes.unbind(1)
+    _, boxes = draw_cutmix(4000, (32, 32), generator(9), 1.0)
+    top, left, bottom, right = boxes.unbind(1)
     share = ((bottom - top) * (right - left)).double().mean() / 32**2
     # Uniform in area before the borders cut boxes off: below one half, above one quarter.
     assert 0.25 < share < 0.5
-    assert (drawn.boxes >= 0).all() and (drawn.boxes <= 32).all()
+    assert (boxes >= 0).all() and (boxes <= 32).all()

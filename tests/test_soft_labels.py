@@ -292,10 +292,10 @@ def test_training_on_soft_labels_is_the_literal_loop() -> None:
     for epoch in range(2):
         for part in torch.randperm(11, generator=generator(4, "order", epoch)).split(6):
             images, labels = items.inputs[part].clone(), items.labels[part].double()
-            drawn = draw_cutmix(len(part), (1, 8, 8), generator(4, "augmentation", step), 0.5)
+            partners, boxes = draw_cutmix(len(part), (8, 8), generator(4, "augmentation", step), 0.5)
             mixed, target = images.clone(), labels.clone()
-            for index, (top, left, bottom, right) in enumerate(drawn.boxes.tolist()):
-                other = int(drawn.partners[index])
+            for index, (top, left, bottom, right) in enumerate(boxes.tolist()):
+                other = int(partners[index])
                 mixed[index, :, top:bottom, left:right] = images[other, :, top:bottom, left:right]
                 share = 1 - (bottom - top) * (right - left) / 64
                 target[index] = share * labels[index] + (1 - share) * labels[other]

@@ -157,39 +157,42 @@ class Dsa:
         return images
 
 
-@dataclass(frozen=True)
-class CutMixParameters:
-    """What was drawn for one batch: whose rectangle each image receives, and where.
+def cutmix(
+    images: Float[Tensor, "items c h w"],
+    labels: Int64[Tensor, " items"] | Float[Tensor, "items classes"],
+    generator: torch.Generator,
+    probability: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Pastes a rectangle of another image of the batch into each. Labels are classes, or probabilities of every class.
 
     Args:
-        partners: int64 [B], a permutation.
-        boxes: int64 [B, 4], rows (top, left, bottom, right), ends excluded; an untouched image has an empty box.
-    """
+        probability: that an image receives a rectangle at all, in [0, 1].
 
-    partners: Int64[Tensor, " items"]
-    boxes: Int64[Tensor, "items 4"]
+    Returns:
+        images; labels_a (the image's own); labels_b (the other's); weight [B], the share of the area still its own.
+        The loss is weight * loss(labels_a) + (1 - weight) * loss(labels_b).
+    """
+    height, width = images.shape[2:]
+    drawn = draw_cutmix(len(images), (height, width), generator, probability)
+    partners, boxes = (part.to(images.device) for part in drawn)
+    top, left, bottom, right = boxes.unbind(1)
+    weight = 1 - ((bottom - top) * (right - left)).to(images.dtype) / (height * width)
+    return paste(images, images[partners], boxes), labels, labels[partners], weight
 
 
 def draw_cutmix(
-    batch_size: int, image_shape: tuple[int, int, int], generator: torch.Generator, probability: float
-) -> CutMixParameters:
-    """Partners and boxes for one batch.
+    count: int, size: tuple[int, int], generator: torch.Generator, probability: float
+) -> tuple[Int64[Tensor, " items"], Int64[Tensor, "items 4"]]:
+    """Whose rectangle each of `count` images receives, a permutation, and where; an untouched image has an empty box.
 
         l ~ U(0, 1); sides sqrt(1 - l) of the image's, centre uniform, cut at the borders
-
-    Args:
-        batch_size: B.
-        image_shape: (c, h, w).
-        generator: on the CPU.
-        probability: that an image receives a rectangle at all, in [0, 1].
 
     Source: Yun et al. 2019 (CutMix), equation 2, with alpha = 1.
     Deviation: one coin and one box for each image; the official code has one for the whole batch.
     """
-    partners = torch.randperm(batch_size, generator=generator)
-    share, coin, row, column = torch.rand(4, batch_size, generator=generator)
-    chosen = (coin < probability).unsqueeze(1)
-    return CutMixParameters(partners, cutmix_boxes(share, row, column, image_shape[1:]) * chosen)
+    partners = torch.randperm(count, generator=generator)
+    share, coin, row, column = torch.rand(4, count, generator=generator)
+    return partners, cutmix_boxes(share, row, column, size) * (coin < probability).unsqueeze(1)
 
 
 def cutmix_boxes(
@@ -218,25 +221,6 @@ def paste(
 ) -> Float[Tensor, "items c h w"]:
     """Images with each one's box, (top, left, bottom, right), filled from the other of the same place."""
     return torch.where(_inside(images, *boxes.to(images.device).unbind(1)), others, images)
-
-
-def apply_cutmix(
-    images: Float[Tensor, "items c h w"],
-    labels: Int64[Tensor, " items"] | Float[Tensor, "items classes"],
-    parameters: CutMixParameters,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Pastes each partner's rectangle in. Labels are classes, or probabilities of every class.
-
-    Returns:
-        images; labels_a (the image's own); labels_b (the partner's); weight [B], the share of the area still its own.
-        The loss is weight * loss(labels_a) + (1 - weight) * loss(labels_b).
-    """
-    height, width = images.shape[2:]
-    partners = parameters.partners.to(images.device)
-    mixed = paste(images, images[partners], parameters.boxes)
-    top, left, bottom, right = parameters.boxes.to(images.device).unbind(1)
-    weight = 1 - ((bottom - top) * (right - left)).to(images.dtype) / (height * width)
-    return mixed, labels, labels[partners], weight
 
 
 def _chosen(config: DsaConfig, generator: torch.Generator | Counter) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from torch.func import functional_call
 
 from attar.base.errors import InputError
 from attar.base.randomness import generator as make_generator
-from attar.data.augmentation import DsaConfig, apply_cutmix, draw_cutmix
+from attar.data.augmentation import DsaConfig, cutmix
 from attar.methods.objectives.objective import (
     SECOND_ORDER,
     Context,
@@ -202,8 +202,7 @@ class Gradients(Objective):
                 inputs = self.augment.apply(inputs, self.augment.draw(len(chosen), shape, generator, siamese=siamese))
             batch = Batch(inputs, labels[chosen])
             if self.config.cutmix_probability:
-                drawn = draw_cutmix(len(chosen), shape, generator, self.config.cutmix_probability)
-                batch = Batch(*apply_cutmix(inputs, batch.labels, drawn))
+                batch = Batch(*cutmix(inputs, batch.labels, generator, self.config.cutmix_probability))
             self._optimizer.zero_grad(set_to_none=True)
             for part in _parts(batch, self.chunk_items):
                 losses = item_losses(self.network(part.inputs), part)

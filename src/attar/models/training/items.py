@@ -13,7 +13,7 @@ from torch import Tensor
 from attar.base.errors import InputError
 from attar.base.randomness import generator
 from attar.base.shapes import Float
-from attar.data.augmentation import Augmentation, Dsa, apply_cutmix, draw_cutmix
+from attar.data.augmentation import Augmentation, Dsa, cutmix
 from attar.models.training.settings import Plan, TrainingConfig
 
 SUM_TOLERANCE = 1e-3
@@ -234,13 +234,12 @@ def _augmented(
     batch: Batch, augmentation: Augmentation | None, cutmix_probability: float, generator: torch.Generator
 ) -> Batch:
     inputs = batch.inputs
-    count, channels, height, width = inputs.shape
-    shape = (channels, height, width)
     if augmentation is not None:
+        count, channels, height, width = inputs.shape
+        shape = (channels, height, width)
         parameters = augmentation.draw(count, shape, generator, siamese=not augmentation.per_item)
         inputs = augmentation.apply(inputs, parameters)
     if not cutmix_probability:
         return replace(batch, inputs=inputs)
-    boxes = draw_cutmix(count, shape, generator, cutmix_probability)
-    inputs, labels, others, weight = apply_cutmix(inputs, batch.labels, boxes)
+    inputs, labels, others, weight = cutmix(inputs, batch.labels, generator, cutmix_probability)
     return replace(batch, inputs=inputs, labels=labels, other_labels=others, weight=weight)
