@@ -43,7 +43,7 @@ from attar.models.codecs.pixels import PixelsConfig
 from attar.models.codecs.registry import fit_codec
 from attar.models.networks.network import NetworkConfig
 from attar.models.networks.registry import build_network, network_from_text
-from attar.models.observers import Observer
+from attar.models.observers.observer import Observer
 from attar.models.real_items import RealItems
 from attar.runs.updates import Updates
 

@@ -19,8 +19,10 @@ import torch
 
 from attar.base.engines import Engine, Local, engine_named
 from attar.base.progress import Progress, Silent, Within
-from attar.models.networks import NetworkConfig
-from attar.models.training import FixedItems, TrainingConfig, train_networks
+from attar.models.networks.network import NetworkConfig
+from attar.models.training.items import FixedItems
+from attar.models.training.loop import train_networks
+from attar.models.training.settings import TrainingConfig
 
 ROUNDS = 3
 

@@ -178,7 +178,9 @@ def bench_encoding(device: torch.device, repeats: int) -> dict[str, Any]:
 
 def bench_evaluation(device: torch.device, repeats: int) -> dict[str, Any]:
     """Three networks trained on 120 images for 20 steps: stacked, and one after another."""
-    from attar.models.training.loop import FixedItems, TrainingConfig, train_networks
+    from attar.models.training.items import FixedItems
+    from attar.models.training.loop import train_networks
+    from attar.models.training.settings import TrainingConfig
 
     inputs = torch.randn(120, 3, 32, 32)
     items = FixedItems(inputs, class_major_labels(10, 12))

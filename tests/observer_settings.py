@@ -9,8 +9,8 @@ from typing import Any
 from attar.base.config import override
 from attar.base.progress import Silent
 from attar.data.image_set import ImageSet
-from attar.models.observers import ObserverConfig
 from attar.models.observers.cache import folder
+from attar.models.observers.config import ObserverConfig
 from small_sets import digit_images, first_items
 
 

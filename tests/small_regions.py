@@ -16,8 +16,11 @@ from attar.methods.labels.regions import RegionLabels
 from attar.methods.parameterizations.mosaic import Mosaic
 from attar.models.codecs.pixels import PixelsConfig
 from attar.models.codecs.registry import fit_codec
-from attar.models.networks import Network, network_from_text
-from attar.models.training import FixedItems, TrainingConfig, train_networks
+from attar.models.networks.network import Network
+from attar.models.networks.registry import network_from_text
+from attar.models.training.items import FixedItems
+from attar.models.training.loop import train_networks
+from attar.models.training.settings import TrainingConfig
 from attar.sets.distilled import DistilledSet
 from small_sets import CLASSES, RECIPE, digit_images, first_items
 

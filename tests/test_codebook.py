@@ -13,7 +13,7 @@ from attar.methods.labels import codebook as codebooks
 from attar.methods.labels.codebook import Codebook, best_entries, centred, fit_codebook
 from attar.methods.labels.region_logits import read_region_logits, region_table, store_logits
 from attar.methods.labels.regions import RegionLabels
-from attar.models.training import FixedItems
+from attar.models.training.items import FixedItems
 from small_regions import halves, logits_of, trained
 
 

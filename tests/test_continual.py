@@ -20,7 +20,8 @@ from attar.evaluation.protocol import Protocol, protocol
 from attar.evaluation.scorecard import DISTILLED
 from attar.models.codecs.pixels import PixelsConfig
 from attar.models.codecs.registry import fit_codec
-from attar.models.observers import Observer, observer_for
+from attar.models.observers.observer import Observer
+from attar.models.observers.training import observer_for
 from attar.models.training.settings import TrainingConfig
 from attar.runs.updates import Updates
 from attar.sets.distilled import DistilledSet

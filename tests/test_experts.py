@@ -26,12 +26,16 @@ from attar.methods.objectives.trajectories import TrajectoriesConfig
 from attar.models.codecs.augmenting import siamese_augmentation
 from attar.models.codecs.pixels import PixelsConfig
 from attar.models.codecs.registry import codec_from_text, fit_codec
-from attar.models.experts import ExpertBuffer, growing, train_experts, training
+from attar.models.experts import growing, training
+from attar.models.experts.buffer import ExpertBuffer
 from attar.models.experts.config import Experts, ExpertsConfig
-from attar.models.experts.training import Teaching, expert_seed
-from attar.models.networks import NetworkConfig, build_network
+from attar.models.experts.training import Teaching, expert_seed, train_experts
+from attar.models.networks.network import NetworkConfig
+from attar.models.networks.registry import build_network
 from attar.models.real_items import RealItems
-from attar.models.training import FixedItems, TrainingConfig, train_networks
+from attar.models.training.items import FixedItems
+from attar.models.training.loop import train_networks
+from attar.models.training.settings import TrainingConfig
 from small_sets import digit_images, first_items
 
 EPOCHS = 4

@@ -9,15 +9,8 @@ import torch
 
 from attar.base.errors import InputError
 from attar.base.randomness import generator
-from attar.models.networks import (
-    NetworkConfig,
-    build_network,
-    depth_for,
-    initialise_parameters,
-    network_from_text,
-    network_shell,
-    num_parameters,
-)
+from attar.models.networks.network import NetworkConfig, depth_for, initialise_parameters, num_parameters
+from attar.models.networks.registry import build_network, network_from_text, network_shell
 
 
 def test_convnet_has_the_fields_number_of_parameters() -> None:

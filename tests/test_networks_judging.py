@@ -7,17 +7,8 @@ import torch
 
 from attar.base.errors import InputError
 from attar.base.randomness import generator
-from attar.models.networks import (
-    GROUPS,
-    NetworkConfig,
-    build_network,
-    initialise_parameters,
-    network_from_text,
-    network_shell,
-    networks_named,
-    num_parameters,
-)
-from attar.models.networks.network import NORMS
+from attar.models.networks.network import NORMS, NetworkConfig, initialise_parameters, num_parameters
+from attar.models.networks.registry import GROUPS, build_network, network_from_text, network_shell, networks_named
 from attar.models.training.items import FixedItems
 from attar.models.training.loop import train_networks
 from attar.models.training.settings import TrainingConfig

@@ -7,14 +7,8 @@ import torch
 
 from attar.base.errors import InputError
 from attar.base.randomness import generator
-from attar.models.networks import (
-    NetworkConfig,
-    build_network,
-    initialise_parameters,
-    network_from_text,
-    network_shell,
-    num_parameters,
-)
+from attar.models.networks.network import NetworkConfig, initialise_parameters, num_parameters
+from attar.models.networks.registry import build_network, network_from_text, network_shell
 
 # Convolutions with their biases, of three-channel inputs, written out.
 VGG11 = (

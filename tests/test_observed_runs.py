@@ -18,7 +18,7 @@ from attar.cli import main
 from attar.evaluation.protocol import protocol
 from attar.methods.labels.regions import RegionLabels
 from attar.methods.recipes import recipe
-from attar.models.observers import cached_observer
+from attar.models.observers.cache import cached_observer
 from attar.runs.distill import distill
 from attar.sets.distilled import DistilledSet
 

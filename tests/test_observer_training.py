@@ -13,11 +13,13 @@ import torch
 
 from attar.base.errors import InputError, NonFiniteLossError
 from attar.base.randomness import generator
-from attar.models.networks import network_from_text
-from attar.models.observers import ObserverConfig, observer_for
+from attar.models.networks.registry import network_from_text
 from attar.models.observers.cache import folder
-from attar.models.observers.config import pixels_normalised
-from attar.models.training import FixedItems, TrainingConfig, train_networks
+from attar.models.observers.config import ObserverConfig, pixels_normalised
+from attar.models.observers.training import observer_for
+from attar.models.training.items import FixedItems
+from attar.models.training.loop import train_networks
+from attar.models.training.settings import TrainingConfig
 from attar.models.training.snapshots import Snapshot
 from observer_settings import Watcher, contents, few_digits, short
 

@@ -20,12 +20,14 @@ from attar.base.errors import InputError
 from attar.base.randomness import generator
 from attar.data.augmentation import DsaConfig
 from attar.data.image_set import ImageSet
-from attar.models.networks import NetworkConfig, build_network, network_from_text
-from attar.models.observers import Observer, ObserverConfig, cached_observer, check_observer, observer_for
-from attar.models.observers.cache import cached_path, folder
-from attar.models.observers.checking import balanced_sample, better_normalisation
-from attar.models.observers.config import Normalisation, pixels_normalised
-from attar.models.training import TrainingConfig
+from attar.models.networks.network import NetworkConfig
+from attar.models.networks.registry import build_network, network_from_text
+from attar.models.observers.cache import cached_observer, cached_path, folder
+from attar.models.observers.checking import balanced_sample, better_normalisation, check_observer
+from attar.models.observers.config import Normalisation, ObserverConfig, pixels_normalised
+from attar.models.observers.observer import Observer
+from attar.models.observers.training import observer_for
+from attar.models.training.settings import TrainingConfig
 from attar.runs.observer import make_observer, observer_config, summary
 from observer_settings import Watcher, contents, few_digits, short
 from small_sets import CLASSES, digit_images

@@ -25,8 +25,8 @@ from attar.evaluation.measuring import Measurement
 from attar.evaluation.protocol import LabelsKind, RateSearch, check_judges, protocol, protocol_names
 from attar.evaluation.rates import held_out
 from attar.methods.labels.regions import RegionLabels
-from attar.models.networks import NetworkConfig, network_from_text, network_shell, num_parameters
-from attar.models.networks.network import NORMS
+from attar.models.networks.network import NORMS, NetworkConfig, num_parameters
+from attar.models.networks.registry import network_from_text, network_shell
 from attar.models.training.items import FixedItems, TrainingItems
 from attar.models.training.loop import train_networks
 from attar.models.training.settings import Plan, TrainingConfig, learning_rate_at

@@ -21,10 +21,12 @@ from attar.methods.labels.regions import ObserverFacts, Regions, apply_regions, 
 from attar.methods.parameterizations.codes import Codes
 from attar.models.codecs.pixels import PixelsConfig
 from attar.models.codecs.registry import codec_from_text, fit_codec
-from attar.models.networks import NetworkConfig, network_from_text
-from attar.models.training import TrainingConfig, test_network, train_networks
+from attar.models.networks.network import NetworkConfig
+from attar.models.networks.registry import network_from_text
 from attar.models.training.items import Batch, item_losses, soft_targets, training_batches
-from attar.models.training.settings import Plan
+from attar.models.training.loop import train_networks
+from attar.models.training.settings import Plan, TrainingConfig
+from attar.models.training.testing import test_network
 from attar.sets.distilled import DistilledSet
 from attar.sets.exports.export import export
 from attar.sets.relabelling import with_regions

@@ -32,8 +32,9 @@ from attar.evaluation.variants import candidates
 from attar.methods.recipes import recipe
 from attar.models.networks.network import NetworkConfig
 from attar.models.networks.registry import network_from_text
-from attar.models.observers import Observer
-from attar.models.training.loop import FixedItems, train_networks
+from attar.models.observers.observer import Observer
+from attar.models.training.items import FixedItems
+from attar.models.training.loop import train_networks
 from attar.models.training.settings import TrainingConfig
 from attar.sets.class_columns import in_order_of
 from attar.sets.relabelling import with_regions

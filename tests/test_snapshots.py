@@ -10,8 +10,11 @@ from torch import Tensor
 
 from attar.base.randomness import generator
 from attar.data.augmentation import DsaConfig
-from attar.models.networks import NetworkConfig, build_network
-from attar.models.training import FixedItems, TrainingConfig, train_networks
+from attar.models.networks.network import NetworkConfig
+from attar.models.networks.registry import build_network
+from attar.models.training.items import FixedItems
+from attar.models.training.loop import train_networks
+from attar.models.training.settings import TrainingConfig
 from attar.models.training.snapshots import Snapshot
 from reference.training import convnet_logits
 

@@ -30,7 +30,8 @@ from attar.models.codecs.registry import codec_from_text, fit_codec
 from attar.models.networks.network import NetworkConfig
 from attar.models.networks.registry import build_network
 from attar.models.training.items import Batch, FixedItems, check_items, item_losses
-from attar.models.training.loop import TrainingConfig, train_networks
+from attar.models.training.loop import train_networks
+from attar.models.training.settings import TrainingConfig
 from attar.sets.distilled import DistilledSet
 from attar.sets.exports.export import export
 from attar.sets.manifest import InitialProvenance

@@ -13,20 +13,22 @@ from attar.base.progress import Silent
 from attar.base.randomness import generator
 from attar.data.augmentation import DsaConfig
 from attar.data.image_set import ImageSet
-from attar.models.networks import Network, NetworkConfig, build_network, network_from_text
-from attar.models.training import (
+from attar.models.networks.network import Network, NetworkConfig
+from attar.models.networks.registry import build_network, network_from_text
+from attar.models.training.acceleration import (
+    BFLOAT16_FLOPS,
+    COMPILE_FLOPS,
     Acceleration,
-    FixedItems,
-    TrainingConfig,
+    forward_flops,
     forward_function,
+    has_bfloat16,
+    has_compiler,
     resolve_acceleration,
-    test_network,
-    test_networks,
-    train_networks,
 )
-from attar.models.training.acceleration import BFLOAT16_FLOPS, COMPILE_FLOPS, forward_flops, has_bfloat16, has_compiler
-from attar.models.training.loop import Trainer
-from attar.models.training.settings import Plan, learning_rate_at
+from attar.models.training.items import FixedItems
+from attar.models.training.loop import Trainer, train_networks
+from attar.models.training.settings import Plan, TrainingConfig, learning_rate_at
+from attar.models.training.testing import test_network, test_networks
 from reference.training import train
 
 SMALL = NetworkConfig(width=8, depth=2)

@@ -27,7 +27,7 @@ from attar.methods.parameterizations.codes import Codes
 from attar.methods.parameterizations.parameterization import Parameterization
 from attar.methods.parameterizations.registry import can_be_remade
 from attar.models.codecs.codec import Codec
-from attar.models.observers import Observer
+from attar.models.observers.observer import Observer
 from attar.models.training.items import FixedItems, TrainingItems
 from attar.models.training.settings import TrainingConfig
 from attar.sets.manifest import SOFT_LABELS, RegionSpec, ShardSpec

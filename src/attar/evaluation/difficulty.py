@@ -12,7 +12,8 @@ from attar.data.augmentation import DsaConfig
 from attar.data.image_set import ImageSet
 from attar.methods.labels.regions import Labeller
 from attar.models.networks.network import NetworkConfig
-from attar.models.observers import ObserverConfig, observer_for
+from attar.models.observers.config import ObserverConfig
+from attar.models.observers.training import observer_for
 from attar.models.training.settings import TrainingConfig
 
 NUM_NETWORKS = 3

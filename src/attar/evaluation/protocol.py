@@ -11,7 +11,7 @@ from attar.base.config import Config, parse_config
 from attar.base.errors import InputError, unknown
 from attar.data.mirroring import mirroring_harms
 from attar.models.networks.network import NetworkConfig
-from attar.models.training.loop import TrainingConfig
+from attar.models.training.settings import TrainingConfig
 
 FOLDER = Path(__file__).parent / "protocols"
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from attar.base.shapes import Float, Int64
 from attar.methods.parameterizations.parameterization import Parameterization
 from attar.models.codecs.codec import Codec
-from attar.models.observers import Observer, cached_observer
+from attar.models.observers.cache import cached_observer
+from attar.models.observers.observer import Observer
 from attar.sets.class_columns import columns_among
 from attar.sets.manifest import RegionSpec
 from attar.sets.streaming import RegionItems, labelled_regions

@@ -15,7 +15,7 @@ from attar.evaluation.baselines import Occasion, baseline, stored_label_bytes
 from attar.evaluation.candidates import Candidate, MakeItems, absent_candidate, image_items
 from attar.evaluation.relabelled import known_observer
 from attar.evaluation.rows import DISTILLED, NAMES
-from attar.models.observers import Observer
+from attar.models.observers.observer import Observer
 from attar.models.training.items import Inputs, TrainingItems, at_precision
 from attar.sets.sizes import online_observers
 

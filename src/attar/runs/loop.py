@@ -23,11 +23,12 @@ from attar.methods.objectives.objective import Context, Objective
 from attar.methods.parameterizations.parameterization import Parameterization, Spaces
 from attar.methods.recipes import Recipe
 from attar.models.codecs.augmenting import siamese_augmentation
-from attar.models.experts import train_experts
 from attar.models.experts.buffer import ExpertBuffer
 from attar.models.experts.config import Experts
+from attar.models.experts.training import train_experts
 from attar.models.networks.registry import build_network
-from attar.models.observers import Observer, observer_for
+from attar.models.observers.observer import Observer
+from attar.models.observers.training import observer_for
 from attar.models.real_items import RealItems
 from attar.runs.checkpoints import RunState, run_folder
 from attar.runs.memory import plan_memory

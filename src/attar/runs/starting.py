@@ -10,7 +10,7 @@ from attar.data.tiling import Grid
 from attar.methods.initialization import Sources, initial_indices, key_samples
 from attar.methods.initialization.sources import encoded
 from attar.methods.parameterizations.parameterization import Material, Parameterization
-from attar.models.observers import Observer
+from attar.models.observers.observer import Observer
 from attar.models.real_items import RealItems, codes_to_hold, real_items
 from attar.runs.task import Run
 

@@ -24,7 +24,6 @@ from attar.models.networks.registry import build_network
 from attar.models.training.acceleration import Acceleration, forward_flops, forward_function, resolve_acceleration
 from attar.models.training.items import (
     Batch,
-    FixedItems,
     TrainingItems,
     at_precision,
     check_items,
@@ -42,8 +41,6 @@ from attar.models.training.settings import (
 )
 from attar.models.training.snapshots import Snapshot
 from attar.models.training.stacked import StackedNetworks, is_stackable
-
-__all__ = ["FixedItems", "Mode", "TrainingConfig", "TrainingItems", "train_networks"]
 
 Mode: TypeAlias = Literal["auto", "stacked", "looped"]
 

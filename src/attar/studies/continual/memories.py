@@ -18,7 +18,7 @@ from attar.evaluation.candidates import Candidate, absent_candidate, image_items
 from attar.evaluation.relabelled import known_observer, labelled_alike, regions_of
 from attar.evaluation.rows import DISTILLED, NAMES
 from attar.methods.parameterizations.codes import Codes
-from attar.models.observers import Observer
+from attar.models.observers.observer import Observer
 from attar.models.training.items import TrainingItems
 from attar.sets.distilled import DistilledSet
 from attar.sets.sizes import online_observers
