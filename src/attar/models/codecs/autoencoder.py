@@ -60,9 +60,8 @@ class Autoencoder(Codec):
 
     E is the mode of an AutoencoderKL's posterior (not a sample) and a VQModel's latent before quantisation; a VQModel's
     decode quantises, with the straight-through gradient. `scaling`, `shift` and the channels' mean and std are those of
-    the model's own config (1, 0, 0, 1 where it has none; `scaling` of a VQModel is what its config.json says, because
-    diffusers' default is that of another family). Grey images go in as three equal channels, and the mean of the three
-    comes out.
+    the model's own config, or 1, 0, 0, 1. Grey images go in as three equal channels, and the mean of the three comes
+    out.
 
     Args:
         image_shape: (C, H, W); H and W multiples of the model's down-sampling factor.
@@ -85,7 +84,7 @@ class Autoencoder(Codec):
         self.image_shape = image_shape
         self.code_shape = _code_shape(image_shape, self.model.config)
         settings = self.model.config
-        is_vq = weights.config.get("_class_name") == "VQModel"
+        is_vq = weights.config.get("_class_name") == "VQModel"  # for which diffusers' default is another family's
         self.scaling = float((weights.config if is_vq else settings).get("scaling_factor") or 1)
         self.shift = float(settings.get("shift_factor") or 0)
         for name, neutral in (("latents_mean", 0.0), ("latents_std", 1.0)):
@@ -162,11 +161,7 @@ def read_pretrained(
 
 
 def read_diffusers(architecture: Any, weights: Weights) -> Any:
-    """A model of a diffusers class in float32, from a folder in diffusers' layout.
-
-    Raises:
-        InputError: the folder lacks weights.
-    """
+    """A model of a diffusers class in float32, from a folder in its layout. Raises InputError for missing weights."""
     variant = "fp16" if ".fp16." in weights.files[0].name else None
     model, report = architecture.from_pretrained(
         weights.files[0].parent,
@@ -198,7 +193,7 @@ def _read_reference(architecture: Any, weights: Weights) -> Any:
 
 
 def _code_shape(image_shape: tuple[int, int, int], settings: Any) -> tuple[int, int, int]:
-    """Every level of the encoder but the last halves the picture."""
+    # Every level of the encoder but the last halves the picture.
     colours, height, width = image_shape
     if settings["in_channels"] != 3 or settings["out_channels"] != 3 or colours not in (1, 3):
         received = f"{settings['in_channels']} to {settings['out_channels']} channels, images of {colours}"

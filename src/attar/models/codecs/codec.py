@@ -87,6 +87,7 @@ class Codec(nn.Module, ABC):
     cheap: bool = False
     image_shape: tuple[int, int, int]
     code_shape: tuple[int, int, int]
+    _spec: Config
 
     @abstractmethod
     def encode(self, images: Float[Tensor, "items C H W"]) -> Float[Tensor, "items c h w"]:
@@ -96,9 +97,9 @@ class Codec(nn.Module, ABC):
     def decode(self, codes: Float[Tensor, "items c h w"]) -> Float[Tensor, "items C H W"]:
         """Images of codes, nominally in [0, 1] and not clamped; differentiable with respect to the codes."""
 
-    @abstractmethod
     def spec(self) -> dict[str, Any]:
         """JSON-able: with `stored_tensors`, everything that `restore` needs. Has "kind", "image_shape"."""
+        return self._spec.model_dump(mode="json")
 
     @classmethod
     @abstractmethod

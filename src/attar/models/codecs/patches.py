@@ -103,16 +103,9 @@ class PatchCodec(Codec):
         images = functional.conv_transpose2d(codes, synthesis, stride=self.basis.shape[-1])
         return images + self.mean.repeat(1, codes.shape[2], codes.shape[3])
 
-    def spec(self) -> dict[str, Any]:
-        return self._spec.model_dump(mode="json")
-
 
 def patch_code_shape(image_shape: tuple[int, int, int], factor: int, channels: int) -> tuple[int, int, int]:
-    """(c, h, w) of patches of `factor` pixels a side with `channels` coefficients each.
-
-    Raises:
-        InputError: the factor does not divide both sides, or a patch has fewer values than coefficients are asked for.
-    """
+    """(c, h, w) of patches of `factor` pixels a side with `channels` coefficients each. Raises InputError."""
     colours, height, width = image_shape
     if height % factor or width % factor:
         common = math.gcd(height, width)

@@ -112,9 +112,6 @@ class Pixels(Codec):
         normalised = codes if self.pixelwise else (codes.flatten(1) @ self.unwhiten).reshape(codes.shape)
         return normalised * self.std[:, None, None] + self._mean_image()
 
-    def spec(self) -> dict[str, Any]:
-        return self._spec.model_dump(mode="json")
-
     def stored_tensors(self) -> dict[str, Tensor]:
         stored = {"mean": self.mean.cpu(), "std": self.std.cpu()}
         if not self.pixelwise:

@@ -56,7 +56,7 @@ class ResampleConfig(CodecSettings):
 class ResampleSpec(CodecSpec):
     """A factor around another codec's spec."""
 
-    kind: Literal["resample"]
+    kind: Literal["resample"] = "resample"
     factor: Magnification
     codec: dict[str, Any]
 
@@ -89,16 +89,13 @@ class Resample(Codec):
         self.image_shape = (colours, height // factor, width // factor)
         self.code_shape = inner.code_shape
         self.cheap = inner.cheap
+        self._spec = ResampleSpec(image_shape=self.image_shape, factor=factor, codec=inner.spec())
 
     def encode(self, images: Float[Tensor, "items C H W"]) -> Float[Tensor, "items c h w"]:
         return self.inner.encode(magnify(images, self.factor))
 
     def decode(self, codes: Float[Tensor, "items c h w"]) -> Float[Tensor, "items C H W"]:
         return functional.avg_pool2d(self.inner.decode(codes), self.factor)
-
-    def spec(self) -> dict[str, Any]:
-        image_shape = list(self.image_shape)
-        return {"kind": self.kind, "image_shape": image_shape, "factor": self.factor, "codec": self.inner.spec()}
 
     def stored_tensors(self) -> dict[str, Tensor]:
         return self.inner.stored_tensors()

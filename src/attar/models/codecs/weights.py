@@ -28,19 +28,19 @@ PICKLES = (".bin", ".pth", ".pt", ".ckpt")
 
 @dataclass(frozen=True)
 class Weights:
-    """An autoencoder's files.
+    """The files of a public model.
 
     Args:
         id: a hub id, or a folder's name without its path.
-        files: the weight files, by name; `sha256` is that of their bytes one after the other.
+        files: the weight files in order of name.
         config: the architecture, as diffusers writes it to config.json.
-        reference_layout: True for TAESD's own pair of files, False for diffusers' layout.
+        reference_layout: whether the files are TAESD's own pair and not in diffusers' layout.
     """
 
     id: str
     files: tuple[Path, ...]
     config: dict[str, Any]
-    reference_layout: bool
+    reference_layout: bool = False
 
     @cached_property
     def sha256(self) -> str:
@@ -52,7 +52,7 @@ class Weights:
 
     @property
     def config_sha256(self) -> str:
-        """Of the architecture alone: versions and paths that tools leave in config.json do not count."""
+        # Versions and paths that tools leave in config.json are no part of the architecture.
         settings = {key: value for key, value in self.config.items() if key == "_class_name" or not key.startswith("_")}
         return content_key(settings)
 
@@ -125,11 +125,7 @@ def file_weights(path: Path, tensors: Mapping[str, Tensor]) -> ExternalWeights:
 
 
 def require_file(what: str, weights: ExternalWeights, among: Iterable[Path] = ()) -> Path:
-    """The file of this content and name that $ATTAR_WEIGHTS lists or holds, or one of this content `among` others.
-
-    Raises:
-        InputError: it is absent, or what has its name differs: says what is needed and how to provide it.
-    """
+    """The file of this content that $ATTAR_WEIGHTS lists or holds, or one `among` others. Raises InputError."""
     for path in [*(path / weights.id if path.is_dir() else path for path in _listed()), *among]:
         if path.is_file() and path.stat().st_size == weights.num_bytes and sha256_of(path) == weights.sha256:
             return path
@@ -148,7 +144,7 @@ def read_folder(folder: Path, weights_id: str) -> Weights:
     for place in (folder, *(folder / name for name in SUBFOLDERS)):
         path = weight_file(place)
         if path is not None and (place / "config.json").is_file():
-            return Weights(weights_id, (path,), read_config(place / "config.json"), False)
+            return Weights(weights_id, (path,), read_config(place / "config.json"))
     encoders = sorted(folder.glob("tae*_encoder.safetensors"))
     pairs = [(path.with_name(path.name.replace("_encoder", "_decoder")), path) for path in encoders]
     pairs = [pair for pair in pairs if pair[0].is_file()]

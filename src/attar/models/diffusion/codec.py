@@ -141,13 +141,9 @@ class DiffusionCodec(Codec):
                 raise InputError(f"class {number} was asked for; the model has 0 to {self.model.num_classes - 1}")
 
     def spec(self) -> dict[str, Any]:
-        return {
-            "kind": self.kind,
-            "image_shape": list(self.image_shape),
-            "codec": self.inner.spec(),
-            "model": self.model.spec(),
-            "public": self.public and self.public.model_dump(mode="json"),
-        }
+        public = self.public and self.public.model_dump(mode="json")
+        described = {"codec": self.inner.spec(), "model": self.model.spec(), "public": public}
+        return {"kind": self.kind, "image_shape": list(self.image_shape), **described}
 
     def stored_tensors(self) -> dict[str, Tensor]:
         """The inner codec's and the model's; nothing where the prior's file is public."""

@@ -213,7 +213,7 @@ def read_folder(folder: Path, weights_id: str, random_seed: int | None = None) -
         raise InputError(f"{place} lacks {WEIGHT_NAMES[0]}; restore it, or set codec.random_seed=0 for random values")
     table = folder / CLASS_TABLE if (folder / CLASS_TABLE).is_file() else None
     files = () if path is None else (path,) if table is None else (path, table)
-    return Folder(Weights(weights_id, files, config, False), _read_schedule(folder / SCHEDULER), table)
+    return Folder(Weights(weights_id, files, config), _read_schedule(folder / SCHEDULER), table)
 
 
 def _read_schedule(path: Path) -> ScheduleConfig:

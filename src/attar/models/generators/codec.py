@@ -119,8 +119,8 @@ class GeneratorCodec(Codec):
     def __init__(self, network: Any, spec: OwnSpec | ModuleSpec, public: ExternalWeights | None = None) -> None:
         super().__init__()
         self.network, self.public, self.classes = network, public, dict[str, int]()
-        self._spec = spec
         self.image_shape = network.image_shape
+        self._spec = GeneratorCodecSpec(image_shape=self.image_shape, generator=spec, public=public)
         self.latent_shape: tuple[int, ...] = network.latent_shape
         self.code_shape = (*self.latent_shape, 1, 1)[:3]
 
@@ -185,14 +185,6 @@ class GeneratorCodec(Codec):
             classes = torch.full((num_noises,), self.classes.get(name, 0), device=device)
             latents.append(self.generator.mapping(noise, classes).float().mean(0))
         return torch.stack(latents).reshape(len(names), *self.code_shape)
-
-    def spec(self) -> dict[str, Any]:
-        return {
-            "kind": self.kind,
-            "image_shape": list(self.image_shape),
-            "generator": self._spec.model_dump(mode="json"),
-            "public": self.public and self.public.model_dump(mode="json"),
-        }
 
     def stored_tensors(self) -> dict[str, Tensor]:
         """The values of a generator of attar's own; nothing where its file is outside."""
