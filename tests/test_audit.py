@@ -25,21 +25,14 @@ from attar.models.codecs.registry import fit_codec
 from attar.models.training.settings import TrainingConfig
 from attar.sets.distilled import DistilledSet
 from attar.studies.audit import auditing
-from attar.studies.audit.auditing import audit, compared
-from attar.studies.audit.copies import copy_limit
+from attar.studies.audit.auditing import audit
+from attar.studies.audit.card import NO_GUARANTEE, AuditCard
 from attar.studies.audit.labels import label_facts
-from attar.studies.audit.neighbours import Nearest, equal_parts, nearest, pixel_space
-from attar.studies.audit.record import NO_GUARANTEE, AuditCard
-from attar.studies.audit.statistics import (
-    binomial_interval,
-    quantiles_of_others,
-    roc_area,
-    tail_probability,
-    true_positive_rate,
-)
+from attar.studies.audit.membership import roc_figures
+from attar.studies.audit.neighbours import Nearest, compared, copy_limit, equal_parts, nearest, pixel_space
+from attar.studies.audit.statistics import binomial_interval, quantiles_of_others, tail_probability
 from small_sets import build, digit_images
 
-CPU = torch.device("cpu")
 NETWORK = "convnet:d1w8"
 
 
@@ -78,7 +71,7 @@ def strange(splits: Splits) -> AuditCard:
 def test_neighbours_are_those_of_a_double_loop(splits: Splits, mirror: bool) -> None:
     images = torch.rand(5, 1, 8, 8, generator=generator(0, "images"))
     places = torch.arange(0, 1000, 9)
-    found = nearest(pixel_space(images, mirror), splits.train, places, CPU, Silent())
+    found = nearest(pixel_space(images, mirror), splits.train, places, Silent())
     pool = splits.train.images[places].double() / 255
     plain, indices = literal_nearest(images, pool)
     turned, others = literal_nearest(images.flip(3), pool)
@@ -137,12 +130,11 @@ def test_areas_and_rates_are_those_of_all_pairs_and_thresholds() -> None:
     draw = generator(0, "scores")
     members = (torch.randn(40, generator=draw) + 0.7).mul(4).round() / 4  # rounded: some are equal
     others = torch.randn(50, generator=draw).mul(4).round() / 4
-    assert roc_area(members, others) == pytest.approx(literal_area(members.tolist(), others.tolist()))
-    for rate in (0.02, 0.1, 0.5):
-        assert true_positive_rate(members, others, rate) == pytest.approx(
-            literal_rate(members.tolist(), others.tolist(), rate)
-        )
-    assert true_positive_rate(members, others, 0.019) is None
+    area, rates = roc_figures(members, others, (0.02, 0.1, 0.5, 0.019))
+    assert area == pytest.approx(literal_area(members.tolist(), others.tolist()))
+    for rate, found in zip((0.02, 0.1, 0.5), rates, strict=False):
+        assert found == pytest.approx(literal_rate(members.tolist(), others.tolist(), rate))
+    assert rates[3] is None, "50 images cannot resolve less than 2 %"
 
 
 def test_equal_parts_are_equal_in_every_class(splits: Splits) -> None:
@@ -212,11 +204,15 @@ def test_the_limit_is_half_of_a_low_quantile_and_says_how_often_it_errs(strange:
 def test_neighbours_that_are_shared_count_together() -> None:
     space = pixel_space(torch.rand(6, 1, 8, 8), mirror=False)
     near, far = torch.full((6,), 1.0, dtype=torch.float64), torch.full((6,), 2.0, dtype=torch.float64)
-    flags = torch.zeros(6, dtype=torch.bool)
-    apart = compared(space, Nearest(near, torch.arange(6), flags), Nearest(far, torch.arange(6), flags), 9, 9)
-    shared = compared(space, Nearest(near, torch.zeros(6).long(), flags), Nearest(far, torch.arange(6), flags), 9, 9)
+    places, same = torch.arange(6), torch.zeros(6).long()
+
+    def neighbours(distances: Tensor, indices: Tensor) -> Nearest:
+        return Nearest(9, distances, indices, torch.zeros(6, dtype=torch.bool))
+
+    apart = compared(space, neighbours(near, places), neighbours(far, places))
+    shared = compared(space, neighbours(near, same), neighbours(far, places))
     assert apart.p_value == pytest.approx(0.5**6) and shared.p_value == pytest.approx(0.5)
-    tied = compared(space, Nearest(near, torch.arange(6), flags), Nearest(near, torch.arange(6), flags), 9, 9)
+    tied = compared(space, neighbours(near, places), neighbours(near, places))
     assert (tied.ties, tied.share, tied.low, tied.p_value) == (6, None, None, 1.0)
 
 
@@ -275,7 +271,7 @@ def test_of_a_foreign_set_it_is_said_that_nobody_knows(
     torch.save([splits.train.images[chosen].float() / 255, splits.train.labels[chosen]], tmp_path / "their.pt")
     small = attar.import_set(tmp_path / "their.pt", data=splits)
     monkeypatch.setattr("attar.studies.audit.picture.MOST_ROWS", 4)
-    monkeypatch.setattr("attar.studies.audit.copies.BLOCK_VALUES", 64 * 7)
+    monkeypatch.setattr("attar.studies.audit.neighbours.BLOCK_VALUES", 64 * 7)
     card = audit(small, splits, network=NETWORK, device="cpu", picture=tmp_path / "near.png")
     assert [copy.index for copy in card.found()] == chosen.tolist()
     assert any("does not say which images" in note for note in card.notes)

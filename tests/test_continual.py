@@ -17,7 +17,7 @@ from attar.cli import main
 from attar.data.image_set import ImageSet, Splits
 from attar.evaluation import measuring
 from attar.evaluation.protocol import Protocol, protocol
-from attar.evaluation.scorecard import DISTILLED
+from attar.evaluation.rows import DISTILLED
 from attar.models.codecs.pixels import PixelsConfig
 from attar.models.codecs.registry import fit_codec
 from attar.models.observers.observer import Observer
@@ -26,7 +26,7 @@ from attar.models.training.settings import TrainingConfig
 from attar.runs.updates import Updates
 from attar.sets.distilled import DistilledSet
 from attar.sets.streaming import DecodedItems, SampledItems
-from attar.studies.continual import continual as room
+from attar.studies import distillation
 from attar.studies.continual.card import ContinualCard
 from attar.studies.continual.continual import class_groups, continual
 from attar.studies.continual.memories import ALIKE, RANDOM, Groups, candidates, memory_bytes
@@ -227,7 +227,7 @@ def test_interrupted_and_repeated_it_is_the_same_card(
 
         return stop_at_last
 
-    monkeypatch.setattr(room, "CHECKPOINT_STEPS", 1)
+    monkeypatch.setattr(distillation, "CHECKPOINT_STEPS", 1)
     with monkeypatch.context() as patched:
         patched.setattr(measuring, "train_networks", stopping("networks", measuring.train_networks, 4))
         patched.setattr(Updates, "take", stopping("updates", Updates.take, 4))
@@ -244,7 +244,7 @@ def test_interrupted_and_repeated_it_is_the_same_card(
     assert sum(row.cached for step in again.steps for row in step.rows) == 6
 
     monkeypatch.setattr(measuring, "train_networks", lambda *_, **__: pytest.fail("every network was there"))
-    monkeypatch.setattr(room, "distill", lambda *_, **__: pytest.fail("every set was there"))
+    monkeypatch.setattr(distillation, "distill", lambda *_, **__: pytest.fail("every set was there"))
     assert results(learn(splits, quick)) == results(card)
 
 
@@ -274,7 +274,7 @@ def test_a_damaged_set_in_the_cache_is_made_anew(splits: Splits, quick: Protocol
 def test_what_cannot_work_is_refused_before_any_work(
     changes: dict[str, Any], told: str, splits: Splits, quick: Protocol, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "distill", lambda *_, **__: pytest.fail("work was begun"))
+    monkeypatch.setattr(distillation, "distill", lambda *_, **__: pytest.fail("work was begun"))
     with pytest.raises(InputError, match=told) as refused:
         learn(splits, quick, **changes)
     assert "\n" not in str(refused.value)

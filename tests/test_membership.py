@@ -13,6 +13,7 @@ from torch import Tensor
 import attar
 from attar.base.engines import Local
 from attar.base.errors import InputError
+from attar.base.progress import Silent
 from attar.base.randomness import generator
 from attar.data.image_set import Splits
 from attar.evaluation.protocol import Protocol, protocol
@@ -22,9 +23,10 @@ from attar.models.codecs.registry import fit_codec
 from attar.models.networks.registry import network_from_text
 from attar.models.training.settings import TrainingConfig
 from attar.sets.distilled import DistilledSet
+from attar.studies import distillation
 from attar.studies.audit import membership as room
-from attar.studies.audit.membership import attack, half, likelihood_ratios, recipe_of, shadow_membership
-from attar.studies.audit.record import AuditCard
+from attar.studies.audit.card import AuditCard
+from attar.studies.audit.membership import Shadows, Training, attack, half, likelihood_ratios, recipe_of
 from small_sets import build, digit_images
 
 
@@ -97,14 +99,10 @@ def short() -> Protocol:
     return chosen.model_copy(update={"training": training})
 
 
-def run(splits: Splits, short: Protocol, **changes: Any) -> room.Membership:
+def run(splits: Splits, short: Protocol, seed: int = 0) -> room.Membership:
     small = attar.distill(splits, "random", "12lpc", device="cpu")  # all images of a half
-    usual: dict[str, Any] = {
-        "protocol": short,
-        "network": network_from_text("convnet:d1w16"),
-        "device": torch.device("cpu"),
-    }
-    return shadow_membership(small, splits, 12, engine=Local(), **{**usual, **changes})
+    training = Training(network_from_text("convnet:d1w16"), short, torch.device("cpu"))
+    return Shadows.like(small, splits, training, seed=seed).membership(12, Local(), Silent())
 
 
 def means_of_classes(data: Splits, *_: Any, seed: int = 0, **__: Any) -> DistilledSet:
@@ -122,7 +120,7 @@ def test_sets_of_real_images_leak_membership_and_class_means_hardly(
     leaking = run(splits, short)
     assert leaking.area.low > 0.55
     assert leaking.num_members == 48 and leaking.num_candidates == 96
-    monkeypatch.setattr(room, "distill", means_of_classes)
+    monkeypatch.setattr(distillation, "distill", means_of_classes)
     averaged = run(splits, short, seed=1)
     assert averaged.area.mean < leaking.area.low
 

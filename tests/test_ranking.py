@@ -21,7 +21,7 @@ from attar.cli import main
 from attar.data.image_set import Splits
 from attar.evaluation import measuring
 from attar.evaluation.protocol import Protocol, RateSearch, protocol
-from attar.evaluation.scorecard import DISTILLED, FULL
+from attar.evaluation.rows import DISTILLED, FULL
 from attar.models.training.settings import TrainingConfig
 from attar.sets.distilled import DistilledSet
 from attar.studies.ranking import agreement
@@ -235,7 +235,7 @@ def test_a_protocol_of_other_sizes_is_refused(small: DistilledSet, splits: Split
 def test_what_cannot_be_ranked_is_refused_before_any_work(small: DistilledSet, splits: Splits, short: Protocol) -> None:
     with pytest.raises(InputError, match="2 candidates were given, and a ranking needs at least 3"):
         ranked(small, splits, short, settings=None)
-    with pytest.raises(InputError, match="2 candidates"):
+    with pytest.raises(InputError, match="1 candidate was given"):
         ranked(
             small, splits, short, settings=[{"momentum": 0.5}, {"momentum": 0.5}], networks=["convnet", "convnet:d1"]
         )

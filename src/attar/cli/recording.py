@@ -48,7 +48,7 @@ class Recorder:
             return cls(None, "", (), overwrite)
         if folder.exists() and not folder.is_dir():
             raise InputError(f"--record {folder} is a file; give a folder")
-        from attar.studies.leaderboard.commit import source_commit
+        from attar.studies.leaderboard.provenance import source_commit
 
         return cls(folder, source_commit(commit), ["attar", *(context.find_root().obj or [])], overwrite)
 

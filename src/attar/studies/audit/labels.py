@@ -9,7 +9,9 @@ from pydantic import Field
 from torch import Tensor
 
 from attar.base.config import Config
-from attar.evaluation.relabelled import known_observer, regions_of
+from attar.base.errors import InputError
+from attar.evaluation.relabelled import regions_of
+from attar.evaluation.variants import online_observer
 from attar.methods.labels.regions import ObserverFacts
 from attar.sets.distilled import DistilledSet
 from attar.sets.sizes import online_observers
@@ -30,8 +32,8 @@ class LabelFacts(Config):
     Args:
         kind: as in the manifest.
         num_values: stored numbers beside each item's class.
-        num_bytes: of them, and of an observer that is asked while training.
-        mean_entropy: of the labels in nats: of soft labels; of region labels in the first epoch, where they can be had.
+        num_bytes: their bytes, and those of an observer that is asked while training.
+        mean_entropy: of soft labels, or of region labels in the first epoch, in nats; None where there are none.
         largest_entropy: log K.
         agreement: the share of items, or of regions' canvases, whose largest probability is at their own class.
         observer: whose logits region labels are; None without one, or where the file does not say.
@@ -48,7 +50,7 @@ class LabelFacts(Config):
     online: bool = False
 
     def remarks(self) -> list[str]:
-        """What may be read from them, in sentences."""
+        """What may be read from the labels, in sentences."""
         lines = [GIVES_AWAY[self.kind]]
         if self.kind == "hard":
             return lines
@@ -69,16 +71,18 @@ class LabelFacts(Config):
 
 def label_facts(distilled: DistilledSet) -> LabelFacts:
     """What the labels of a set are, as they are stored."""
-    manifest, kind = distilled.manifest, distilled.manifest.labels_kind
-    regions = regions_of(distilled)
-    probabilities = distilled.soft_labels if kind == "soft" else _region_probabilities(distilled)
+    manifest, regions = distilled.manifest, regions_of(distilled)
+    stored = [payload["soft_labels"] for payload in distilled.payloads() if "soft_labels" in payload]
+    stored += [tensor for tensors in distilled.region_tensors() for tensor in tensors.values()]
+    probabilities = _region_probabilities(distilled) if regions else distilled.soft_labels
     entropy, agreement = None, None
     if probabilities is not None:
         entropy = float(-(probabilities * probabilities.clamp_min(1e-30).log()).sum(1).mean())
-        agreement = float((probabilities.argmax(1) == _own_classes(distilled)).double().mean())
+        tiles = len(distilled) // distilled.num_training_items  # those of one canvas are of one class
+        agreement = float((probabilities.argmax(1) == distilled.labels[::tiles]).double().mean())
     return LabelFacts(
-        kind=kind,
-        num_values=_num_values(distilled),
+        kind=manifest.labels_kind,
+        num_values=sum(tensor.numel() for tensor in stored),
         num_bytes=distilled.storage.label_bytes,
         mean_entropy=entropy,
         largest_entropy=math.log(len(manifest.classes)),
@@ -88,24 +92,11 @@ def label_facts(distilled: DistilledSet) -> LabelFacts:
     )
 
 
-def _num_values(distilled: DistilledSet) -> int:
-    soft = [payload["soft_labels"].numel() for payload in distilled.payloads() if "soft_labels" in payload]
-    return sum(soft) + sum(tensor.numel() for each in distilled.region_tensors() for tensor in each.values())
-
-
 def _region_probabilities(distilled: DistilledSet) -> Tensor | None:
-    """Of every canvas's region in the first epoch; None without region labels, or without the observer to ask."""
-    if distilled.manifest.labels_kind != "regions":
+    """Those of every canvas's region in the first epoch; None where the observer to ask is not at hand."""
+    try:
+        items = distilled.training_items("cpu", online_observer(distilled))
+    except InputError:
         return None
-    asked = known_observer(distilled) if online_observers(distilled.manifest) else None
-    if isinstance(asked, str):
-        return None
-    items = distilled.training_items("cpu", asked)
     assert isinstance(items, RegionItems)
     return items.logits(0).softmax(1)
-
-
-def _own_classes(distilled: DistilledSet) -> Tensor:
-    """The class of every item, or of every canvas, whose tiles are of one class."""
-    tiles = len(distilled) // distilled.num_training_items
-    return distilled.labels[::tiles]

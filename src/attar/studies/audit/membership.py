@@ -9,37 +9,36 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 from torch import Tensor
 
 from attar.base.config import Config
 from attar.base.engines import Engine
 from attar.base.errors import InputError
 from attar.base.files import cache_directory, content_key, write_text
-from attar.base.progress import Progress, Silent, Within
+from attar.base.progress import Progress, Within
 from attar.base.randomness import generator
 from attar.base.shapes import Float, Int64
-from attar.base.version import __version__
 from attar.data.image_set import ImageSet, Splits
 from attar.evaluation.candidates import network_inputs
 from attar.evaluation.protocol import Protocol
-from attar.evaluation.relabelled import known_observer
 from attar.evaluation.statistics import paired_interval
+from attar.evaluation.variants import online_observer
 from attar.methods.recipes import Recipe
-from attar.models.networks.network import NetworkConfig
+from attar.models.networks.network import Network, NetworkConfig
 from attar.models.training.loop import train_networks
-from attar.runs.distill import distill
 from attar.sets.distilled import DistilledSet
-from attar.sets.sizes import online_observers
-from attar.studies.audit.statistics import roc_area, true_positive_rate
+from attar.studies.distillation import Distillation, budget_of
 
-FORMAT = 1
 FEWEST = 4
 FEW = 16
 RATES = (0.01, 0.001)
 MOST_CANDIDATES = 10_000
 TESTED_AT_A_TIME = 512
+KEPT = TypeAdapter(list[FiniteFloat])
+"""What the cache has of a shadow: the confidence of every candidate."""
 
 
 class Estimate(Config):
@@ -68,12 +67,11 @@ class Estimate(Config):
         Source: ours. In simulated attacks (4 to 16 sets, confidences of members higher by 0 or by half a deviation)
             Student's interval alone, without the 2, left out the true mean in 11 to 20 %, this one in 3 to 7 %.
         """
-        mean, low, high = paired_interval(values, [0.0] * len(values))
-        assert low is not None and high is not None
+        mean, _, high = paired_interval(values, [0.0] * len(values))
+        assert high is not None
         half_width = math.sqrt(2) * (high - mean)
-        return cls(
-            mean=mean, low=max(0.0, mean - half_width), high=min(1.0, mean + half_width), values=tuple(values)
-        )  # fmt: skip
+        low, high = max(0.0, mean - half_width), min(1.0, mean + half_width)
+        return cls(mean=mean, low=low, high=high, values=tuple(values))
 
     @property
     def text(self) -> str:
@@ -92,6 +90,18 @@ class Rate(Config):
     false_positive_rate: float
     found: Estimate | None
 
+    @property
+    def text(self) -> str:
+        """The rate in a sentence."""
+        share = f"{100 * self.false_positive_rate:g} %"
+        if self.found is None:
+            return f"too few images outside a set to resolve {share} false positives"
+        mean, low, high = (100 * value for value in (self.found.mean, self.found.low, self.found.high))
+        return (
+            f"{mean:.2f} % [{low:.2f}, {high:.2f}] of the members found at {share} false positives, where guessing "
+            f"finds {share}"
+        )
+
 
 class Membership(Config):
     """What the attack could tell.
@@ -101,8 +111,7 @@ class Membership(Config):
         num_shadows: sets made; each was attacked, the others being its shadows.
         num_candidates: training images that were asked about.
         num_members: images that each set was made from: half of the training images.
-        network: trained on each set.
-        protocol: how.
+        network, protocol: what was trained on each set, and how.
         area: under the ROC curve; 0.5 is guessing.
         rates: at small false-positive rates; guessing finds as large a share as the rate.
     """
@@ -123,16 +132,7 @@ class Membership(Config):
             f"images, a {self.network.name} trained on each ({self.protocol}), {self.num_candidates:,} candidates: "
             f"area under the curve {self.area.text}, 0.5 is guessing (mean over the attacked sets, 95 % interval)"
         ]
-        for rate in self.rates:
-            share = f"{100 * rate.false_positive_rate:g} %"
-            if rate.found is None:
-                lines.append(f"membership: too few images outside a set to resolve {share} false positives")
-                continue
-            found = rate.found
-            lines.append(
-                f"membership: {100 * found.mean:.2f} % [{100 * found.low:.2f}, {100 * found.high:.2f}] of the members "
-                f"found at {share} false positives, where guessing finds {share}"
-            )
+        lines += [f"membership: {rate.text}" for rate in self.rates]
         if self.num_shadows < FEW:
             lines.append(f"membership: {self.num_shadows} shadows are a weak attack; {FEW} or more are better")
         return lines
@@ -172,83 +172,173 @@ def likelihood_ratios(
     return parts[0] - parts[1]
 
 
+def roc_figures(
+    members: Tensor, others: Tensor, false_positive_rates: Sequence[float] = RATES
+) -> tuple[float, list[float | None]]:
+    """The area under the ROC curve, in which a tie counts half, and the true-positive rates at false-positive rates.
+
+    Args:
+        members, others: scores float [P] and [N], at least one of each; a high one means "member".
+        false_positive_rates: f; at each, the lowest threshold that takes no larger share of the others for members.
+
+    Returns:
+        The area, and for each f the share of members found; None where there are fewer than 1 / f others, because that
+        rate cannot be told from 0.
+    """
+    from sklearn.metrics import auc, roc_curve
+
+    is_member = np.repeat([True, False], [len(members), len(others)])
+    alarms, hits, _ = roc_curve(is_member, torch.cat([members, others]).numpy(), drop_intermediate=False)
+    rates = [
+        None if rate * len(others) < 1 - 1e-9 else float(hits[alarms <= rate * (1 + 1e-9)].max())
+        for rate in false_positive_rates
+    ]
+    return float(auc(alarms, hits)), rates
+
+
 def attack(confidences: Float[Tensor, "sets candidates"], members: Tensor) -> tuple[Estimate, tuple[Rate, ...]]:
     """The area under the curve and the rates, every set being attacked with all others as shadows."""
-    areas, found = [], []
+    figures = []
     for target in range(len(confidences)):
         scores = likelihood_ratios(confidences, members, target)
-        known = scores.isfinite()
-        inside, outside = scores[known & members[target]], scores[known & ~members[target]]
+        scored = scores.isfinite()
+        inside, outside = scores[scored & members[target]], scores[scored & ~members[target]]
         if not len(inside) or not len(outside):
             raise InputError(
                 f"{len(confidences)} shadows leave no candidate that was both in and out of them; take more, e.g. {FEW}"
             )
-        areas.append(roc_area(inside, outside))
-        found.append([true_positive_rate(inside, outside, rate) for rate in RATES])
-    rates = []
-    for rate, column in zip(RATES, zip(*found, strict=True), strict=True):
-        known_rates = [value for value in column if value is not None]
-        resolved = Estimate.of(known_rates) if len(known_rates) == len(column) else None
-        rates.append(Rate(false_positive_rate=rate, found=resolved))
-    return Estimate.of(areas), tuple(rates)
+        figures.append(roc_figures(inside, outside))
+    areas, rates = zip(*figures, strict=True)
+    estimates = [None if None in column else Estimate.of(column) for column in zip(*rates, strict=True)]
+    rows = zip(RATES, estimates, strict=True)
+    return Estimate.of(areas), tuple(Rate(false_positive_rate=rate, found=estimate) for rate, estimate in rows)
 
 
-def shadow_membership(
-    distilled: DistilledSet,
-    splits: Splits,
-    num_shadows: int,
-    *,
-    protocol: Protocol,
-    network: NetworkConfig,
-    device: torch.device,
-    engine: Engine,
-    cache: bool = True,
-    candidates: int = MOST_CANDIDATES,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Membership:
-    """Make sets like this one of random halves of the training images, and infer who was in.
-
-    A half has half of each class, at random and independently of the other halves: were halves complements, a set's
-    absence from its own shadows would shift the scores. Sets and confidences are kept
-    under $ATTAR_CACHE/audit: after Ctrl-C the same call goes on where it was.
+@dataclass(frozen=True)
+class Training:
+    """How a network is trained on a distilled set.
 
     Args:
-        distilled: whose recipe and number of items are taken.
-        splits: the data.
-        num_shadows: how many sets, at least 4.
-        protocol: how the network is trained on each.
-        network: which.
+        network: with its depth resolved.
+        protocol: with its flip resolved.
         device: where.
-        engine: where the sets are made, each a job.
-        cache: False keeps nothing.
-        candidates: the most training images that are asked about.
-        seed: of halves, sets and networks.
-        progress: what to report to.
+    """
 
-    Raises:
-        InputError: too few shadows, or a set that does not say how it was made.
+    network: NetworkConfig
+    protocol: Protocol
+    device: torch.device
+
+    def on(self, distilled: DistilledSet, seed: int, progress: Progress) -> Network:
+        """The trained network. Raises InputError where labels are asked of an observer that is not in the cache."""
+        observer = online_observer(distilled)
+        items = distilled.training_items(self.device, observer and observer.to(self.device))
+        [trained] = train_networks(
+            self.network, items, distilled.num_classes, self.protocol.training, [seed], device=self.device,
+            progress=progress,
+        )  # fmt: skip
+        return trained
+
+
+@dataclass(frozen=True)
+class Shadows:
+    """Sets made like one that is audited, each of a random half of the training images.
+
+    A half has half of each class, at random and independently of the other halves: were halves complements, a set's
+    absence from its own shadows would shift the scores.
+
+    Args:
+        recipe, budget: of each set.
+        train, data: all training images, and their name.
+        candidates: int64 [N], the training images that are asked about.
+        training: of a network on each set.
+        cache: whether sets and confidences are kept.
+        seed: of halves, sets and networks.
 
     Source: Carlini et al. 2022 (LiRA); Zhao & Zhang 2025 (arXiv 2502.12976) for distilled sets.
     """
-    progress = progress or Silent()
-    check_shadows(distilled, num_shadows)
-    recipe, budget = recipe_of(distilled)
-    chosen = torch.randperm(len(splits.train), generator=generator(seed, "audit candidates"))[:candidates].sort().values
-    work = _Work(recipe, budget, splits.train, splits.name, chosen, protocol, network, device, cache, seed)
-    rows = _all_confidences(work, num_shadows, engine, progress)
-    members = torch.stack([half(seed, number, splits.train.labels)[chosen] for number in range(num_shadows)])
-    area, rates = attack(rows, members)
-    return Membership(
-        recipe=recipe.name,
-        num_shadows=num_shadows,
-        num_candidates=len(chosen),
-        num_members=int(half(seed, 0, splits.train.labels).sum()),
-        network=network,
-        protocol=protocol.label,
-        area=area,
-        rates=rates,
-    )
+
+    recipe: Recipe
+    budget: str
+    train: ImageSet
+    data: str
+    candidates: Int64[Tensor, " candidates"]
+    training: Training
+    cache: bool
+    seed: int
+
+    @classmethod
+    def like(
+        cls, distilled: DistilledSet, splits: Splits, training: Training, cache: bool = True, seed: int = 0
+    ) -> Shadows:
+        """Shadows of a set. Raises InputError for one that does not say how it was made."""
+        order = torch.randperm(len(splits.train), generator=generator(seed, "audit candidates"))
+        candidates = order[:MOST_CANDIDATES].sort().values
+        return cls(*recipe_of(distilled), splits.train, splits.name, candidates, training, cache, seed)
+
+    def membership(self, num_shadows: int, engine: Engine, progress: Progress) -> Membership:
+        """Make so many sets, each a job of the engine, and infer who was in: after Ctrl-C it goes on where it was."""
+        confidences = self._confidences(num_shadows, engine, progress)
+        halves = [half(self.seed, number, self.train.labels) for number in range(num_shadows)]
+        area, rates = attack(confidences, torch.stack([inside[self.candidates] for inside in halves]))
+        return Membership(
+            recipe=self.recipe.name,
+            num_shadows=num_shadows,
+            num_candidates=len(self.candidates),
+            num_members=int(halves[0].sum()),
+            network=self.training.network,
+            protocol=self.training.protocol.label,
+            area=area,
+            rates=rates,
+        )
+
+    def distillation(self, number: int) -> Distillation:
+        """Of one shadow's half."""
+        images = self.train.select(half(self.seed, number, self.train.labels).nonzero()[:, 0])
+        seed = generator(self.seed, "audit set", number).initial_seed() % 2**32
+        return Distillation("audit", self.recipe, self.budget, images, self.data, seed, self.training.device)
+
+    def _confidences(self, num_shadows: int, engine: Engine, progress: Progress) -> Float[Tensor, "sets candidates"]:
+        """Those that the cache lacks are computed, each kept as soon as it is there."""
+        paths = [self._path(number) for number in range(num_shadows)] if self.cache else []
+        rows = [self._kept(path) for path in paths] or [None] * num_shadows
+        lacking = [number for number, row in enumerate(rows) if row is None]
+        names = [f"shadow {number + 1} of {num_shadows}" for number in lacking]
+        with closing(engine.results(shadow_confidences, lacking, self, progress, names)) as results:
+            for place, row in results:
+                rows[lacking[place]] = row
+                if self.cache:
+                    write_text(paths[lacking[place]], KEPT.dump_json(row).decode())
+        return torch.tensor(rows, dtype=torch.float64)
+
+    def _path(self, number: int) -> Path:
+        training = self.training.protocol.training, self.training.network
+        distillation = self.distillation(number).path.name
+        key = content_key("confidences", distillation, number, self.seed, training, self.candidates.tolist())
+        return cache_directory("audit") / f"{key}.json"
+
+    def _kept(self, path: Path) -> list[float] | None:
+        """The kept confidences of a shadow; None where there are none, or damaged ones."""
+        with suppress(OSError, ValidationError):
+            row = KEPT.validate_json(path.read_bytes())
+            return row if len(row) == len(self.candidates) else None
+        return None
+
+
+def shadow_confidences(shadows: Shadows, number: int, progress: Progress) -> list[float]:
+    """Distil a random half, train a network on the set, and ask it about every candidate.
+
+    phi = log p_y - log (1 - p_y) = z_y - log sum_{k != y} exp(z_k),   y the candidate's class
+    """
+    distilled, device = shadows.distillation(number).run(shadows.cache, progress), shadows.training.device
+    seed = generator(shadows.seed, "audit network", number).initial_seed() % 2**32
+    network = shadows.training.on(distilled, seed, Within(progress))
+    values = []
+    with torch.no_grad():
+        for batch in shadows.candidates.split(TESTED_AT_A_TIME):
+            inputs = network_inputs(shadows.train.images[batch], distilled.preprocess, device)
+            logits, labels = network(inputs).cpu().double(), shadows.train.labels[batch].unsqueeze(1)
+            values.append(logits.gather(1, labels)[:, 0] - logits.scatter(1, labels, -torch.inf).logsumexp(1))
+    return torch.cat(values).tolist()
 
 
 def check_shadows(distilled: DistilledSet, num_shadows: int) -> None:
@@ -274,129 +364,16 @@ def recipe_of(distilled: DistilledSet) -> tuple[Recipe, str]:
     Raises:
         InputError: the file does not say it, or says what no recipe is.
     """
-    told = {key: value for key, value in distilled.manifest.recipe.items() if key not in ("subtasks", "split")}
+    settings = {key: value for key, value in distilled.manifest.recipe.items() if key not in ("subtasks", "split")}
     try:
-        recipe = Recipe.model_validate_json(json.dumps(told))
+        recipe = Recipe.model_validate_json(json.dumps(settings))
     except ValidationError:
         raise InputError(
             "the file does not say by which recipe it was made, so that none can be made alike; leave out --shadows"
         ) from None
-    counts = set(distilled.num_per_class)
-    if len(counts) > 1:
+    budget, counts = budget_of(distilled), distilled.num_per_class
+    if budget is None:
         raise InputError(
             f"the set has {min(counts)} to {max(counts)} items of a class, which no budget gives; leave out --shadows"
         )
-    tiles = int(distilled.manifest.shards[0].parameterization.get("grid", 1)) ** 2
-    return recipe, f"{counts.pop() // tiles}lpc"
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What all shadows share.
-
-    Args:
-        recipe, budget: of each set.
-        train: all training images.
-        name: of the data.
-        chosen: int64 [N], the candidates.
-        protocol, network: what is trained on each set.
-        device: where.
-        cache: whether results are kept.
-        seed: see `shadow_membership`.
-    """
-
-    recipe: Recipe
-    budget: str
-    train: ImageSet
-    name: str
-    chosen: Tensor
-    protocol: Protocol
-    network: NetworkConfig
-    device: torch.device
-    cache: bool
-    seed: int
-
-    def path(self, number: int) -> Path:
-        """The cache's file of a shadow's set."""
-        key = content_key(
-            "shadow", FORMAT, self.recipe, self.budget, self.train.fingerprint, self.name, self.seed, number,
-            self.device.type, __version__, torch.__version__,
-        )  # fmt: skip
-        return cache_directory("audit") / f"{key}.attar.safetensors"
-
-    def scores_path(self, number: int) -> Path:
-        """The cache's file of a shadow's confidences."""
-        about = [self.protocol.training, self.network, self.chosen.tolist()]
-        return cache_directory("audit") / f"{content_key('confidences', self.path(number).name, about)}.json"
-
-
-class _Confidences(Config):
-    """What is kept of a shadow: phi of every candidate."""
-
-    values: tuple[float, ...]
-
-
-def _all_confidences(work: _Work, num_shadows: int, engine: Engine, progress: Progress) -> Tensor:
-    """float64 [S, N]; those that the cache lacks are computed, each kept when it is there."""
-    rows = {number: found for number in range(num_shadows) if (found := _read(work, number)) is not None}
-    lacking = [number for number in range(num_shadows) if number not in rows]
-    names = [f"shadow {number + 1} of {num_shadows}" for number in lacking]
-    with closing(engine.results(shadow_confidences, lacking, work, progress, names)) as results:
-        for place, found in results:
-            rows[lacking[place]] = found
-            if work.cache:
-                write_text(work.scores_path(lacking[place]), _Confidences(values=tuple(found)).model_dump_json())
-    return torch.tensor([rows[number] for number in range(num_shadows)], dtype=torch.float64)
-
-
-def _read(work: _Work, number: int) -> list[float] | None:
-    """The kept confidences of a shadow; None where there are none, or damaged ones."""
-    if not work.cache:
-        return None
-    with suppress(OSError, UnicodeDecodeError, ValidationError):
-        found = _Confidences.model_validate_json(work.scores_path(number).read_text(encoding="utf-8"))
-        return list(found.values) if len(found.values) == len(work.chosen) else None
-    return None
-
-
-def shadow_confidences(work: _Work, number: int, progress: Progress) -> list[float]:
-    """Of one shadow: distil a random half, train a network on the set, ask it about every candidate.
-
-    phi = log p_y - log (1 - p_y) = z_y - log sum_{k != y} exp(z_k),   y the candidate's class
-    """
-    distilled = _shadow_set(work, number, progress)
-    asked = known_observer(distilled) if online_observers(distilled.manifest) else None
-    if isinstance(asked, str):
-        raise InputError(asked)
-    items = distilled.training_items(work.device, asked and asked.to(work.device))
-    seeds = [generator(work.seed, "audit network", number).initial_seed() % 2**32]
-    [network] = train_networks(
-        work.network, items, work.train.num_classes, work.protocol.training, seeds, device=work.device,
-        progress=Within(progress),
-    )  # fmt: skip
-    values = []
-    with torch.no_grad():
-        for batch in work.chosen.split(TESTED_AT_A_TIME):
-            logits = network(network_inputs(work.train.images[batch], distilled.preprocess, work.device)).cpu().double()
-            own = work.train.labels[batch].unsqueeze(1)
-            values.append(logits.gather(1, own)[:, 0] - logits.scatter(1, own, -torch.inf).logsumexp(1))
-    return torch.cat(values).tolist()
-
-
-def _shadow_set(work: _Work, number: int, progress: Progress) -> DistilledSet:
-    """The set of one half; from the cache where it is there."""
-    path = work.path(number) if work.cache else None
-    if path is not None and path.exists():
-        with suppress(InputError):  # damaged: distilled anew
-            return DistilledSet.load(path)
-    half_of = work.train.select(half(work.seed, number, work.train.labels).nonzero()[:, 0])
-    return distill(
-        Splits(half_of, half_of, work.name),  # no other image is at hand here
-        work.recipe,
-        work.budget,
-        out=path,
-        seed=generator(work.seed, "audit set", number).initial_seed() % 2**32,
-        device=str(work.device),
-        overwrite=True,
-        progress=progress,
-    )
+    return recipe, budget

@@ -1,8 +1,8 @@
-"""Nearest real images of distilled ones, in several spaces, block by block."""
+"""Nearest real images of distilled ones in several spaces, and which distilled images are copies of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,9 +15,15 @@ from attar.data.image_set import ImageSet, Splits
 from attar.models.codecs.codec import Codec
 from attar.models.networks.network import Network
 from attar.sets.distilled import DistilledSet
+from attar.studies.audit.card import Copy, Limit, Neighbours, Part
+from attar.studies.audit.statistics import binomial_interval, quantiles_of_others, tail_probability
 
 BLOCK_VALUES = 1 << 24
 LEVELS = 255.0
+QUANTILE = 0.01
+FACTOR = 0.5
+VERBATIM_LEVELS = 1
+"""Two roundings: to what is stored, which for int8 pixels is at most 1.004 levels, and to 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,7 @@ class Space:
         name: of the space.
         unit: of a distance.
         scale: units in a difference of 1.
-        of: images [B, C, H, W] in [0, 1] on the device -> values [B, F].
+        values: images [B, C, H, W] in [0, 1] on the device -> values [B, F].
         queries: of every distilled image and, with `mirrored`, after them of every one mirrored, [M or 2 M, F].
         mirrored: whether mirrored images are looked for.
         searched: whether copies are looked for, so that distilled images are compared with all real ones too.
@@ -37,7 +43,7 @@ class Space:
     name: str
     unit: str
     scale: float
-    of: Callable[[Tensor], Tensor]
+    values: Callable[[Tensor], Tensor]
     queries: Float[Tensor, "queries values"]
     mirrored: bool
     searched: bool = True
@@ -45,21 +51,32 @@ class Space:
 
 @dataclass(frozen=True)
 class Nearest:
-    """The nearest of some real images.
+    """For each distilled image its nearest among some real ones.
 
     Args:
-        distances: float64 [Q], in the space's unit.
-        indices: int64 [Q], places in the real images.
-        mirrored: bool [Q], whether the mirrored query is the nearer one.
+        num_real: real images compared with.
+        distances: float64 [M], in the space's unit.
+        indices: int64 [M], places in the real images.
+        mirrored: bool [M], whether the mirrored distilled image is the nearer one.
     """
 
+    num_real: int
     distances: Float[Tensor, " queries"]
     indices: Int64[Tensor, " queries"]
     mirrored: Tensor
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """The nearest of all real images of both parts in one space, and the limit for copies there."""
+
+    space: Space
+    nearest: Mapping[Part, Nearest]
+    limit: Limit
+
+
 def pixel_space(images: Float[Tensor, "items C H W"], mirror: bool) -> Space:
-    """Pixels, in 8-bit levels.
+    """Pixels in 8-bit levels.
 
     Args:
         images: the distilled ones, in [0, 1].
@@ -67,26 +84,22 @@ def pixel_space(images: Float[Tensor, "items C H W"], mirror: bool) -> Space:
     """
 
     def centred(batch: Tensor) -> Tensor:
-        return batch.flatten(1) - 0.5  # as far from 0 as need be: distances are differences of squares
+        return batch.flatten(1) - 0.5  # small values, because distances are differences of their squares
 
-    return Space("pixels", "8-bit levels", LEVELS, centred, _both(centred, images, mirror), mirror)
+    return Space("pixels", "8-bit levels", LEVELS, centred, _queries(centred, images, mirror), mirror)
 
 
 def feature_space(
     images: Float[Tensor, "items C H W"], mirror: bool, network: Network, preprocess: Codec, name: str
 ) -> Space:
-    """What a network's last layer sees; images and network are on one device, the network in evaluation mode."""
+    """What the last layer of a network sees; all is on one device, the network in evaluation mode."""
 
     @torch.no_grad()
     def features(batch: Tensor) -> Tensor:
         size = max(1, BLOCK_VALUES // 16 // batch[0].numel())
         return torch.cat([network.features(preprocess.encode(part)).float() for part in batch.split(size)])
 
-    return Space(name, "of a feature", 1.0, features, _both(features, images, mirror), mirror, searched=False)
-
-
-def _both(of: Callable[[Tensor], Tensor], images: Tensor, mirror: bool) -> Tensor:
-    return torch.cat([of(images), of(images.flip(3))]) if mirror else of(images)
+    return Space(name, "of a feature", 1.0, features, _queries(features, images, mirror), mirror, searched=False)
 
 
 def code_space(distilled: DistilledSet, device: torch.device) -> Space | None:
@@ -95,7 +108,7 @@ def code_space(distilled: DistilledSet, device: torch.device) -> Space | None:
     if len(shards) > 1 or shards[0].parameterization.get("kind") != "codes":
         return None
     codec = distilled.parameterizations()[0].codec
-    if not codec.latent:
+    if codec.kind == "pixels":
         return None
     moved = codec.to(device)
 
@@ -106,31 +119,8 @@ def code_space(distilled: DistilledSet, device: torch.device) -> Space | None:
     return Space("codes", "of a code's value", 1.0, encoded, distilled.codes.flatten(1).to(device), False)
 
 
-def nearest(
-    space: Space, real: ImageSet, places: Int64[Tensor, " places"], device: torch.device, progress: Progress
-) -> Nearest:
-    """The nearest of the real images at `places` for each distilled image."""
-    best, found = _nearest(space, real, places, device, progress)
-    if not space.mirrored:
-        return Nearest(best, found, torch.zeros(len(best), dtype=torch.bool))
-    count = len(best) // 2
-    turned = best[count:] < best[:count]
-    distances = torch.where(turned, best[count:], best[:count])
-    return Nearest(distances, torch.where(turned, found[count:], found[:count]), turned)
-
-
-def nearest_of_images(
-    space: Space,
-    images: ImageSet,
-    chosen: Int64[Tensor, " queries"],
-    real: ImageSet,
-    device: torch.device,
-    progress: Progress,
-) -> Float[Tensor, " queries"]:
-    """The distance from each of the chosen images, mirrored where distilled ones are, to the nearest of all `real`."""
-    batch = images.images[chosen].to(device).float() / LEVELS
-    asked = replace(space, queries=_both(space.of, batch, space.mirrored))
-    return nearest(asked, real, torch.arange(len(real)), device, progress).distances
+def _queries(values: Callable[[Tensor], Tensor], images: Tensor, mirror: bool) -> Tensor:
+    return torch.cat([values(images), values(images.flip(3))]) if mirror else values(images)
 
 
 def equal_parts(splits: Splits, most: int, seed: int) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"]]:
@@ -141,36 +131,176 @@ def equal_parts(splits: Splits, most: int, seed: int) -> tuple[Int64[Tensor, " n
         most: images of each part, about.
         seed: of the draw.
     """
-    chosen: tuple[list[Tensor], list[Tensor]] = ([], [])
     share = max(1, most // splits.train.num_classes)
-    for label in range(splits.train.num_classes):
-        members = [part.class_indices[label] for part in (splits.train, splits.test)]
-        count = min(share, *(len(each) for each in members))
-        for part, each, places in zip(("train", "test"), members, chosen, strict=True):
-            places.append(each[torch.randperm(len(each), generator=generator(seed, "audit", part, label))[:count]])
-    return torch.cat(chosen[0]), torch.cat(chosen[1])
+    members_of_both = zip(splits.train.class_indices, splits.test.class_indices, strict=True)
+    counts = [min(share, len(train), len(test)) for train, test in members_of_both]
+
+    def drawn(part: Part, images: ImageSet) -> Tensor:
+        places = []
+        for label, (members, count) in enumerate(zip(images.class_indices, counts, strict=True)):
+            places.append(
+                members[torch.randperm(len(members), generator=generator(seed, "audit", part, label))[:count]]
+            )
+        return torch.cat(places)
+
+    return drawn("train", splits.train), drawn("test", splits.test)
 
 
 @torch.no_grad()
-def _nearest(
-    space: Space, real: ImageSet, places: Tensor, device: torch.device, progress: Progress
-) -> tuple[Tensor, Tensor]:
-    """Smallest distance and its place for each query; by differences of squares, the winner's again by itself."""
-    queries = space.queries
+def nearest(space: Space, real: ImageSet, places: Int64[Tensor, " places"], progress: Progress) -> Nearest:
+    """The nearest of the real images at `places` for each distilled image.
+
+    The winners are found block by block from |a|^2 + |b|^2 - 2 ab; their distances are then taken without cancellation.
+    """
+    queries, device = space.queries, space.queries.device
     best = torch.full((len(queries),), torch.inf, device=device)
     winner = torch.zeros(len(queries), dtype=torch.int64, device=device)
     squares = queries.square().sum(1)
     size = max(1, BLOCK_VALUES // max(queries.shape[1], len(queries), real.images[0].numel()))
     for block in places.split(size):
-        values = space.of(real.images[block].to(device).float() / LEVELS)
+        values = space.values(real.images[block].to(device).float() / LEVELS)
         distances = squares[:, None] + values.square().sum(1) - 2 * queries @ values.T
         lowest, column = distances.min(1)
         better = lowest < best
         best = torch.where(better, lowest, best)
         winner = torch.where(better, block.to(device)[column], winner)
         progress.advance(len(block))
+    winner = winner.cpu()
     exact = torch.empty(len(queries), dtype=torch.float64)
     for rows in torch.arange(len(queries)).split(size):
-        values = space.of(real.images[winner[rows].cpu()].to(device).float() / LEVELS)
+        values = space.values(real.images[winner[rows]].to(device).float() / LEVELS)
         exact[rows] = (queries[rows] - values).double().square().mean(1).sqrt().cpu() * space.scale
-    return exact, winner.cpu()
+    if not space.mirrored:
+        return Nearest(len(places), exact, winner, torch.zeros(len(exact), dtype=torch.bool))
+    (plain, turned), (plain_winner, turned_winner) = exact.chunk(2), winner.chunk(2)
+    mirrored = turned < plain
+    indices = torch.where(mirrored, turned_winner, plain_winner)
+    return Nearest(len(places), torch.where(mirrored, turned, plain), indices, mirrored)
+
+
+def compared(space: Space, train: Nearest, heldout: Nearest) -> Neighbours:
+    """How often training images are nearer, and how likely that is where the parts are exchangeable.
+
+    Source: where real images are exchangeable, the nearest of all is a training image with probability
+        num_train / (num_train + num_heldout); distilled images with the same neighbour fall together.
+    """
+    expected = train.num_real / (train.num_real + heldout.num_real)
+    nearer, farther = train.distances < heldout.distances, train.distances > heldout.distances
+    count, hits = int((nearer | farther).sum()), int(nearer.sum())
+    shared = [
+        *torch.unique(train.indices[nearer], return_counts=True)[1].tolist(),
+        *torch.unique(heldout.indices[farther], return_counts=True)[1].tolist(),
+    ]
+    low, high = binomial_interval(hits, count) if count else (None, None)
+    return Neighbours(
+        space=space.name,
+        unit=space.unit,
+        num_train=train.num_real,
+        num_heldout=heldout.num_real,
+        expected=expected,
+        nearer=hits,
+        ties=len(nearer) - count,
+        low=low,
+        high=high,
+        p_value=tail_probability(shared, expected, hits),
+        train_indices=tuple(train.indices.tolist()),
+        heldout_indices=tuple(heldout.indices.tolist()),
+        train_distances=tuple(train.distances.tolist()),
+        heldout_distances=tuple(heldout.distances.tolist()),
+    )
+
+
+def strangers_distances(
+    space: Space, splits: Splits, places: Int64[Tensor, " heldout"], progress: Progress
+) -> Float[Tensor, " heldout"]:
+    """From each held-out image at `places`, mirrored where distilled ones are, to the nearest training image."""
+    images = splits.test.images[places].to(space.queries.device).float() / LEVELS
+    strangers = replace(space, queries=_queries(space.values, images, space.mirrored))
+    return nearest(strangers, splits.train, torch.arange(len(splits.train)), progress).distances
+
+
+def copy_limit(space: Space, strangers: Float[Tensor, " heldout"]) -> Limit:
+    """The limit that held-out images give, none of which is a copy unless the data holds it twice.
+
+        limit = 0.5 q,   q the 1 % quantile of the distances from held-out images to the nearest training image
+
+    Args:
+        space: of the distances.
+        strangers: the distances.
+
+    Source: ours. Half of a low quantile, because distances of unrelated images thin out fast below it, and because
+        images that a data set holds twice, as CIFAR-10 does, lie there: they make the limit smaller, never larger.
+    """
+    # Each is judged by the others: its own distance, were it small, would make the limit smaller.
+    alarms = int((strangers < FACTOR * quantiles_of_others(strangers, QUANTILE)).sum())
+    low, high = binomial_interval(alarms, len(strangers))
+    return Limit(
+        space=space.name,
+        unit=space.unit,
+        distance=FACTOR * float(strangers.quantile(QUANTILE)),
+        quantile=QUANTILE,
+        factor=FACTOR,
+        num_heldout=len(strangers),
+        median=float(strangers.median()),
+        alarms=alarms,
+        low=low,
+        high=high,
+    )
+
+
+def find_copies(
+    distilled: DistilledSet,
+    images: Float[Tensor, "items C H W"],
+    part: Part,
+    real: ImageSet,
+    comparisons: Sequence[Comparison],
+) -> list[Copy]:
+    """Each distilled image that is a copy, once: verbatim where it is, else in the space where it is nearest.
+
+    Args:
+        distilled: the set.
+        images: of its items.
+        part: of the real data.
+        real: the images of that part.
+        comparisons: in pixels first.
+    """
+    differences = _largest_differences(images, real, comparisons[0].nearest[part])
+    copies = []
+    for item, (label, difference) in enumerate(zip(distilled.labels.tolist(), differences.tolist(), strict=True)):
+        verbatim = difference <= VERBATIM_LEVELS
+        distances = [float(comparison.nearest[part].distances[item]) for comparison in comparisons]
+        below = [
+            (distance / comparison.limit.distance, place)
+            for place, (distance, comparison) in enumerate(zip(distances, comparisons, strict=True))
+            if distance < comparison.limit.distance
+        ]
+        if not below and not verbatim:
+            continue
+        where = comparisons[0 if verbatim else min(below)[1]]
+        neighbour = where.nearest[part]
+        index = int(neighbour.indices[item])
+        copies.append(
+            Copy(
+                item=item,
+                item_class=distilled.classes[label],
+                part=part,
+                index=index,
+                image_class=real.classes[int(real.labels[index])],
+                kind="verbatim" if verbatim else "near",
+                space=where.space.name,
+                distance=float(neighbour.distances[item]),
+                mirrored=bool(neighbour.mirrored[item]),
+            )
+        )
+    return copies
+
+
+def _largest_differences(images: Tensor, real: ImageSet, near: Nearest) -> Int64[Tensor, " items"]:
+    """In 8-bit levels, over the values of each image and its neighbour."""
+    largest = []
+    for items in torch.arange(len(images)).split(max(1, BLOCK_VALUES // images[0].numel())):
+        block = images[items]
+        turned = torch.where(near.mirrored[items, None, None, None], block.flip(3), block)
+        levels = (turned.clamp(0, 1) * LEVELS).round().to(torch.int16)
+        largest.append((levels - real.images[near.indices[items]].to(torch.int16)).abs().flatten(1).amax(1))
+    return torch.cat(largest)

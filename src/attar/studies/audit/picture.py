@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,8 +14,8 @@ from attar.data.image_set import ImageSet, Splits
 from attar.report.contact_sheet import show_beside
 from attar.report.interpolation import item_name
 from attar.sets.distilled import DistilledSet
+from attar.studies.audit.card import Part
 from attar.studies.audit.neighbours import Nearest
-from attar.studies.audit.record import Part
 
 MOST_ROWS = 60
 
@@ -27,7 +28,7 @@ def refuse_picture(path: Path, overwrite: bool) -> None:
 
 
 def draw_neighbours(
-    distilled: DistilledSet, images: Tensor, splits: Splits, found: dict[Part, Nearest], out: Path, overwrite: bool
+    distilled: DistilledSet, images: Tensor, splits: Splits, nearest: Mapping[Part, Nearest], out: Path, overwrite: bool
 ) -> Path:
     """A row for a distilled image: itself, the nearest training image and the nearest held-out one, in pixels.
 
@@ -35,28 +36,24 @@ def draw_neighbours(
     8-bit levels, stand with its name. Mirrored neighbours are drawn as they are compared.
 
     Args:
-        distilled: the set.
-        images: of its items.
+        distilled, images: the set, and the images of its items.
         splits: the real images.
-        found: "train" and "test" to the nearest of all images of the part.
-        out: the PNG.
-        overwrite: replace an existing one.
+        nearest: of all images of each part, in pixels.
+        out, overwrite: the PNG, and whether it may replace an existing one.
     """
     per_class = max(1, MOST_ROWS // distilled.num_classes)
     members = [(distilled.labels == label).nonzero()[:per_class, 0] for label in range(distilled.num_classes)]
     items = torch.cat(members)[:MOST_ROWS]
     names = [
-        f"{item_name(distilled, item)} {found['train'].distances[item]:.1f} {found['test'].distances[item]:.1f}"
+        f"{item_name(distilled, item)} {nearest['train'].distances[item]:.1f} {nearest['test'].distances[item]:.1f}"
         for item in items.tolist()
     ]
-    columns = [
-        images[items],
-        _neighbours(splits.train, found["train"], items),
-        _neighbours(splits.test, found["test"], items),
-    ]
-    shown = "" if len(items) == len(distilled) else f", {len(items)} of {len(distilled)} items"
-    title = f"{distilled.name}{shown}: distances in 8-bit levels to the nearest training and held-out image"
-    return show_beside(out, names, columns, ("distilled", "training", "held-out"), title, overwrite=overwrite)
+    train, test = _neighbours(splits.train, nearest["train"], items), _neighbours(splits.test, nearest["test"], items)
+    part = "" if len(items) == len(distilled) else f", {len(items)} of {len(distilled)} items"
+    title = f"{distilled.name}{part}: distances in 8-bit levels to the nearest training and held-out image"
+    return show_beside(
+        out, names, [images[items], train, test], ("distilled", "training", "held-out"), title, overwrite=overwrite
+    )
 
 
 def _neighbours(real: ImageSet, near: Nearest, items: Tensor) -> Tensor:

@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attar.base.errors import InputError
-from attar.base.files import content_key
 from attar.base.randomness import generator
 from attar.data.image_set import ImageSet
 from attar.evaluation.candidates import Candidate, absent_candidate, image_items, network_inputs
 from attar.evaluation.relabelled import known_observer, labelled_alike, regions_of
 from attar.evaluation.rows import DISTILLED, NAMES
+from attar.evaluation.variants import online_observer
 from attar.methods.parameterizations.codes import Codes
 from attar.models.observers.observer import Observer
 from attar.models.training.items import TrainingItems
 from attar.sets.distilled import DistilledSet
+from attar.sets.manifest import RegionSpec
 from attar.sets.sizes import online_observers
 from attar.studies.continual.replay import ReplayItems, Share
 
@@ -31,15 +31,19 @@ CLASSES_OF_A_BYTE = 256
 
 @dataclass(frozen=True)
 class Groups:
-    """The real images that random ones are drawn from, class group by class group.
+    """The training images, class group by class group.
 
     Args:
-        train: the training images of all classes.
+        train: of all classes.
         classes: labels of each group.
     """
 
     train: ImageSet
     classes: list[list[int]]
+
+    def images(self, number: int) -> ImageSet:
+        """The images of a group's classes, and of no other."""
+        return self.train.with_classes(self.classes[number])
 
     @property
     def image_bytes(self) -> int:
@@ -69,121 +73,108 @@ def memory_bytes(distilled: DistilledSet) -> int:
 def candidates(groups: Groups, memory: list[DistilledSet]) -> list[Candidate]:
     """The rows for the sets of the first groups; random images labelled alike where these have region labels."""
     rows = [_replay(memory), _random(groups, memory)]
-    if regions_of(memory[0]) is not None:
-        rows.append(_labelled_alike(groups, memory))
-    return rows
+    regions = [regions for distilled in memory if (regions := regions_of(distilled)) is not None]
+    return [*rows, _labelled_alike(groups, memory, regions)] if regions else rows
 
 
 def _replay(memory: list[DistilledSet]) -> Candidate:
-    fingerprints = [each.fingerprint for each in memory]
+    fingerprints = [distilled.fingerprint for distilled in memory]
 
     @functools.cache
     def items(device: torch.device) -> TrainingItems:
-        preprocess = memory[0].preprocess.to(device)
         shares, first = [], 0
-        for each in memory:
-            observer = _observer(each).to(device) if online_observers(each.manifest) else None
-            shares.append(Share(each.training_items(device, observer), each.preprocess.to(device), first))
-            first += each.num_classes
-        return ReplayItems(shares, preprocess, first)
+        for distilled in memory:
+            observer = online_observer(distilled)
+            items = distilled.training_items(device, observer and observer.to(device))
+            shares.append(Share(items, distilled.preprocess.to(device), first))
+            first += distilled.num_classes
+        return ReplayItems(shares, memory[0].preprocess.to(device), first)
 
     return Candidate(
         DISTILLED,
-        sum(each.num_training_items for each in memory),
-        sum(each.storage.paper_bytes for each in memory),
+        sum(distilled.num_training_items for distilled in memory),
+        sum(distilled.storage.paper_bytes for distilled in memory),
         sum(map(memory_bytes, memory)),
         ("replay", FORMAT, fingerprints),
         lambda seed: items,
     )
 
 
-def _observer(distilled: DistilledSet) -> Observer:
-    found = known_observer(distilled)
-    if isinstance(found, str):
-        raise InputError(found)
-    return found
-
-
 def _random(groups: Groups, memory: list[DistilledSet]) -> Candidate:
     """Plain images of every group in the bytes of its distilled set."""
-    preprocess = memory[0].preprocess
-    counts = [memory_bytes(each) // (each.num_classes * groups.image_bytes) for each in memory]
-    num_items = sum(map(groups.num_drawn, range(len(counts)), counts))
 
-    def items(seed: int, device: torch.device) -> TrainingItems:
-        drawn = [groups.draw(number, count, seed) for number, count in enumerate(counts)]
-        labels = torch.repeat_interleave(torch.tensor([len(each) for part in drawn for each in part]))
-        images = groups.train.images[torch.cat([each for part in drawn for each in part])]
-        return image_items(images, labels, preprocess, device)
+    def labelled(number: int, images: Tensor, labels: Tensor, device: torch.device) -> TrainingItems:
+        return image_items(images, labels, memory[0].preprocess, device)
 
-    return _images_row(RANDOM, groups, memory, counts, "", num_items * groups.image_bytes, num_items, items)
+    budgets = [(memory_bytes(distilled), groups.image_bytes) for distilled in memory]
+    return _images(RANDOM, groups, memory, budgets, labelled)
 
 
-def _labelled_alike(groups: Groups, memory: list[DistilledSet]) -> Candidate:
+def _labelled_alike(groups: Groups, memory: list[DistilledSet], regions: list[RegionSpec]) -> Candidate:
     """Random images with region labels by the same observers: both together in the bytes of the distilled set."""
-    found = [known_observer(each) for each in memory]
-    observers = [each for each in found if not isinstance(each, str)]
-    if len(observers) < len(memory):
-        return absent_candidate(ALIKE, next(each for each in found if isinstance(each, str)))
-    labels = [_label_bytes_per_item(each) for each in memory]
-    counts = [
-        each.file_bytes // (each.num_classes * (groups.image_bytes + own))
-        for each, own in zip(memory, labels, strict=True)
-    ]
-    each_group = list(map(groups.num_drawn, range(len(counts)), counts))
-    taken = sum(count * (groups.image_bytes + own) for count, own in zip(each_group, labels, strict=True))
-    taken += sum(memory_bytes(each) - each.file_bytes for each in memory)
+    observers: list[Observer] = []
+    budgets, about = [], []
+    for distilled, region in zip(memory, regions, strict=True):
+        observer = known_observer(distilled)
+        if isinstance(observer, str):
+            return absent_candidate(ALIKE, observer)
+        observers.append(observer)
+        label_bytes = sum(spec.num_bytes for spec in region.tensors.values()) // distilled.num_training_items
+        budgets.append((distilled.file_bytes, groups.image_bytes + label_bytes))
+        preprocess = distilled.preprocess.identity()
+        about.append([region.labels, region.seed, observer.identity, preprocess])
 
-    def items(seed: int, device: torch.device) -> TrainingItems:
-        shares, first = [], 0
-        for number, (each, count) in enumerate(zip(memory, counts, strict=True)):
-            regions, own = regions_of(each), each.preprocess
-            assert regions is not None
-            drawn = groups.draw(number, count, seed)
-            images = network_inputs(groups.train.images[torch.cat(drawn)], own, torch.device("cpu"))
-            members = torch.repeat_interleave(torch.tensor([len(part) for part in drawn]))
-            items = Codes(own, images, members)
-            labelled = labelled_alike(items, regions, own, observers[number], each.classes, device)
-            shares.append(Share(labelled, own.to(device), first))
-            first += each.num_classes
-        return ReplayItems(shares, memory[0].preprocess.to(device), first)
+    def labelled(number: int, images: Tensor, labels: Tensor, device: torch.device) -> TrainingItems:
+        distilled, preprocess = memory[number], memory[number].preprocess
+        codes = Codes(preprocess, network_inputs(images, preprocess, torch.device("cpu")), labels)
+        return labelled_alike(codes, regions[number], preprocess, observers[number], distilled.classes, device)
 
-    about = content_key(*map(_regions_key, memory))
-    return _images_row(ALIKE, groups, memory, counts, about, taken, sum(each_group), items)
+    return _images(ALIKE, groups, memory, budgets, labelled, about)
 
 
-def _regions_key(distilled: DistilledSet) -> list[Any]:
-    regions = regions_of(distilled)
-    assert regions is not None and regions.observer is not None
-    return [regions.labels, regions.seed, regions.observer.identity, distilled.preprocess.identity()]
-
-
-def _label_bytes_per_item(distilled: DistilledSet) -> int:
-    """Stored region labels of one canvas; 0 where they are asked of the observer."""
-    regions = regions_of(distilled)
-    stored = sum(spec.num_bytes for spec in regions.tensors.values()) if regions is not None else 0
-    return stored // distilled.num_training_items
-
-
-def _images_row(
+def _images(
     name: str,
     groups: Groups,
     memory: list[DistilledSet],
-    counts: list[int],
-    about: str,
-    taken: int,
-    num_items: int,
-    items: Callable[[int, torch.device], TrainingItems],
+    budgets: list[tuple[int, int]],
+    labelled: Callable[[int, Tensor, Tensor, torch.device], TrainingItems],
+    about: Any = None,
 ) -> Candidate:
-    if not min(counts):
-        return absent_candidate(
-            name, f"{min(map(memory_bytes, memory))} bytes of a step hold no such image of each class"
-        )
-    seen = groups.classes[: len(memory)]
-    asked = sum(count * len(classes) for count, classes in zip(counts, seen, strict=True))
-    fewer = ", or all that there are" if num_items < asked else ""
+    """A row of random images.
 
-    key = ("replay of images", FORMAT, counts, seen, groups.train.fingerprint, about)
-    told = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
-    note = f"{told} uint8 images of each class{fewer} (others for each seed; kept from step to step)"
-    return Candidate(name, num_items, None, taken, key, lambda seed: functools.partial(items, seed), True, note)
+    Args:
+        name: of the row.
+        groups: where images are drawn from.
+        memory: the sets whose bytes they take.
+        budgets: for each group the bytes of its images, and those of one image with its labels.
+        labelled: number of a group, images, labels among its classes and device -> items.
+        about: what the items depend on beside the images.
+    """
+    classes = groups.classes[: len(memory)]
+    counts = [total // (len(group) * size) for group, (total, size) in zip(classes, budgets, strict=True)]
+    if not min(counts):
+        smallest = min(map(memory_bytes, memory))
+        return absent_candidate(name, f"{smallest} bytes of a step hold no such image of each class")
+    num_drawn = [groups.num_drawn(number, count) for number, count in enumerate(counts)]
+    # An observer that is asked while training takes bytes beside the images.
+    num_bytes = sum(map(memory_bytes, memory)) - sum(total for total, _ in budgets)
+    num_bytes += sum(count * size for count, (_, size) in zip(num_drawn, budgets, strict=True))
+
+    def items(seed: int, device: torch.device) -> TrainingItems:
+        shares, first, preprocess = [], 0, memory[0].preprocess.to(device)
+        for number, count in enumerate(counts):
+            drawn = groups.draw(number, count, seed)
+            labels = torch.repeat_interleave(torch.tensor([len(members) for members in drawn]))
+            group = labelled(number, groups.train.images[torch.cat(drawn)], labels, device)
+            shares.append(Share(group, preprocess, first))
+            first += len(drawn)
+        return ReplayItems(shares, preprocess, first)
+
+    key = ("replay of images", FORMAT, counts, classes, groups.train.fingerprint, about)
+    number = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
+    most = sum(count * len(group) for count, group in zip(counts, classes, strict=True))
+    fewer = ", or all that there are" if sum(num_drawn) < most else ""
+    note = f"{number} uint8 images of each class{fewer} (others for each seed; kept from step to step)"
+    return Candidate(
+        name, sum(num_drawn), None, num_bytes, key, lambda seed: functools.partial(items, seed), True, note
+    )

@@ -12,8 +12,7 @@ from attar.models.codecs.codec import Codec
 from attar.models.training.items import Inputs, TrainingItems, gives_logits
 from attar.sets.streaming import DecodedItems, RegionItems, SampledItems
 
-ABSENT_LOGIT = -1e9
-"""Of a class that a label says nothing of: no mass at any temperature, exactly, and finite."""
+ABSENT_LOGIT = -1e9  # exp(-1e9 / T) is exactly 0 at any temperature in use, and unlike -inf it is finite
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class ReplayItems:
     """
 
     def __init__(self, shares: Sequence[Share], preprocess: Codec, num_classes: int) -> None:
-        self._shares = [Share(_translated(each, preprocess), preprocess, each.first_class) for each in shares]
+        self._shares = [Share(_translated(share, preprocess), preprocess, share.first_class) for share in shares]
         self._preprocess, self._num_classes = preprocess, num_classes
         self.augmented = self._alike([bool(getattr(share.items, "augmented", False)) for share in shares])
         self.gives_logits = self._alike([gives_logits(share.items) for share in shares])
@@ -63,10 +62,10 @@ class ReplayItems:
         inputs: list[Inputs] = []
         labels = []
         for share in self._shares:
-            own, own_labels = self._read(share.items, epoch, generator)
-            inputs.append(own)
-            labels.append(lifted(own_labels, share.first_class, self._num_classes, self.gives_logits))
-        tensors = [each for each in inputs if isinstance(each, Tensor)]
+            group_inputs, group_labels = self._read(share.items, epoch, generator)
+            inputs.append(group_inputs)
+            labels.append(lifted(group_labels, share.first_class, self._num_classes, self.gives_logits))
+        tensors = [part for part in inputs if isinstance(part, Tensor)]
         return torch.cat(tensors) if len(tensors) == len(inputs) else JoinedInputs(inputs), torch.cat(labels)
 
     def _read(self, items: TrainingItems, epoch: int, generator: torch.Generator) -> tuple[Inputs, Tensor]:
@@ -97,13 +96,13 @@ class JoinedInputs:
         return self.shape[0]
 
     def __getitem__(self, indices: Tensor) -> Tensor:
-        first, found = 0, torch.empty(len(indices), *self.shape[1:], device=indices.device, dtype=self.dtype)
+        first, batch = 0, torch.empty(len(indices), *self.shape[1:], device=indices.device, dtype=self.dtype)
         for part in self._parts:
             here = ((indices >= first) & (indices < first + len(part))).nonzero()[:, 0]
             if len(here):
-                found[here] = part[indices[here] - first].to(found)
+                batch[here] = part[indices[here] - first].to(batch)
             first += len(part)
-        return found
+        return batch
 
 
 def lifted(labels: Tensor, first_class: int, num_classes: int, logits: bool = False) -> Tensor:
@@ -124,17 +123,16 @@ def lifted(labels: Tensor, first_class: int, num_classes: int, logits: bool = Fa
 
 def _translated(share: Share, preprocess: Codec) -> TrainingItems:
     """The share's items as inputs of `preprocess`; regions, which are made when asked for, are left as they are."""
-    own, items = share.preprocess, share.items
-    if isinstance(items, RegionItems) or own.identity() == preprocess.identity():
+    items, before = share.items, share.preprocess
+
+    @torch.no_grad()
+    def again(inputs: Tensor) -> Tensor:
+        return torch.cat([preprocess.encode(before.decode(part)) for part in inputs.split(512)])
+
+    if isinstance(items, RegionItems) or before.identity() == preprocess.identity():
         return items
     if isinstance(items, SampledItems):
-        drawn = items
-        return SampledItems(lambda draw: _again(drawn.epoch(0, draw)[0], own, preprocess), items.labels)
+        return SampledItems(lambda draw: again(items.epoch(0, draw)[0]), items.labels)
     if not isinstance(items, DecodedItems):
         raise ValueError(f"items of type {type(items).__name__} cannot be translated")
-    return DecodedItems(_again(items.inputs, own, preprocess), items.labels)
-
-
-@torch.no_grad()
-def _again(inputs: Tensor, own: Codec, preprocess: Codec) -> Tensor:
-    return torch.cat([preprocess.encode(own.decode(part)) for part in inputs.split(512)])
+    return DecodedItems(again(items.inputs), items.labels)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -63,17 +64,35 @@ ORDERS: dict[Order, str] = {
 
 @dataclass(frozen=True)
 class Section:
-    """Runs that may be compared: the same data and the same protocol.
+    """Runs that may be compared, in the order asked for: the same data and the same protocol.
 
     Args:
         title: data and protocol.
         picture: file name of its plot.
-        records: in the order asked for.
+        records: of the runs.
     """
 
     title: str
     picture: str
     records: tuple[Record, ...]
+
+    @property
+    def networks(self) -> list[str]:
+        """The first network of every run, each once."""
+        return list(dict.fromkeys(record.card.rows[0].network.name for record in self.records))
+
+    def points(self) -> list[Point]:
+        """Accuracy against bytes: a point for each run on its first network, then quieter ones for baselines."""
+        points, several = [], len(self.networks) > 1
+        for record in self.records:
+            network = record.card.rows[0].network
+            suffix = f", {network.name}" * several
+            for row in record.card.rows:
+                if row.network == network and row.mean is not None and row.num_bytes and row.name not in _VARIED:
+                    is_set = row.name == DISTILLED
+                    name = (record.card.name if is_set else row.name) + suffix
+                    points.append(Point(name, row.num_bytes, row.mean, row.std, None, baseline=not is_set))
+        return sorted(dict.fromkeys(points), key=lambda point: point.baseline)
 
 
 def sections(records: Sequence[Record], order: Order = "bytes") -> list[Section]:
@@ -81,27 +100,24 @@ def sections(records: Sequence[Record], order: Order = "bytes") -> list[Section]
 
     Of two records of the same set, data, protocol, networks, seeds and device the later one counts.
     """
-    latest: dict[str, Record] = {}
-    for record in sorted(records, key=lambda each: (each.time, each.to_json())):
-        latest[record.key] = record
+    latest = {record.key: record for record in sorted(records, key=lambda record: (record.time, record.to_json()))}
     groups: dict[tuple[str, ...], list[Record]] = {}
     for record in latest.values():
         card = record.card
-        split = card.test_fingerprint, card.train_fingerprint
-        about: tuple[str, ...] = (card.data, card.protocol.label, *split, protocol_key(card))
+        about = card.data, card.protocol.label, card.test_fingerprint, card.train_fingerprint, protocol_key(card)
         groups.setdefault(about, []).append(record)
     titles = [about[:2] for about in groups]
     names = {about: f"{slug(about[0])}-{slug(about[1])}" for about in groups}
-    made = []
+    result = []
     for about in sorted(groups):
-        told, name = f"{about[0]}, protocol {about[1]}", names[about]
+        title, name = f"{about[0]}, protocol {about[1]}", names[about]
         if titles.count(about[:2]) > 1:
-            told = f"{told} (settings or split {about[2][:6]}{about[3][:6]}{about[4][:6]})"
+            title += f" (settings or split {about[2][:6]}{about[3][:6]}{about[4][:6]})"
         if list(names.values()).count(name) > 1:
-            name = f"{name}-{content_key(*about)[:16]}"
-        ordered = _ordered(groups[about], order)
-        made.append(Section(told, f"{name}.png", tuple(ordered)))
-    return made
+            name += f"-{content_key(*about)[:16]}"
+        ordered = sorted(groups[about], key=lambda record: (*_KEYS[order](record), *_KEYS["bytes"](record)))
+        result.append(Section(title, f"{name}.png", tuple(ordered)))
+    return result
 
 
 def page(records: Sequence[Record], pictures: str, order: Order = "bytes") -> str:
@@ -112,8 +128,8 @@ def page(records: Sequence[Record], pictures: str, order: Order = "bytes") -> st
         pictures: folder of the plots, as the page links to it.
         order: of the rows of a table.
     """
-    told = (line for each in sections(records, order) for line in _section_lines(each, pictures))
-    return "\n".join([PREFACE.format(order=ORDERS[order]), *told])
+    lines = (line for section in sections(records, order) for line in _section_lines(section, pictures))
+    return "\n".join([PREFACE.format(order=ORDERS[order]), *lines])
 
 
 def write_page(records: Sequence[Record], out: Path, overwrite: bool = False, order: Order = "bytes") -> list[Path]:
@@ -131,91 +147,80 @@ def write_page(records: Sequence[Record], out: Path, overwrite: bool = False, or
     if out.suffix != ".md":
         raise InputError(f"--out {out} ends in {out.suffix or 'nothing'}; the page is Markdown: name it .md")
     folder = out.with_suffix("")
-    found = sections(records, order)
+    plotted = [(section, folder / section.picture) for section in sections(records, order) if section.points()]
     refuse_existing(out, overwrite)
-    for section in found:
-        if (folder / section.picture).exists():
-            refuse_existing(folder / section.picture, overwrite)
     folder.mkdir(exist_ok=True)
-    plots = [plot(section, folder / section.picture) for section in found if _points(section)]
+    for _, picture in plotted:
+        refuse_existing(picture, overwrite)
+    for section, picture in plotted:
+        plot_accuracy(
+            section.points(),
+            picture,
+            title=f"{section.title}, {', '.join(section.networks)}",
+            size_label="bytes: the set's file, or the images as plain uint8 or JPEG",
+            overwrite=True,
+        )
     write_text(out, page(records, folder.name, order))
-    return [out, *plots]
+    return [out, *(picture for _, picture in plotted)]
 
 
-def plot(section: Section, out: Path) -> Path:
-    """Accuracy against bytes, a point for each run on its first network, and quieter ones for baselines."""
-    return plot_accuracy(
-        _points(section),
-        out,
-        title=f"{section.title}, {', '.join(_first_networks(section))}",
-        size_label="bytes: the set's file, or the images as plain uint8 or JPEG",
-        overwrite=True,
-    )
+def _minus_accuracy(record: Record) -> tuple[float]:
+    row = _row(record.card, DISTILLED, record.card.rows[0].network)
+    return (1.0 if row is None or row.mean is None else -row.mean,)
 
 
-def _ordered(records: Sequence[Record], order: Order) -> list[Record]:
-    def key(record: Record) -> tuple[Any, ...]:
-        card, sizes = record.card, record.card.storage
-        own = _row(card, DISTILLED, card.rows[0].network)
-        mean = -1.0 if own is None or own.mean is None else own.mean
-        usual = sizes.file_bytes, card.name, record.key
-        firsts: dict[Order, tuple[Any, ...]] = {
-            "bytes": (), "paper-bytes": (sizes.paper_bytes,), "accuracy": (-mean,), "name": (card.name,), "time": (),
-        }  # fmt: skip
-        return (*firsts[order], *usual)
-
-    found = sorted(records, key=key)
-    return sorted(found, key=lambda each: each.time, reverse=True) if order == "time" else found
-
-
-def _first_networks(section: Section) -> list[str]:
-    return list(dict.fromkeys(record.card.rows[0].network.name for record in section.records))
+_KEYS: dict[Order, Callable[[Record], tuple[Any, ...]]] = {
+    "bytes": lambda record: (record.card.storage.file_bytes, record.card.name, record.key),
+    "paper-bytes": lambda record: (record.card.storage.paper_bytes,),
+    "accuracy": _minus_accuracy,
+    "name": lambda record: (record.card.name,),
+    "time": lambda record: (-datetime.fromisoformat(record.time).timestamp(),),
+}
+"""What rows are sorted by; ties by the bytes of their files, then by name."""
 
 
 def _section_lines(section: Section, pictures: str) -> list[str]:
-    lines = [
-        [_plain(cell) for cell in cells]
-        for number, record in enumerate(section.records, 1)
-        for cells in _cells(record, number)
-    ]
+    numbered = list(enumerate(section.records, 1))
+    lines = [[_plain(cell) for cell in cells] for number, record in numbered for cells in _cells(record, number)]
     card = section.records[0].card
-    shape = " x ".join(map(str, card.image_shape))
-    about = f"{len(card.classes)} classes, images {shape}, {card.num_test:,} test images"
-    compared = "" if card.protocol.comparable else "; not comparable with published numbers"
-    image = [f"![Accuracy against bytes: {_plain(section.title)}]({pictures}/{section.picture})", ""] * bool(
-        _points(section)
+    about = (
+        f"{len(card.classes)} classes, images {' x '.join(map(str, card.image_shape))}, {card.num_test:,} test images"
     )
-    runs = [line for number, record in enumerate(section.records, 1) for line in _run_lines(record, number)]
+    compared = "" if card.protocol.comparable else "; not comparable with published numbers"
     table = TextTable(about + compared, COLUMNS, lines).markdown()
-    return [f"## {_plain(section.title)}", "", table, *image, "Runs:", "", *runs, ""]
+    title = _plain(section.title)
+    image = [f"![Accuracy against bytes: {title}]({pictures}/{section.picture})", ""] if section.points() else []
+    runs = [line for number, record in numbered for line in _run_lines(record, number)]
+    return [f"## {title}", "", table, *image, "Runs:", "", *runs, ""]
 
 
 def _cells(record: Record, number: int) -> Iterator[list[str]]:
     card, sizes = record.card, record.card.storage
-    unseen = _unseen(card)
+    mean = next((mean for mean in card.unseen() if mean.name == DISTILLED), None)
+    unseen = "" if mean is None else f"{mean.text} ({len(mean.networks)})"
     for network in dict.fromkeys(row.network for row in card.rows):
-        own, random = _row(card, DISTILLED, network), _row(card, NAMES["random"], network)
-        if own is None:
+        row, random = _row(card, DISTILLED, network), _row(card, NAMES["random"], network)
+        if row is None:
             continue
         difference = None if random is None else card.difference(random)
-        share = card.recovery(own)
+        share = card.recovery(row)
         yield [
             card.name + (f" ({card.recipe})" if card.recipe not in ("", card.name) else ""),
             network.name,
-            f"{own.num_items:,}",
+            f"{row.num_items:,}",
             f"{sizes.paper_bytes:,}",
             f"{sizes.file_bytes:,}",
             f"{sizes.bits_per_class:,.0f}",
             f"{sizes.external_bytes:,}",
-            own.accuracy_text,
-            _text(random),
+            row.accuracy_text,
+            _accuracy(random),
             difference.text if difference else "",
-            _text(_row(card, NAMES["random-uint8"], network)),
-            _text(_row(card, NAMES["initial"], network)),
+            _accuracy(_row(card, NAMES["random-uint8"], network)),
+            _accuracy(_row(card, NAMES["initial"], network)),
             "" if share is None else f"{share:.0f}",
             unseen,
             *_ranking(card, network),
-            f"{own.minutes:.2g}",
+            f"{row.minutes:.2g}",
             f"[{number}]",
         ]
         unseen = ""  # one mean is of all networks, and stands with the first
@@ -224,38 +229,18 @@ def _cells(record: Record, number: int) -> Iterator[list[str]]:
 def _run_lines(record: Record, number: int) -> list[str]:
     card = record.card
     seeds = ", ".join(map(str, card.seeds))
-    told = f"{number}. {card.name}: {record.time[:10]}; commit {record.commit[:12]}; seeds {seeds}; {card.device}"
+    run = f"{number}. {card.name}: {record.time[:10]}; commit {record.commit[:12]}; seeds {seeds}; {card.device}"
     versions = ", ".join(f"{name} {version}" for name, version in sorted(card.versions.items()))
-    commands = [command for command in (record.made_by, record.command) if command]
-    return [f"{_plain(told)}; {_plain(versions)}", "", *(f"       {_plain(command)}" for command in commands), ""]
-
-
-def _unseen(card: Scorecard) -> str:
-    """The set's mean over the networks that it was not distilled with, and their number; "" where none was tested."""
-    own = next((each for each in card.unseen() if each.name == DISTILLED), None)
-    return "" if own is None else f"{own.text} ({len(own.networks)})"
+    commands = [f"       {_plain(command)}" for command in (record.made_by, record.command) if command]
+    return [f"{_plain(run)}; {_plain(versions)}", "", *commands, ""]
 
 
 def _ranking(card: Scorecard, network: NetworkConfig) -> list[str]:
     """HLR and IOR in percentage points, LRS and ARS of fractions; "" for what a row is missing for."""
-    found = card.ranking(network)
-    gaps = ["" if gap is None else gap.text for gap in (found.hard_label_recovery, found.improvement_over_random)]
-    scores = (found.label_robust, found.augmentation_robust)
-    return [*gaps, *("" if points is None else f"{normalised(points):.3f}" for points in scores)]
-
-
-def _points(section: Section) -> list[Point]:
-    points, several = [], len(_first_networks(section)) > 1
-    for record in section.records:
-        network = record.card.rows[0].network
-        told = f", {network.name}" * several
-        for row in record.card.rows:
-            if row.network != network or row.mean is None or not row.num_bytes or row.name in _VARIED:
-                continue
-            own = row.name == DISTILLED
-            series = record.card.name if own else row.name
-            points.append(Point(series + told, row.num_bytes, row.mean, row.std, None, baseline=not own))
-    return sorted(dict.fromkeys(points), key=lambda point: point.baseline)
+    scores = card.ranking(network)
+    gaps = ["" if gap is None else gap.text for gap in (scores.hard_label_recovery, scores.improvement_over_random)]
+    robust = (scores.label_robust, scores.augmentation_robust)
+    return [*gaps, *("" if points is None else f"{normalised(points):.3f}" for points in robust)]
 
 
 _VARIED = (NAMES["hard-labels"], NAMES["plain"], NAMES["random-plain"], NAMES["full"])
@@ -265,7 +250,7 @@ def _row(card: Scorecard, name: str, network: NetworkConfig) -> Row | None:
     return next((row for row in card.rows if (row.name, row.network) == (name, network)), None)
 
 
-def _text(row: Row | None) -> str:
+def _accuracy(row: Row | None) -> str:
     return "" if row is None else row.accuracy_text
 
 

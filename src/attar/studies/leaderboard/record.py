@@ -6,7 +6,7 @@ import math
 import re
 import shlex
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Literal
@@ -26,6 +26,8 @@ MOST_RECORDS = 10_000
 LARGEST_COUNT = 2**62
 LONGEST_TEXT = 20_000
 TIME = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$"
+SCORED = {"training", "use_learned_rate", "means", "rate_search"}
+"""Settings of a protocol that can change a score."""
 NEEDED = "a run is recorded with its protocol, seeds, device, commit and command"
 
 Command = Annotated[str, Field(max_length=LONGEST_COMMAND, pattern=r"^[^\x00-\x1f\x7f]*$")]
@@ -36,7 +38,7 @@ class Record(Config):
 
     Args:
         time: when it was scored, UTC, to the second.
-        commit: of attar's source, 40 hexadecimal digits.
+        commit: of attar's source.
         command: that scored it; paths are shortened to their last part.
         made_by: the command that distilled the set, where its file tells; else "".
         fingerprint: of the set.
@@ -77,21 +79,18 @@ class Record(Config):
     @property
     def file_name(self) -> str:
         """E.g. "digits-quick-v1-photos-0a1b2c3d.json"."""
-        named = (self.card.data, self.card.protocol.label, self.card.name)
-        return "-".join([*map(slug, named), self.key[:8]]) + ".json"
+        names = (self.card.data, self.card.protocol.label, self.card.name)
+        return "-".join([*map(slug, names), self.key[:8]]) + ".json"
 
     def to_json(self) -> str:
         """Everything, as indented JSON."""
         return self.model_dump_json(indent=1) + "\n"
 
 
-_SCORED = {"training", "use_learned_rate", "means", "rate_search"}
-
-
 def protocol_key(card: Scorecard) -> str:
     """Equal for equal settings of whatever can change a score, whatever the protocol's description."""
     used = card.protocol
-    return content_key(used.name, used.version, used.model_dump(mode="json", include=_SCORED))
+    return content_key(used.name, used.version, used.model_dump(mode="json", include=SCORED))
 
 
 def record_of(
@@ -103,15 +102,7 @@ def record_of(
     made_by: str = "",
     time: datetime | None = None,
 ) -> Record:
-    """A run just scored as a record.
-
-    Args:
-        card: of `evaluate`.
-        commit: of attar's source; see `source_commit`.
-        command: its words.
-        fingerprint: `DistilledSet.fingerprint`.
-        made_by: see `distilling_command`.
-        time: None is now.
+    """A run just scored as a record, with the fields of `Record`; `command` in words, `time` None for now.
 
     Raises:
         InputError: something of it is not named.
@@ -227,11 +218,7 @@ def _check_row(row: Row) -> None:
     counts = [count for count in (row.num_items, row.paper_bytes, row.num_bytes, row.images_seen) if count is not None]
     if any(not 0 <= count <= LARGEST_COUNT for count in counts) or not row.minutes < LARGEST_COUNT:
         raise ValueError(f"row {row.name!r} has a count that no run has")
-    if row.confusion or any(len(text) > LONGEST_TEXT for text in _texts(row)):
+    if row.confusion or any(len(text) > LONGEST_TEXT for text in (row.name, row.note, row.absent or "")):
         raise ValueError(f"row {row.name!r} has a confusion table, or a text of more than {LONGEST_TEXT:,} letters")
     if any(share is not None and not math.isfinite(share) for share in row.per_class):
         raise ValueError(f"row {row.name!r} has an accuracy that is not finite")
-
-
-def _texts(row: Row) -> Iterator[str]:
-    yield from (row.name, row.note, row.absent or "")

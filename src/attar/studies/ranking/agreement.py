@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attar.base.randomness import generator
-from attar.base.shapes import Float
+from attar.base.shapes import Float, Int64
 from attar.evaluation.statistics import CONFIDENCE
 
 DRAWS = 2000
@@ -21,19 +21,13 @@ MOST_PAIRS = 2**22
 
 @dataclass(frozen=True)
 class Draws:
-    """Bootstrap samples, the same for everything that is compared.
+    """`DRAWS` bootstrap samples of candidates and of seeds with replacement, the same for everything compared."""
 
-    Args:
-        candidates: int64 [D, C], drawn with replacement.
-        seeds: int64 [D, S], drawn with replacement.
-    """
-
-    candidates: Tensor
-    seeds: Tensor
+    candidates: Int64[Tensor, "draws candidates"]
+    seeds: Int64[Tensor, "draws seeds"]
 
     @classmethod
     def of(cls, num_candidates: int, num_seeds: int, seed: int = 0) -> Draws:
-        """`DRAWS` of them."""
         chosen = torch.randint(num_candidates, (DRAWS, num_candidates), generator=generator(seed, "rank candidates"))
         return cls(chosen, torch.randint(num_seeds, (DRAWS, num_seeds), generator=generator(seed, "rank seeds")))
 
@@ -44,13 +38,13 @@ class Draws:
         return ((counts @ scores.T) / scores.shape[1]).gather(1, self.candidates)
 
 
+# scipy's functions take about a millisecond a pair of rankings, and every row of a card has thousands of them.
 def spearman(first: Float[Tensor, "... candidates"], second: Float[Tensor, "... candidates"]) -> Tensor:
     """Spearman's rank correlation along the last dimension; NaN where all of one side are equal.
 
     rho = corr(r(x), r(y)),   r_i = (n + 1) / 2 + 1/2 sum_j sign(x_i - x_j), which gives ties their mean rank
     """
-    ranks = [_signs(values).sum(-1) for values in (first, second)]  # twice the ranks, less n + 1: a sum of zero
-    return (ranks[0] * ranks[1]).sum(-1) / (ranks[0].square().sum(-1) * ranks[1].square().sum(-1)).sqrt()
+    return _cosine(_signs(first).sum(-1), _signs(second).sum(-1))
 
 
 def kendall(first: Float[Tensor, "... candidates"], second: Float[Tensor, "... candidates"]) -> Tensor:
@@ -58,9 +52,7 @@ def kendall(first: Float[Tensor, "... candidates"], second: Float[Tensor, "... c
 
     tau = sum_ij s_ij(x) s_ij(y) / sqrt(sum_ij s_ij(x)^2 sum_ij s_ij(y)^2),   s_ij(x) = sign(x_i - x_j)
     """
-    one, other = _signs(first), _signs(second)
-    pairs = [one.square().sum((-2, -1)), other.square().sum((-2, -1))]
-    return (one * other).sum((-2, -1)) / (pairs[0] * pairs[1]).sqrt()
+    return _cosine(_signs(first).flatten(-2), _signs(second).flatten(-2))
 
 
 def over_draws(
@@ -69,8 +61,8 @@ def over_draws(
     second: Float[Tensor, "draws candidates"],
 ) -> Float[Tensor, " draws"]:
     """A correlation of every draw, of so few draws at a time that their pairs of candidates fit in memory."""
-    some = max(1, MOST_PAIRS // first.shape[1] ** 2)
-    return torch.cat([measure(*part) for part in zip(first.split(some), second.split(some), strict=True)])
+    size = max(1, MOST_PAIRS // first.shape[1] ** 2)
+    return torch.cat([measure(*part) for part in zip(first.split(size), second.split(size), strict=True)])
 
 
 def interval(values: Float[Tensor, " draws"]) -> tuple[float | None, float | None]:
@@ -97,10 +89,13 @@ def against_itself(scores: Sequence[Sequence[float]]) -> tuple[float, float] | N
     if count < 2:
         return None
     others = (table.sum(1, keepdim=True) - table) / (count - 1)
-    found = [float(measure(table.T, others.T).mean()) for measure in (spearman, kendall)]
-    return None if any(value != value for value in found) else (found[0], found[1])
+    rho, tau = (float(measure(table.T, others.T).mean()) for measure in (spearman, kendall))
+    return None if rho != rho or tau != tau else (rho, tau)
 
 
-def _signs(values: Tensor) -> Tensor:
-    """[..., C, C]"""
+def _signs(values: Tensor) -> Float[Tensor, "... candidates candidates"]:
     return (values.double().unsqueeze(-1) - values.double().unsqueeze(-2)).sign()
+
+
+def _cosine(first: Tensor, second: Tensor) -> Tensor:
+    return (first * second).sum(-1) / (first.square().sum(-1) * second.square().sum(-1)).sqrt()

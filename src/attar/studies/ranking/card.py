@@ -5,21 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import torch
 from pydantic import Field, model_validator
 
-from attar.base.config import Config, parse_config
-from attar.evaluation.card import TextTable
+from attar.base.config import Config
+from attar.evaluation.card import Card, TextTable, seeds_text
 from attar.evaluation.protocol import Protocol
-from attar.evaluation.scorecard import DISTILLED, FULL
-from attar.evaluation.statistics import mean_and_std
+from attar.evaluation.rows import DISTILLED, FULL
+from attar.evaluation.statistics import mean_and_std, spread_text
 from attar.models.networks.network import NetworkConfig
 from attar.studies.ranking.agreement import DRAWS, Draws, against_itself, interval, kendall, over_draws, spearman
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 FEWEST = 3
 FEW = 8
@@ -68,7 +65,7 @@ class Scores(Config):
     @property
     def means(self) -> list[float]:
         """One for each candidate."""
-        return [mean_and_std(each)[0] for each in self.accuracies]
+        return [mean_and_std(accuracies)[0] for accuracies in self.accuracies]
 
     @property
     def best(self) -> int:
@@ -83,6 +80,14 @@ class Correlation(Config):
     value: float | None
     low: float | None
     high: float | None
+
+    @classmethod
+    def of(cls, value: torch.Tensor, draws: torch.Tensor) -> Correlation:
+        """The value with the interval of its bootstrap draws [D]."""
+        if value.isnan():
+            return cls(value=None, low=None, high=None)
+        low, high = interval(draws)
+        return cls(value=float(value), low=low, high=high)
 
     @property
     def text(self) -> str:
@@ -111,15 +116,12 @@ class Agreement(Config):
     less: Correlation | None = None
 
 
-class RankCard(Config):
+class RankCard(Card):
     """Every candidate on every kind of items.
 
     Args:
-        name: what the set is called here.
-        recipe: that made it.
-        data: name of the data.
-        train_fingerprint, test_fingerprint: of its parts.
-        num_test: test images.
+        name, recipe: what the set is called here, and what made it.
+        data, train_fingerprint, test_fingerprint, num_test: name of the data, its parts and its number of test images.
         protocol: how candidates are trained on the set and on what is compared with it, before their own settings.
         reference: the same on all real images.
         seeds: the same for all.
@@ -131,7 +133,8 @@ class RankCard(Config):
         notes: what a reader should know.
     """
 
-    schema_version: Literal[1] = 1
+    noun = "rank card"
+
     name: str
     recipe: str = ""
     data: str
@@ -152,67 +155,68 @@ class RankCard(Config):
     @model_validator(mode="after")
     def _fits_together(self) -> RankCard:
         shape = len(self.candidates), len(self.seeds)
-        for each in self.scores:
-            if (len(each.accuracies), *{len(row) for row in each.accuracies}) != shape:
+        for scores in self.scores:
+            if (len(scores.accuracies), *{len(row) for row in scores.accuracies}) != shape:
                 raise ValueError(
-                    f"{each.name} has not one accuracy for each of {shape[0]} candidates and {shape[1]} seeds"
+                    f"{scores.name} has not one accuracy for each of {shape[0]} candidates and {shape[1]} seeds"
                 )
-        if self.scores[0].name != FULL or [each.name for each in self.agreements] != [s.name for s in self.scores[1:]]:
+        first, *others = (scores.name for scores in self.scores)
+        if first != FULL or [agreement.name for agreement in self.agreements] != others:
             raise ValueError("agreements are those of all scores but the first, which is of all real images")
         return self
 
     @classmethod
     def of(cls, scores: Sequence[Scores], **about: object) -> RankCard:
         """With the agreements of these scores; the first is of all real images, the second of the set."""
+        itself = against_itself(scores[0].accuracies)
         return cls.model_validate(
-            {
-                **about,
-                "scores": tuple(scores),
-                "agreements": tuple(agreements(scores)),
-                "itself": against_itself(scores[0].accuracies),
-            }
+            {**about, "scores": tuple(scores), "agreements": tuple(agreements(scores)), "itself": itself}
         )
 
     def agreement(self, name: str = DISTILLED) -> Agreement:
         """Of the items of that name. Raises KeyError."""
-        for each in self.agreements:
-            if each.name == name:
-                return each
+        for agreement in self.agreements:
+            if agreement.name == name:
+                return agreement
         raise KeyError(name)
 
     @property
     def title(self) -> str:
-        """Set, data, candidates, protocol, seeds and device in one line."""
-        seeds = f"{len(self.seeds)} seeds" if len(self.seeds) > 1 else "1 seed"
         reference = "" if self.reference == self.protocol else f" (all real images: {self.reference.label})"
         return (
             f"{len(self.candidates)} candidates ranked by {self.name} on {self.data} ({self.num_test} test images), "
-            f"protocol {self.protocol.label}{reference}, {seeds}, {self.device}"
+            f"protocol {self.protocol.label}{reference}, {seeds_text(self.seeds)}, {self.device}"
         )
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return COLUMNS
+
     def lines(self) -> list[list[str]]:
-        """The cells of the agreements, in the order of COLUMNS."""
-        rows = []
-        for scores, each in zip(self.scores[1:], self.agreements, strict=True):
-            size = "" if scores.num_bytes is None else f"{scores.num_bytes:,}"
-            choice = self.candidates[each.choice].name
-            figures = [each.spearman.text, each.kendall.text, choice, f"{each.lost:.1f}"]
-            rows.append([each.name, f"{scores.num_items:,}", size, *figures])
-        return rows
+        """The agreements."""
+        return [
+            [
+                agreement.name,
+                f"{scores.num_items:,}",
+                "" if scores.num_bytes is None else f"{scores.num_bytes:,}",
+                agreement.spearman.text,
+                agreement.kendall.text,
+                self.candidates[agreement.choice].name,
+                f"{agreement.lost:.1f}",
+            ]
+            for scores, agreement in zip(self.scores[1:], self.agreements, strict=True)
+        ]
 
     def score_lines(self) -> list[list[str]]:
         """The accuracies: a row for each candidate, the best on all real images first."""
         means = self.scores[0].means
-        order = sorted(range(len(means)), key=lambda place: -means[place])
         return [
-            [self.candidates[place].name, *(_accuracy(scores.accuracies[place]) for scores in self.scores)]
-            for place in order
+            [
+                self.candidates[place].name,
+                *(spread_text(*mean_and_std(scores.accuracies[place])) for scores in self.scores),
+            ]
+            for place in sorted(range(len(means)), key=lambda place: -means[place])
         ]
-
-    @property
-    def score_columns(self) -> tuple[str, ...]:
-        """Headings of the accuracies."""
-        return ("candidate", *(f"{scores.name}, %" for scores in self.scores))
 
     def remarks(self) -> list[str]:
         """How it was measured, what seeds allow, and every note."""
@@ -222,33 +226,21 @@ class RankCard(Config):
                 f"one seed on all real images against the mean of the others: Spearman {self.itself[0]:+.2f}, Kendall "
                 f"{self.itself[1]:+.2f} (mean over seeds): more agreement than that is chance"
             )
-        for each in self.agreements:
-            if each.less is not None:
-                lines.append(f"Spearman of the set minus that of {each.name}: {each.less.text}")
-        told = [f"{scores.name}: {scores.note}" for scores in self.scores if scores.note]
-        return [*lines, *self.notes, *told]
-
-    def as_tables(self) -> list[Table]:
-        """Accuracies, and agreements with all remarks, as tables for rich."""
-        return [
-            TextTable(self.title, self.score_columns, self.score_lines(), []).rich(),
-            TextTable("agreement with the ranking on all real images", COLUMNS, self.lines(), self.remarks()).rich(),
+        lines += [
+            f"Spearman of the set minus that of {agreement.name}: {agreement.less.text}"
+            for agreement in self.agreements
+            if agreement.less is not None
         ]
+        return [*lines, *self.notes, *(f"{scores.name}: {scores.note}" for scores in self.scores if scores.note)]
 
-    def as_markdown(self) -> str:
-        """Both tables as markdown."""
-        accuracies = TextTable(self.title, self.score_columns, self.score_lines(), []).markdown()
-        title = "agreement with the ranking on all real images"
-        return f"{accuracies}\n{TextTable(title, COLUMNS, self.lines(), self.remarks()).markdown()}"
-
-    def to_json(self) -> str:
-        """Everything, as indented JSON."""
-        return self.model_dump_json(indent=2)
-
-    @classmethod
-    def from_json(cls, text: str) -> RankCard:
-        """What `to_json` wrote. Raises InputError for anything else."""
-        return parse_config(cls, text, "rank card")
+    def tables(self) -> list[TextTable]:
+        """Accuracies, and agreements with all remarks."""
+        columns = ["candidate", *(f"{scores.name}, %" for scores in self.scores)]
+        agreement = "agreement with the ranking on all real images"
+        return [
+            TextTable(self.title, columns, self.score_lines()),
+            TextTable(agreement, self.columns, self.lines(), self.remarks()),
+        ]
 
     def plot(self, out: Path | str, *, overwrite: bool = False) -> Path:
         """Write a PNG of every candidate's accuracy on the items against that on all real images.
@@ -256,14 +248,13 @@ class RankCard(Config):
         Raises:
             InputError: an existing `out`, or no .png.
         """
-        from attar.evaluation.plots import Series, plot_agreement
+        from attar.evaluation.plots import Cloud, plot_agreement
 
-        x, x_std = zip(*(mean_and_std(each) for each in self.scores[0].accuracies), strict=True)
+        x, x_std = zip(*map(mean_and_std, self.scores[0].accuracies), strict=True)
         clouds = []
         for scores, agreement in zip(self.scores[1:], self.agreements, strict=True):
-            y, y_std = zip(*(mean_and_std(each) for each in scores.accuracies), strict=True)
-            series = f"{scores.name}, Spearman {agreement.spearman.text}"
-            clouds.append(Series(series, x, y, y_std, x_std))
+            y, y_std = zip(*map(mean_and_std, scores.accuracies), strict=True)
+            clouds.append(Cloud(f"{scores.name}, Spearman {agreement.spearman.text}", x, x_std, y, y_std))
         return plot_agreement(clouds, out, title=self.title, overwrite=overwrite)
 
 
@@ -273,41 +264,22 @@ def agreements(scores: Sequence[Scores]) -> list[Agreement]:
     Args:
         scores: of all real images, of the set, of whatever is compared with the set.
     """
-    tables = [torch.tensor(each.accuracies, dtype=torch.float64) for each in scores]
-    draws = Draws.of(*tables[0].shape)
-    drawn = [draws.means(table) for table in tables]
-    full, found = scores[0].means, list[Agreement]()
-    main = over_draws(spearman, drawn[1], drawn[0])
-    for place in range(1, len(scores)):
-        rho, tau = (over_draws(measure, drawn[place], drawn[0]) for measure in (spearman, kendall))
-        means = [torch.tensor(each.means, dtype=torch.float64) for each in (scores[place], scores[0])]
-        choice = scores[place].best
-        own = _correlation(float(spearman(*means)), rho)
-        less = None
-        if found:
-            values = found[0].spearman.value, own.value
-            both = None if None in values else values[0] - values[1]  # type: ignore[operator]
-            less = _correlation(float("nan") if both is None else both, main - rho)
-        found.append(
-            Agreement(
-                name=scores[place].name,
-                spearman=own,
-                kendall=_correlation(float(kendall(*means)), tau),
-                choice=choice,
-                lost=max(full) - full[choice],
-                less=less,
-            )
+    draws = Draws.of(len(scores[0].accuracies), len(scores[0].accuracies[0]))
+    drawn = [draws.means(torch.tensor(items.accuracies, dtype=torch.float64)) for items in scores]
+    means = [torch.tensor(items.means, dtype=torch.float64) for items in scores]
+    places = range(1, len(scores))
+    rho, tau = (
+        {place: (measure(means[place], means[0]), over_draws(measure, drawn[place], drawn[0])) for place in places}
+        for measure in (spearman, kendall)
+    )
+    return [
+        Agreement(
+            name=scores[place].name,
+            spearman=Correlation.of(*rho[place]),
+            kendall=Correlation.of(*tau[place]),
+            choice=scores[place].best,
+            lost=max(scores[0].means) - scores[0].means[scores[place].best],
+            less=None if place == 1 else Correlation.of(rho[1][0] - rho[place][0], rho[1][1] - rho[place][1]),
         )
-    return found
-
-
-def _correlation(value: float, draws: torch.Tensor) -> Correlation:
-    if value != value:
-        return Correlation(value=None, low=None, high=None)
-    low, high = interval(draws)
-    return Correlation(value=value, low=low, high=high)
-
-
-def _accuracy(values: Sequence[float]) -> str:
-    mean, std = mean_and_std(values)
-    return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
+        for place in places
+    ]

@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from attar.base.config import parse_config
-from attar.base.device import resolve_device
-from attar.base.engines.engine import Engine, Local
+from attar.base.engines import Engine
 from attar.base.errors import InputError, unknown
 from attar.base.files import set_name
-from attar.base.progress import Progress, Silent
-from attar.base.version import __version__
+from attar.base.progress import Progress
 from attar.data.image_set import ImageSet, Splits
 from attar.evaluation.baselines import baseline
 from attar.evaluation.candidates import Candidate
-from attar.evaluation.evaluate import FEW_SEEDS, check_fit, device_name, evaluate, load_splits, seed_numbers, with_depth
-from attar.evaluation.measuring import Measurement
+from attar.evaluation.evaluate import FEW_SEEDS, Conditions, check_set, device_name, judge, load_splits, versions
 from attar.evaluation.protocol import Protocol, check_judges, resolve_flip
 from attar.evaluation.protocol import protocol as protocol_named
 from attar.evaluation.rates import measured_rows, search_note
 from attar.evaluation.rows import Row
 from attar.models.networks.network import NetworkConfig
-from attar.models.networks.registry import networks_named
 from attar.models.training.settings import TrainingConfig
 from attar.sets.distilled import DistilledSet
 from attar.sets.manifest import RATE
@@ -59,20 +53,13 @@ def rank(
     once, and an interrupted call goes on where it was.
 
     Args:
-        distilled: the set, or its file.
-        data: as of `evaluate`.
+        distilled, data, flip, device, cache, progress, name, engine: as of `evaluate`.
         protocol: how candidates are trained on few items.
         networks: None takes the protocol's.
         settings: what to replace in the protocol's training, one for each candidate, e.g. [{"learning_rate": 0.1},
             {"learning_rate": 0.1, "weight_decay": 0.0}]; None leaves it. Each is combined with each network.
         reference: how candidates are trained on all real images; None: as on the set.
         seeds: how many, or which; None: as the protocol has it.
-        flip: see `evaluate`.
-        device: "auto", "cpu", "cuda", "cuda:1".
-        cache: False neither reads nor writes results.
-        progress: told every training step.
-        name: what the card calls the set.
-        engine: where networks are trained.
 
     Raises:
         InputError: fewer than 3 candidates, settings that the training does not have or that the set's learned rate or
@@ -81,80 +68,123 @@ def rank(
     Source: Zhao, Mopuri & Bilen 2021 (DC) section 4.2 ranks architectures so, by Spearman's correlation; Ding et al.
         2024 (HCDC, arXiv 2405.17535) settings.
     """
-    progress = progress or Silent()
-    chosen = protocol_named(protocol)
-    full = chosen if reference is None else protocol_named(reference)
-    numbers = seed_numbers(chosen.seeds if seeds is None else seeds)
-    asked = chosen.networks if networks is None else networks
-    configs = networks_named(asked)
-    changes = _distinct([{}] if settings is None else settings)
-    _check_different([(changed(chosen, each).training, changed(full, each).training) for each in changes], changes)
-    _check_searched((chosen, full), changes)
-    _check_number(len(configs) * len(changes))
-    where, runs = resolve_device(device), engine or Local()
-    runs.check_device(where)
+    conditions = Conditions.of(protocol, networks, seeds, flip, device, cache, progress, engine)
+    full = conditions.protocol if reference is None else protocol_named(reference)
     small = DistilledSet.load(distilled) if isinstance(distilled, str | Path) else distilled
-    check_judges(chosen, small.manifest.labels_kind, small.image_shape)
-    check_judges(full, full.labels[0], small.image_shape)  # it trains on all data; the set's labels are not its concern
-    _check_rate(small, chosen, changes)
-    configs = networks_named(asked, small.preprocess.code_shape)
-    splits = load_splits(data, progress)
-    check_fit(small, splits)
-    configs = list(dict.fromkeys(with_depth(config, min(small.image_shape[1:])) for config in configs))
-    _check_number(len(configs) * len(changes))
-    work = _Work(small, splits, numbers, configs, where, cache, progress, runs, flip)
-    tables = [work.rows(changed(chosen, each), changed(full, each)) for each in changes]
-    return RankCard.of(
-        _scores(tables, configs),
-        name=name or (set_name(distilled) if isinstance(distilled, str | Path) else small.name),
-        recipe=str(small.manifest.recipe.get("name", "")),
-        data=splits.name,
-        train_fingerprint=splits.train.fingerprint,
-        test_fingerprint=splits.test.fingerprint,
-        num_test=len(splits.test),
-        protocol=resolve_flip(chosen, flip, splits.name),
-        reference=resolve_flip(full, flip, splits.name),
-        seeds=numbers,
-        device=device_name(where),
-        versions={"attar": __version__, "torch": torch.__version__},
-        candidates=tuple(Contender(network=config, settings=each) for each in changes for config in configs),
-        notes=tuple(_notes(len(configs) * len(changes), len(numbers), chosen, full)),
-    )
+    contest = _Contest(small, conditions, full, _distinct([{}] if settings is None else settings))
+    contest.check()
+    splits = load_splits(data, conditions.progress)
+    scores = _scores([contest.rows(change, splits) for change in contest.settings], contest.networks)
+    file_name = set_name(distilled) if isinstance(distilled, str | Path) else small.name
+    return contest.card(name or file_name, splits, scores)
 
 
 @dataclass(frozen=True)
-class _Work:
-    """What all candidates share.
+class _Contest:
+    """What is compared.
 
     Args:
-        distilled, splits, seeds, networks, device, cache, progress, engine, flip: as of `rank`, resolved.
+        distilled: the set.
+        conditions: its protocol is how candidates are trained on few items, before their settings.
+        reference: how they are trained on all real images.
+        settings: each combined with each network.
     """
 
     distilled: DistilledSet
-    splits: Splits
-    seeds: tuple[int, ...]
-    networks: list[NetworkConfig]
-    device: torch.device
-    cache: bool
-    progress: Progress
-    engine: Engine
-    flip: bool | None
+    conditions: Conditions
+    reference: Protocol
+    settings: list[dict[str, Any]]
 
-    def rows(self, protocol: Protocol, reference: Protocol) -> list[Row]:
-        """All real images, the set, and real images of its bytes, on every network."""
-        card = evaluate(
-            self.distilled, self.splits, protocol, networks=self.networks, seeds=self.seeds, baselines=COMPARED,
-            flip=self.flip, device=str(self.device), cache=self.cache, progress=self.progress, engine=self.engine,
-        )  # fmt: skip
-        engine = None if isinstance(self.engine, Local) else self.engine
-        used = resolve_flip(reference, self.flip, self.splits.name)
-        job = Measurement(used, self.seeds, self.networks, self.device, self.cache, self.progress, engine)
-        return [*measured_rows(job, self._everything, self.distilled.preprocess, self.splits), *card.rows]
+    @property
+    def networks(self) -> list[NetworkConfig]:
+        return self.conditions.configs(self.distilled.image_shape, self.distilled.preprocess.code_shape)
 
-    def _everything(self, train: ImageSet) -> list[Candidate]:
-        found = baseline("full", self.distilled, train)
-        assert found is not None
-        return [found.remembering()]
+    @property
+    def candidates(self) -> list[Contender]:
+        return [Contender(network=network, settings=change) for change in self.settings for network in self.networks]
+
+    def check(self) -> None:
+        """Raise InputError for too few candidates, two that are the same, a setting without effect, a wrong judge."""
+        chosen = self.conditions.protocol
+        check_set(self.distilled, self.conditions)
+        check_judges(self.reference, self.reference.labels[0], self.distilled.image_shape)  # it judges other labels
+        trainings = [
+            (changed(chosen, change).training, changed(self.reference, change).training) for change in self.settings
+        ]
+        for place, training in enumerate(trainings):
+            if training in trainings[:place]:
+                first, second = (json.dumps(self.settings[same]) for same in (trainings.index(training), place))
+                raise InputError(f"settings {first} and {second} mean the same training here; leave one of them out")
+        if any("learning_rate" in change for change in self.settings):
+            for protocol in (chosen, self.reference):
+                if protocol.rate_search is not None:
+                    raise InputError(
+                        f"protocol {protocol.name!r} searches every candidate's learning rate, and one of settings has "
+                        "no effect there; leave it out, or take another protocol, e.g. dc-bench"
+                    )
+            if chosen.use_learned_rate and RATE in self.distilled.learned:
+                raise InputError(
+                    f"protocol {chosen.name!r} trains at the set's learned rate, and a learning_rate of "
+                    "settings has no effect there; take another protocol, e.g. dc-bench"
+                )
+        if (number := len(self.candidates)) < FEWEST:
+            given = "1 candidate was" if number == 1 else f"{number} candidates were"
+            raise InputError(
+                f"{given} given, and a ranking needs at least {FEWEST} different ones; name more networks or settings"
+            )
+
+    def rows(self, settings: Mapping[str, Any], splits: Splits) -> list[Row]:
+        """All real images, the set, and real images of its bytes, on every network with these settings."""
+        few = replace(self.conditions, protocol=changed(self.conditions.protocol, settings))
+        many = replace(self.conditions, protocol=changed(self.reference, settings))
+        small, preprocess = self.distilled, self.distilled.preprocess
+
+        def all_images(train: ImageSet) -> list[Candidate]:
+            candidate = baseline("full", small, train)
+            assert candidate is not None
+            return [candidate.remembering()]
+
+        rows = judge(small, splits, few, COMPARED, small.name).rows
+        job = many.measurement(small.image_shape, preprocess.code_shape, splits.name)
+        return [*measured_rows(job, all_images, preprocess, splits), *rows]
+
+    def card(self, name: str, splits: Splits, scores: Sequence[Scores]) -> RankCard:
+        """The card of these scores."""
+        conditions = self.conditions
+        return RankCard.of(
+            scores,
+            name=name,
+            recipe=str(self.distilled.manifest.recipe.get("name", "")),
+            data=splits.name,
+            train_fingerprint=splits.train.fingerprint,
+            test_fingerprint=splits.test.fingerprint,
+            num_test=len(splits.test),
+            protocol=resolve_flip(conditions.protocol, conditions.flip, splits.name),
+            reference=resolve_flip(self.reference, conditions.flip, splits.name),
+            seeds=conditions.seeds,
+            device=device_name(conditions.device),
+            versions=versions(),
+            candidates=tuple(self.candidates),
+            notes=tuple(self._notes()),
+        )
+
+    def _notes(self) -> list[str]:
+        chosen, notes = self.conditions.protocol, []
+        if self.reference != chosen and self.reference.rate_search is not None:
+            notes.append(f"all real images: {search_note(self.reference.rate_search)}")
+        if chosen.rate_search is not None:
+            notes.append(search_note(chosen.rate_search))
+        if self.reference == chosen:
+            notes.append(
+                "all real images are trained on for as many steps as the set: a longer --reference says more of what "
+                "candidates are worth"
+            )
+        if len(self.candidates) < FEW:
+            notes.append(f"{len(self.candidates)} candidates: correlations of fewer than {FEW} are very uncertain")
+        if len(self.conditions.seeds) < FEW_SEEDS:
+            number = len(self.conditions.seeds)
+            notes.append(f"n = {number}: fewer than {FEW_SEEDS} seeds confuse candidates that are nearly as good")
+        return notes
 
 
 def changed(protocol: Protocol, settings: Mapping[str, Any]) -> Protocol:
@@ -167,26 +197,30 @@ def changed(protocol: Protocol, settings: Mapping[str, Any]) -> Protocol:
         if key not in TrainingConfig.model_fields:
             raise unknown("training setting", str(key), TrainingConfig.model_fields)
     tree = protocol.training.model_dump(mode="json") | dict(settings)
-    text = f"settings {json.dumps(dict(settings))}"
-    return protocol.model_copy(update={"training": parse_config(TrainingConfig, json.dumps(tree), text)})
+    training = parse_config(TrainingConfig, json.dumps(tree), f"settings {json.dumps(dict(settings))}")
+    return protocol.model_copy(update={"training": training})
 
 
 def _scores(tables: Sequence[Sequence[Row]], networks: Sequence[NetworkConfig]) -> list[Scores]:
-    """The rows of the same name together, candidate by candidate; rows that are absent somewhere are left out."""
+    """The rows of the same name together, candidate by candidate; rows that are absent somewhere are left out.
+
+    Args:
+        tables: for each of the settings its rows.
+        networks: of every table.
+    """
     scores = []
     for name in dict.fromkeys(row.name for rows in tables for row in rows):
-        found = {(place, row.network): row for place, rows in enumerate(tables) for row in rows if row.name == name}
-        rows = [found[place, network] for place in range(len(tables)) for network in networks]
+        by_network = [{row.network: row for row in rows if row.name == name} for rows in tables]
+        rows = [rows[network] for rows in by_network for network in networks]
         if any(row.absent is not None for row in rows):
             continue
-        first = rows[0]
         scores.append(
             Scores(
                 name=name,
-                num_items=first.num_items,
-                num_bytes=first.num_bytes,
+                num_items=rows[0].num_items,
+                num_bytes=rows[0].num_bytes,
                 accuracies=tuple(row.accuracies for row in rows),
-                note=first.note if all(row.note == first.note for row in rows) else "",
+                note=rows[0].note if len({row.note for row in rows}) == 1 else "",
             )
         )
     return scores
@@ -194,59 +228,6 @@ def _scores(tables: Sequence[Sequence[Row]], networks: Sequence[NetworkConfig]) 
 
 def _distinct(settings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Each once, in order. Raises InputError for what is no list of objects."""
-    if isinstance(settings, str | Mapping) or not all(isinstance(each, Mapping) for each in settings):
+    if isinstance(settings, str | Mapping) or not all(isinstance(change, Mapping) for change in settings):
         raise InputError('settings must be a list of objects, e.g. [{"learning_rate": 0.1}, {"learning_rate": 0.01}]')
-    return [json.loads(text) for text in dict.fromkeys(json.dumps(dict(each), sort_keys=True) for each in settings)]
-
-
-def _check_number(count: int) -> None:
-    if count < FEWEST:
-        raise InputError(
-            f"{count} candidates were given, and a ranking needs at least {FEWEST} different ones; name more networks "
-            "or settings"
-        )
-
-
-def _check_rate(distilled: DistilledSet, chosen: Protocol, changes: Sequence[Mapping[str, Any]]) -> None:
-    if chosen.use_learned_rate and RATE in distilled.learned and any("learning_rate" in each for each in changes):
-        raise InputError(
-            f"protocol {chosen.name!r} trains at the set's learned rate, and a learning_rate of settings has no effect "
-            "there; take another protocol, e.g. dc-bench"
-        )
-
-
-def _check_different(
-    trainings: Sequence[tuple[TrainingConfig, TrainingConfig]], changes: Sequence[Mapping[str, Any]]
-) -> None:
-    """Candidates that are trained alike would agree with themselves."""
-    for place, training in enumerate(trainings):
-        if training in trainings[:place]:
-            first, second = (json.dumps(changes[each]) for each in (trainings.index(training), place))
-            raise InputError(f"settings {first} and {second} mean the same training here; leave one of them out")
-
-
-def _check_searched(protocols: Sequence[Protocol], changes: Sequence[Mapping[str, Any]]) -> None:
-    searching = [each.name for each in protocols if each.rate_search is not None]
-    if searching and any("learning_rate" in each for each in changes):
-        raise InputError(
-            f"protocol {searching[0]!r} searches every candidate's learning rate, and one of settings has no effect "
-            "there; leave it out, or take another protocol, e.g. dc-bench"
-        )
-
-
-def _notes(num_candidates: int, num_seeds: int, chosen: Protocol, full: Protocol) -> list[str]:
-    notes = []
-    if full != chosen and full.rate_search is not None:
-        notes.append(f"all real images: {search_note(full.rate_search)}")
-    if chosen.rate_search is not None:
-        notes.append(search_note(chosen.rate_search))
-    if full == chosen:
-        notes.append(
-            "all real images are trained on for as many steps as the set: a longer --reference says more of what "
-            "candidates are worth"
-        )
-    if num_candidates < FEW:
-        notes.append(f"{num_candidates} candidates: correlations of fewer than {FEW} are very uncertain")
-    if num_seeds < FEW_SEEDS:
-        notes.append(f"n = {num_seeds}: fewer than {FEW_SEEDS} seeds confuse candidates that are nearly as good")
-    return notes
+    return [json.loads(text) for text in dict.fromkeys(json.dumps(dict(change), sort_keys=True) for change in settings)]

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from attar.base.config import Config, parse_config
-from attar.evaluation.card import TextTable
+from attar.base.config import Config
+from attar.evaluation.card import Card
 from attar.sets.manifest import UNKNOWN, DataProvenance
 from attar.studies.audit.labels import LabelFacts
 from attar.studies.audit.membership import Membership
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 Part: TypeAlias = Literal["train", "test"]
-PARTS: tuple[Part, ...] = ("train", "test")
 NO_GUARANTEE = (
     "nothing here is differential privacy, and no audit can show it: a test that finds nothing proves nothing; only a "
     "noise mechanism with an accountant gives such a bound, and no recipe of attar has one"
 )
+NOT_TESTED = "membership inference was not run: --shadows 16 distils as many sets of random halves, and attacks them"
 MOST_NAMED = 12
 COLUMNS = (
     "space",
@@ -90,8 +88,8 @@ class Neighbours(Config):
         return [
             self.space,
             f"{self.num_train:,} training, {self.num_heldout:,} held-out",
-            f"{_median(self.train_distances):.3g} {self.unit}",
-            f"{_median(self.heldout_distances):.3g} {self.unit}",
+            f"{statistics.median(self.train_distances):.3g} {self.unit}",
+            f"{statistics.median(self.heldout_distances):.3g} {self.unit}",
             share,
             f"{100 * self.expected:.1f}",
             f"{self.p_value:.2g}",
@@ -169,7 +167,7 @@ class Copy(Config):
         return f"item {self.item} ({self.item_class}) is {place} {self.index} ({self.image_class}), {how}{turned}"
 
 
-class AuditCard(Config):
+class AuditCard(Card):
     """Everything that one audit found.
 
     Args:
@@ -177,11 +175,9 @@ class AuditCard(Config):
         fingerprint: of the set.
         num_items: distilled images.
         initial, real_pixels_inside, provenance, privacy: what the file says of itself.
-        data: name of the real data.
-        train_fingerprint, test_fingerprint: of its parts.
+        data, train_fingerprint, test_fingerprint: name of the real data, and its parts.
         seed: of what was drawn.
-        device: where it was computed.
-        versions: attar, torch.
+        device, versions: of the computation.
         neighbours: in every space, with equally many training and held-out images; in cheap ones with all of them too.
         limits: for copies, in every space where they are looked for.
         copies: each distilled image at most once for each part.
@@ -191,7 +187,8 @@ class AuditCard(Config):
         notes: what a reader should know.
     """
 
-    schema_version: Literal[1] = 1
+    noun = "audit"
+
     name: str
     fingerprint: str
     num_items: int = Field(ge=1)
@@ -219,9 +216,9 @@ class AuditCard(Config):
 
     def compared(self, space: str, equal: bool = True) -> Neighbours:
         """The neighbours in a space, among equally many of both parts or among all. Raises KeyError."""
-        for each in self.neighbours:
-            if each.space.startswith(space) and (each.num_train == each.num_heldout) == equal:
-                return each
+        for neighbours in self.neighbours:
+            if neighbours.space.startswith(space) and (neighbours.num_train == neighbours.num_heldout) == equal:
+                return neighbours
         raise KeyError(space)
 
     @property
@@ -237,7 +234,6 @@ class AuditCard(Config):
 
     @property
     def title(self) -> str:
-        """Set, data, items and device in one line."""
         return f"audit of {self.name} on {self.data}: {self.num_items} distilled images, {self.device}"
 
     @property
@@ -247,54 +243,26 @@ class AuditCard(Config):
         return f"No differential-privacy guarantee. {audited}"
 
     @property
-    def _start(self) -> str:
-        """Of how items began, where the file knows."""
-        if self.initial == UNKNOWN:
-            return ""
-        started = "began as real training images" if self.real_pixels_inside else "did not begin as real images"
-        return f" Its items {started} ({self.initial})."
+    def columns(self) -> tuple[str, ...]:
+        return COLUMNS
 
     def lines(self) -> list[list[str]]:
-        """The table's cells, in the order of COLUMNS."""
-        return [each.cells() for each in self.neighbours]
+        return [neighbours.cells() for neighbours in self.neighbours]
 
     def remarks(self) -> list[str]:
         """Verdict, copies, their limits, membership, labels, provenance, what is not claimed, and notes."""
-        about = f"the file says: {self.privacy}{self._start}"
-        named = [*_named(self.found()), *_named(self.found("test"))]
-        tested = self.membership.remarks() if self.membership else [NOT_TESTED]
+        copies = [*_first_copies(self.found()), *_first_copies(self.found("test"))]
         limits = [limit.text for limit in self.limits]
-        return [self.verdict, *named, *limits, *tested, *self.labels.remarks(), about, NO_GUARANTEE, *self.notes]
-
-    def as_table(self) -> Table:
-        """The shares as a table for rich, the remarks as its caption."""
-        return TextTable(self.title, COLUMNS, self.lines(), self.remarks()).rich()
-
-    def as_markdown(self) -> str:
-        """The shares as a markdown table, title above and remarks below."""
-        return TextTable(self.title, COLUMNS, self.lines(), self.remarks()).markdown()
-
-    def to_json(self) -> str:
-        """Everything, as indented JSON."""
-        return self.model_dump_json(indent=2)
-
-    @classmethod
-    def from_json(cls, text: str) -> AuditCard:
-        """What `to_json` wrote. Raises InputError for anything else."""
-        return parse_config(cls, text, "audit")
+        membership = self.membership.remarks() if self.membership else [NOT_TESTED]
+        origin = f"the file says: {self.privacy}"
+        if self.initial != UNKNOWN:
+            start = "began as real training images" if self.real_pixels_inside else "did not begin as real images"
+            origin += f" Its items {start} ({self.initial})."
+        labels = self.labels.remarks()
+        return [self.verdict, *copies, *limits, *membership, *labels, origin, NO_GUARANTEE, *self.notes]
 
 
-NOT_TESTED = "membership inference was not run: --shadows 16 distils as many sets of random halves, and attacks them"
-
-
-def _named(copies: Sequence[Copy]) -> list[str]:
+def _first_copies(copies: Sequence[Copy]) -> list[str]:
     """The first ones by name, and how many more."""
-    named = [copy.text for copy in copies[:MOST_NAMED]]
-    more = len(copies) - len(named)
-    return [*named, *[f"and {more} more"] * bool(more)]
-
-
-def _median(values: Sequence[float]) -> float:
-    from statistics import median
-
-    return median(values)
+    more = len(copies) - MOST_NAMED
+    return [*(copy.text for copy in copies[:MOST_NAMED]), *[f"and {more} more"] * (more > 0)]
