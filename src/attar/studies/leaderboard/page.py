@@ -104,8 +104,8 @@ def sections(records: Sequence[Record], order: Order = "bytes") -> list[Section]
     groups: dict[tuple[str, ...], list[Record]] = {}
     for record in latest.values():
         card = record.card
-        about = card.data, card.protocol.label, card.test_fingerprint, card.train_fingerprint, protocol_key(card)
-        groups.setdefault(about, []).append(record)
+        split = card.test_fingerprint, card.train_fingerprint
+        groups.setdefault((card.data, card.protocol.label, *split, protocol_key(card)), []).append(record)
     titles = [about[:2] for about in groups]
     names = {about: f"{slug(about[0])}-{slug(about[1])}" for about in groups}
     result = []

@@ -209,14 +209,11 @@ class RankCard(Card):
 
     def score_lines(self) -> list[list[str]]:
         """The accuracies: a row for each candidate, the best on all real images first."""
-        means = self.scores[0].means
-        return [
-            [
-                self.candidates[place].name,
-                *(spread_text(*mean_and_std(scores.accuracies[place])) for scores in self.scores),
-            ]
-            for place in sorted(range(len(means)), key=lambda place: -means[place])
-        ]
+        means, lines = self.scores[0].means, []
+        for place in sorted(range(len(means)), key=lambda place: -means[place]):
+            cells = [spread_text(*mean_and_std(scores.accuracies[place])) for scores in self.scores]
+            lines.append([self.candidates[place].name, *cells])
+        return lines
 
     def remarks(self) -> list[str]:
         """How it was measured, what seeds allow, and every note."""
