@@ -108,7 +108,7 @@ def code_space(distilled: DistilledSet, device: torch.device) -> Space | None:
     if len(shards) > 1 or shards[0].parameterization.get("kind") != "codes":
         return None
     codec = distilled.parameterizations()[0].codec
-    if codec.kind == "pixels":
+    if not codec.latent:
         return None
     moved = codec.to(device)
 

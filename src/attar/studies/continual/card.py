@@ -179,7 +179,7 @@ class ContinualCard(Card):
 
     def plot(self, out: Path | str, *, overwrite: bool = False) -> Path:
         """Write a PNG of accuracy against classes seen, on the first network. Raises InputError where `out` exists."""
-        from attar.evaluation.plots import Curve, plot_classes
+        from attar.evaluation.plots import Series, plot_classes
 
         num_classes = tuple(step.num_classes for step in self.steps)
         network = self.steps[0].rows[0].network
@@ -187,7 +187,7 @@ class ContinualCard(Card):
         for rows in _measured_rows(self.steps):
             if rows[0].network == network:
                 means = tuple(row.mean for row in rows if row.mean is not None)
-                curves.append(Curve(rows[0].name, num_classes, means, tuple(row.std for row in rows)))
+                curves.append(Series(rows[0].name, num_classes, means, tuple(row.std for row in rows)))
         return plot_classes(curves, out, title=f"{self.title}, {network.name}", overwrite=overwrite)
 
 

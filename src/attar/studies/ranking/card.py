@@ -245,13 +245,13 @@ class RankCard(Card):
         Raises:
             InputError: an existing `out`, or no .png.
         """
-        from attar.evaluation.plots import Cloud, plot_agreement
+        from attar.evaluation.plots import Series, plot_agreement
 
         x, x_std = zip(*map(mean_and_std, self.scores[0].accuracies), strict=True)
         clouds = []
         for scores, agreement in zip(self.scores[1:], self.agreements, strict=True):
             y, y_std = zip(*map(mean_and_std, scores.accuracies), strict=True)
-            clouds.append(Cloud(f"{scores.name}, Spearman {agreement.spearman.text}", x, x_std, y, y_std))
+            clouds.append(Series(f"{scores.name}, Spearman {agreement.spearman.text}", x, y, y_std, x_std))
         return plot_agreement(clouds, out, title=self.title, overwrite=overwrite)
 
 
