@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bench.gradient_flow import GradientFlow, gradient_flow, plot_gradient_flow
 from torch import Tensor
 
 from attar.base.config import override
@@ -31,7 +32,6 @@ from attar.models.diffusion.priors import PriorTraining, read_prior
 from attar.models.diffusion.schedule import SamplingConfig, ScheduleConfig
 from attar.models.diffusion.training import trained_prior
 from attar.models.networks.denoiser import DenoiserConfig
-from attar.report.gradient_flow import GradientFlow, gradient_flow, plot_gradient_flow
 from attar.runs.distill import distill
 from attar.sets.distilled import DistilledSet
 from small_diffusion import SMALL_DENOISER, digit_items, saved_prior

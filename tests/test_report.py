@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from PIL import Image
 from attar.base.errors import InputError
 from attar.data.image_set import ImageSet
 from attar.data.sources import load_images
-from attar.evaluation.plots import Point, bytes_text, plot_accuracy, plot_loss
+from attar.evaluation.plots import Point, bytes_text, plot_accuracy
 from attar.methods.parameterizations.codes import Codes
 from attar.models.codecs.pixels import PixelsConfig
 from attar.models.codecs.registry import fit_codec
@@ -141,21 +140,6 @@ def test_accuracy_plot(tmp_path: Path) -> None:
     assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0)} <= colours  # both series are there, each in its colour
     with pytest.raises(InputError, match="every row is absent"):
         plot_accuracy([], tmp_path / "none.png", title="", size_label="")
-
-
-def test_loss_plot(tmp_path: Path) -> None:
-    metrics = tmp_path / "metrics.jsonl"
-    metrics.write_text("".join(json.dumps({"step": step, "loss": 100 / step}) + "\n" for step in range(1, 101)))
-    with Image.open(plot_loss(metrics, tmp_path / "loss.png")) as picture:
-        colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20) or []}
-    assert (0, 0x72, 0xB2) in colours
-    for text, message in (("", "no finite loss"), ('{"step": 1}\n', "each line must be JSON"), ("{", "each line must")):
-        metrics.write_text(text)
-        with pytest.raises(InputError, match=message):
-            plot_loss(metrics, tmp_path / "other.png")
-    with pytest.raises(InputError, match="cannot be read"):
-        plot_loss(tmp_path / "absent.jsonl", tmp_path / "other.png")
-    assert not (tmp_path / "other.png").exists()
 
 
 def test_bytes_for_people() -> None:

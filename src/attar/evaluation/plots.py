@@ -1,8 +1,7 @@
-"""Plots: the loss of a run, accuracy against bytes, against classes seen, and of candidates on few and all images."""
+"""Plots: accuracy against bytes, against classes seen, and of candidates on few and all images."""
 
 from __future__ import annotations
 
-import json
 import math
 import textwrap
 from collections.abc import Callable, Sequence
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 QUIET = ("#7f7f7f", "#a8927c", "#7c93a8", "#93a87c", "#a07c9c")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-SMOOTHED_SHARE = 0.05
-LOG_RATIO = 30.0
 LOG_MINUTES = 5.0
 
 
@@ -162,34 +159,6 @@ def plot_agreement(clouds: Sequence[Series], out: Path | str, *, title: str, ove
     return _save(figure, path)
 
 
-def plot_loss(metrics: Path | str, out: Path | str, *, title: str = "", overwrite: bool = False) -> Path:
-    """Write a PNG of the loss in a run's metrics.jsonl: every step faint, a running mean over 5 % of the steps strong.
-
-    Args:
-        metrics: one JSON object a line, with "step" and "loss".
-
-    Raises:
-        InputError: a file that is absent, empty or has another content, or an existing `out`.
-    """
-    path = _png(out, overwrite, [metrics])
-    steps, losses = read_metrics(Path(metrics))
-    figure, [axes] = _figure()
-    window = max(1, round(len(losses) * SMOOTHED_SHARE))
-    if window > 1:
-        axes.plot(steps, losses, color=COLOURS[5], linewidth=0.8, alpha=0.6, label="each step")
-    label = f"running mean over {window} steps" if window > 1 else "each step"
-    smooth = running_mean(losses, window)
-    first = window // 2  # each mean stands in the middle of its window
-    axes.plot(steps[first : first + len(smooth)], smooth, color=COLOURS[0], linewidth=1.8, label=label)
-    if min(losses) > 0 and max(losses) / min(losses) > LOG_RATIO:
-        axes.set_yscale("log")
-    axes.set_xlabel("step")
-    axes.set_ylabel("matching loss (no unit)")
-    axes.set_title(title or "loss of the run", loc="left", fontsize=10)
-    axes.legend(frameon=False, fontsize=8)
-    return _save(figure, path)
-
-
 def _png(out: Path | str, overwrite: bool, drawn: Sequence[object]) -> Path:
     """`out` as a path. Raises InputError where it exists or is no PNG, or where nothing is drawn."""
     path = Path(out)
@@ -300,27 +269,3 @@ def bytes_text(count: float) -> str:
         if count >= size:
             return f"{count / size:.3g} {unit}"
     return f"{count:.3g} B"
-
-
-def read_metrics(path: Path) -> tuple[list[int], list[float]]:
-    """Steps and their finite losses. Raises InputError for a file that has none."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        records = [json.loads(line) for line in lines if line.strip()]
-        pairs = [(record["step"], float(record["loss"])) for record in records]
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); give a run's metrics.jsonl") from None
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        raise InputError(f'{path} is not a run\'s metrics: each line must be JSON with "step" and "loss"') from None
-    pairs = [(step, loss) for step, loss in pairs if math.isfinite(loss)]
-    if not pairs:
-        raise InputError(f"{path} has no finite loss to plot yet; let the run take a few steps")
-    return [step for step, _ in pairs], [loss for _, loss in pairs]
-
-
-def running_mean(values: Sequence[float], window: int) -> list[float]:
-    """The means of all `window` successive values."""
-    sums: list[float] = [0.0]
-    for value in values:
-        sums.append(sums[-1] + value)
-    return [(sums[end] - sums[end - window]) / window for end in range(window, len(sums))]

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from attar.evaluation.plots import LOG_RATIO, SMOOTHED_SHARE, Point, bytes_text, running_mean
+from attar.evaluation.plots import Point, bytes_text
 from attar.report.page.markup import Html, element, joined, number
 from attar.report.page.runs import LossCurve
 
 WIDTH, HEIGHT = 440, 300
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 22, 40
 NUM_COLOURS, NUM_QUIET, NUM_MARKERS = 6, 4, 6
+SMOOTHED_SHARE, LOG_RATIO = 0.05, 30.0
 SMALLEST_ON_LOG = 1e-200
 """Of a loss: smaller ones leave no room for a margin below them, and are drawn on a linear axis."""
 
@@ -357,3 +358,11 @@ def _log_ticks(low: float, high: float) -> list[float]:
         if len(found) >= 3:
             break
     return found[:: math.ceil(len(found) / 6)] if found else [low]
+
+
+def running_mean(values: Sequence[float], window: int) -> list[float]:
+    """The means of all `window` successive values."""
+    sums: list[float] = [0.0]
+    for value in values:
+        sums.append(sums[-1] + value)
+    return [(sums[end] - sums[end - window]) / window for end in range(window, len(sums))]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from attar.base.errors import InputError
-from attar.evaluation.plots import read_metrics
 from attar.runs.checkpoints import run_folder
 from attar.sets.composing import without_folders
 from attar.sets.distilled import DistilledSet
@@ -118,3 +118,19 @@ def _read_json(path: Path) -> Any:
 def _refuse_large(path: Path) -> None:
     if path.is_file() and path.stat().st_size > LARGEST_FILE:
         raise InputError(f"{path.name} has more than {LARGEST_FILE:,} bytes")
+
+
+def read_metrics(path: Path) -> tuple[list[int], list[float]]:
+    """Steps and their finite losses. Raises InputError for a file that has none."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        records = [json.loads(line) for line in lines if line.strip()]
+        pairs = [(record["step"], float(record["loss"])) for record in records]
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); give a run's metrics.jsonl") from None
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        raise InputError(f'{path} is not a run\'s metrics: each line must be JSON with "step" and "loss"') from None
+    pairs = [(step, loss) for step, loss in pairs if math.isfinite(loss)]
+    if not pairs:
+        raise InputError(f"{path} has no finite loss to plot yet; let the run take a few steps")
+    return [step for step, _ in pairs], [loss for _, loss in pairs]
