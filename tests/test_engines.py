@@ -24,7 +24,7 @@ from attar.base.errors import InputError
 from attar.base.progress import Progress, Silent
 from attar.base.randomness import generator
 from attar.cli import main
-from attar.cli.options import chosen_engine
+from attar.cli.options import Jobs
 from attar.evaluation.candidates import Candidate
 from attar.evaluation.variants import candidates
 from small_jobs import opens_a_task, power, refused
@@ -183,16 +183,16 @@ def test_engines_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("given", "message"),
     [
-        (("local", "auto", None, None), "--address has no effect without --engine ray"),
-        (("local", None, 2, 0.5), "--workers, --gpus has no effect without --engine ray"),
-        (("ray", None, None, None, "--subtasks"), "--engine ray has no effect without --subtasks"),
+        ({"engine": "local", "address": "auto"}, "--address has no effect without --engine ray"),
+        ({"engine": "local", "workers": 2, "gpus": 0.5}, "--workers, --gpus has no effect without --engine ray"),
+        ({"engine": "ray"}, "--engine ray has no effect without --subtasks"),
     ],
 )
-def test_an_option_without_effect_is_an_error(arguments: Any, message: str) -> None:
+def test_an_option_without_effect_is_an_error(given: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        chosen_engine(*arguments)
+        Jobs(**given).chosen(needs="--subtasks")
 
 
 def test_the_command_line_refuses_an_option_without_effect(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

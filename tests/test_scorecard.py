@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from attar.base.errors import InputError
-from attar.cli.options import chosen_baselines
+from attar.cli.evaluating import Judging
 from attar.data.augmentation import DsaConfig
 from attar.data.image_set import Splits
 from attar.evaluation import baselines, difficulty, jpeg, measuring
@@ -273,7 +273,12 @@ def test_a_set_of_regions_can_be_trained_on_with_hard_labels(splits: Splits) -> 
 def test_groups_of_baselines() -> None:
     assert baseline_kinds("all") == BASELINES
     assert baseline_kinds(["usual", "full"])[-1] == "full" and set(baseline_kinds(True)) < set(baseline_kinds("all"))
-    assert baseline_kinds(chosen_baselines("coresets", False)) == ("herding", "k-centre", "el2n", "el2n-easy")
+    assert baseline_kinds(Judging(baselines="coresets").arguments()["baselines"]) == (
+        "herding",
+        "k-centre",
+        "el2n",
+        "el2n-easy",
+    )
     with pytest.raises(InputError, match="did you mean 'coresets'"):
         baseline_kinds("coreset")
 

@@ -6,15 +6,13 @@ import os
 import sys
 
 from attar.base.process import prepare_process
-from attar.cli import auditing, distilling, evaluating, importing, leaderboard, looking, ranking, reporting
+from attar.cli import distilling, evaluating, looking, studying
 from attar.cli.app import app
-from attar.cli.exit_status import exit_status
+from attar.cli.terminal import exit_status
 
-VERBS = (distilling, importing, evaluating, ranking, leaderboard, auditing, reporting, looking)
-"""Modules whose verbs there are, in the order of the help."""
-
-# Verbs register themselves when their module is imported, which is in the order of the modules' names.
-app.registered_commands.sort(key=lambda command: [each.__name__ for each in VERBS].index(command.callback.__module__))
+# A verb registers itself when its module is imported; the help lists the verbs in the order of these modules.
+ORDER = [module.__name__ for module in (distilling, evaluating, studying, looking)]
+app.registered_commands.sort(key=lambda command: ORDER.index(command.callback.__module__))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,21 +1,15 @@
-"""The command line's application: how verbs are registered, and what they share."""
+"""The command line's application: how a function becomes a verb, and its parameters the verb's options."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
+import inspect
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import is_dataclass
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from attar.cli.exit_status import ReaderGone, Stopped
-from attar.cli.options import loading_arguments
-
-if TYPE_CHECKING:
-    from attar.data.image_set import Splits
-    from attar.sets.distilled import DistilledSet
+from attar.cli.terminal import ReaderGone, Stopped
 
 app = typer.Typer(
     add_completion=False,
@@ -28,22 +22,59 @@ app = typer.Typer(
 
 
 def verb(name: str, stopped: str = "stopped") -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a function the verb `name`; `stopped` is what Ctrl-C says."""
+    """Make a function the verb `name`; `stopped` is what Ctrl-C says.
+
+    Parameters before the * are the verb's arguments, all others its options. `Annotated[T, "text"]` gives the help;
+    a typer.Option in the text's place says more. A parameter whose type is a dataclass is a group of options: typer is
+    shown the dataclass's fields, and the function gets the dataclass filled with what was given.
+    """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(function)
-        def run(*arguments: Any, **options: Any) -> None:
+        def run(**given: Any) -> None:
             try:
-                function(*arguments, **options)
+                _call(function, given)
             except KeyboardInterrupt:
                 raise Stopped(stopped) from None
             except BrokenPipeError:
                 raise ReaderGone from None
 
+        parameters = _parameters(function)
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        run.__module__, run.__doc__ = function.__module__, function.__doc__
         app.command(name)(run)
         return function
 
     return register
+
+
+def _call(function: Any, given: dict[str, Any]) -> Any:
+    """Call a function, or make a group, with what was given for its parameters and for those of groups among them."""
+    hints = _hints(function).items()
+    return function(**{name: _call(hint, given) if is_dataclass(hint) else given[name] for name, hint in hints})
+
+
+def _hints(function: Any) -> dict[str, Any]:
+    hints = get_type_hints(function, include_extras=True)
+    return {name: hint for name, hint in hints.items() if name != "return"}
+
+
+def _parameters(function: Any) -> list[inspect.Parameter]:
+    """The parameters as typer wants them, with a group's fields in the place of the group."""
+    hints, parameters = _hints(function), list[inspect.Parameter]()
+    for name, parameter in inspect.signature(function).parameters.items():
+        hint = hints[name]
+        if is_dataclass(hint):
+            parameters += _parameters(hint)
+            continue
+        kind, text = (*get_args(hint), None)[:2] if hasattr(hint, "__metadata__") else (hint, None)
+        if isinstance(text, str):
+            # Without a name of its own a flag would get a second one, --no-...
+            names = [f"--{name.replace('_', '-')}"] if kind is bool else []
+            option = parameter.kind is inspect.Parameter.KEYWORD_ONLY
+            hint = Annotated[kind, typer.Option(*names, help=text) if option else typer.Argument(help=text)]
+        parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hint))
+    return parameters
 
 
 def _print_version(wanted: bool) -> None:
@@ -61,30 +92,3 @@ def attar_options(
     ] = False,
 ) -> None:
     """Distils a labelled image dataset into one small file, and says honestly what the file is worth."""
-
-
-def shown_progress(quiet: bool) -> Any:
-    """The bar, or silence, as a context manager."""
-    from attar.base.progress import RichProgress, Silent
-
-    return contextlib.nullcontext(Silent()) if quiet else RichProgress()
-
-
-def real_images(
-    distilled: DistilledSet, data: str, test: str | None, classes: str | None, resize: str, progress: Any
-) -> Splits:
-    """The real images in the size, colours and classes of the distilled ones."""
-    import attar
-
-    channels, height, width = distilled.image_shape
-    loading = loading_arguments(test, classes, f"{height}x{width}", resize, "grey" if channels == 1 else "rgb")
-    loading["classes"] = loading["classes"] or list(distilled.classes)
-    return attar.load_images(data, progress=progress, **loading)
-
-
-def refuse_output(path: Path | None, overwrite: bool) -> None:
-    """Refuse what could not be written at the end, before any work."""
-    from attar.base.files import refuse_existing
-
-    if path is not None and path != Path("-"):
-        refuse_existing(path, overwrite)

@@ -1,222 +1,202 @@
-"""Verbs that make: sets, experts, observers."""
+"""Verbs that make sets, and what sets are made with: experts, observers, priors."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from attar.cli.app import refuse_output, shown_progress, verb
-from attar.cli.options import (
-    Address,
-    Channels,
-    Classes,
-    Codec,
-    Data,
-    Device,
-    EngineName,
-    Gpus,
-    ImageSize,
-    Overwrite,
-    Quiet,
-    Resize,
-    Settings,
-    Test,
-    Workers,
-    assignments,
-    chosen_engine,
-    listed,
-    loading_arguments,
-)
-from attar.cli.printing import say
+import attar
+from attar.base.errors import InputError
+from attar.cli import options
+from attar.cli.app import verb
+from attar.cli.terminal import say, say_lines, say_set
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distilling:
+    """How `distill` distils: the arguments of `attar.distill` of the same names."""
+
+    recipe: Annotated[str, "A method with its settings; attar recipes lists them."] = "latent-dm"
+    budget: Annotated[str | None, "10ipc (images per class), 120lpc (items per class) or 5MB (the whole file)."] = None
+    seed: Annotated[int, "Every random choice derives from it."] = 0
+    device: options.Device = "auto"
+    codec: options.Codec = None
+    storage: Annotated[str | None, "How codes are stored: float32, float16 or int8."] = None
+    label_bytes: Annotated[
+        str | None, "The most that region labels may take, e.g. 500kB; else as the recipe has it."
+    ] = None
+    settings: options.Settings = None
+    checkpoint_steps: Annotated[int, typer.Option(min=1, help="Steps between two saved states.")] = 100
+    memory: Annotated[str | None, "The most memory to take, e.g. 8GB; by default most of what is free."] = None
+    subtasks: Annotated[int | None, "Split the classes into so many parts, distil each for itself, and merge them."] = (
+        None
+    )
+    split: Annotated[
+        Literal["contiguous", "random", "similarity"] | None,
+        "How classes are split: by their order (the usual), by chance, or similar ones together.",
+    ] = None
 
 
 @verb("distill", stopped="stopped; the same command continues from the last saved step")
 def distill_verb(
-    data: Data,
-    out: Annotated[Path, typer.Option(help="The file to write, e.g. photos.attar.safetensors.")],
-    recipe: Annotated[str, typer.Option(help="A method with its settings; attar recipes lists them.")] = "latent-dm",
-    budget: Annotated[
-        str | None, typer.Option(help="10ipc (images per class), 120lpc (items per class) or 5MB (the whole file).")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Every random choice derives from it.")] = 0,
-    device: Device = "auto",
-    codec: Codec = None,
-    storage: Annotated[str | None, typer.Option(help="How codes are stored: float32, float16 or int8.")] = None,
-    label_bytes: Annotated[
-        str | None, typer.Option(help="The most that region labels may take, e.g. 500kB; else as the recipe has it.")
-    ] = None,
-    set_: Settings = None,
-    checkpoint_steps: Annotated[int, typer.Option(min=1, help="Steps between two saved states.")] = 100,
-    memory: Annotated[
-        str | None, typer.Option(help="The most memory to take, e.g. 8GB; by default most of what is free.")
-    ] = None,
-    subtasks: Annotated[
-        int | None, typer.Option(help="Split the classes into so many parts, distil each for itself, and merge them.")
-    ] = None,
-    split: Annotated[
-        Literal["contiguous", "random", "similarity"] | None,
-        typer.Option(help="How classes are split: by their order (the usual), by chance, or similar ones together."),
-    ] = None,
-    engine: EngineName = "local",
-    address: Address = None,
-    workers: Workers = None,
-    gpus: Gpus = None,
-    test: Test = None,
-    classes: Classes = None,
-    image_size: ImageSize = None,
-    resize: Resize = "refuse",
-    channels: Channels = "keep",
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
+    data: options.Data,
+    *,
+    out: Annotated[Path, "The file to write, e.g. photos.attar.safetensors."],
+    distilling: Distilling,
+    jobs: options.Jobs,
+    loading: options.Loading,
+    output: options.Output,
 ) -> None:
     """Distil labelled images into one small file."""
-    settings = assignments(set_ or [])
-    loading = loading_arguments(test, classes, image_size, resize, channels)
-    place = chosen_engine(engine, address, workers, gpus, needs="--subtasks" if subtasks is None else None)
-    import attar
-
-    with place, shown_progress(quiet) as progress:
-        result = attar.distill(
-            data,
-            recipe,
-            budget,
-            out=out,
-            seed=seed,
-            device=device,
-            settings=settings,
-            codec=codec,
-            storage=storage,
-            label_bytes=label_bytes,
-            checkpoint_steps=checkpoint_steps,
-            memory=memory,
-            subtasks=subtasks,
-            split=split,
-            engine=None if subtasks is None else place,
-            overwrite=overwrite,
-            progress=progress,
-            **loading,
-        )
-    say(f"{out}: {len(result)} items of {len(result.classes)} classes in {out.stat().st_size} bytes")
+    arguments: dict[str, Any] = {**vars(distilling), "settings": options.assignments(distilling.settings)}
+    arguments |= loading.arguments()
+    engine = jobs.chosen(needs="--subtasks" if distilling.subtasks is None else None)
+    if distilling.subtasks is not None:
+        arguments["engine"] = engine
+    with engine, options.progress_bar(output.quiet) as progress:
+        distilled = attar.distill(data, out=out, overwrite=output.overwrite, progress=progress, **arguments)
+    say_set(out, distilled)
 
 
 @verb("merge")
 def merge_verb(
-    files: Annotated[list[Path], typer.Argument(help="Two or more distilled files.")],
+    files: Annotated[list[Path], "Two or more distilled files."],
+    *,
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write, e.g. all.attar.safetensors.")],
-    order: Annotated[
-        str | None, typer.Option(help="All class names in the order of the labels, cat,dog,fox; else by name.")
-    ] = None,
-    overwrite: Overwrite = False,
+    order: Annotated[str | None, "All class names in the order of the labels, cat,dog,fox; else by name."] = None,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Put several files into one.
 
     Their classes are all different, or the same; in whatever order they are given, the result is the same file.
     """
-    refuse_output(out, overwrite)
-    import attar
+    options.refuse_outputs(overwrite, out)
+    merged = attar.merge(files, order=options.names(order))
+    merged.save(out, overwrite=overwrite)
+    say_set(out, merged)
 
-    result = attar.merge(files, order=listed(order))
-    result.save(out, overwrite=overwrite)
-    say(f"{out}: {len(result)} items of {len(result.classes)} classes in {out.stat().st_size} bytes")
+
+@dataclass(frozen=True, kw_only=True)
+class Preparing:
+    """How networks are trained that distilling needs."""
+
+    device: options.Device = "auto"
+    settings: options.Settings = None
+    loading: options.Loading
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of what trains them. Raises InputError."""
+        settings = options.assignments(self.settings)
+        return {"device": self.device, "settings": settings, **self.loading.arguments()}
 
 
 @verb("experts", stopped="stopped; the same command continues after the last whole epoch")
 def experts_verb(
-    data: Data,
-    recipe: Annotated[str, typer.Option(help="A method that matches trajectories; attar recipes lists them all.")],
+    data: options.Data,
+    *,
+    recipe: Annotated[str, "A method that matches trajectories; attar recipes lists them all."],
     count: Annotated[int | None, typer.Option(min=1, help="How many experts; else the recipe's.")] = None,
-    device: Device = "auto",
-    codec: Codec = None,
-    set_: Settings = None,
-    test: Test = None,
-    classes: Classes = None,
-    image_size: ImageSize = None,
-    resize: Resize = "refuse",
-    channels: Channels = "keep",
-    engine: EngineName = "local",
-    address: Address = None,
-    workers: Workers = None,
-    gpus: Gpus = None,
-    quiet: Quiet = False,
+    codec: options.Codec = None,
+    preparing: Preparing,
+    jobs: options.Jobs,
+    quiet: options.Quiet = False,
 ) -> None:
     """Train the experts whose trajectories a recipe matches.
 
     They are kept in the cache, where distill finds them; it trains what is missing itself.
     """
-    settings = assignments(set_ or [])
-    loading = loading_arguments(test, classes, image_size, resize, channels)
-    place = chosen_engine(engine, address, workers, gpus)
+    arguments = preparing.arguments()
+    engine = jobs.chosen()
     from attar.runs.experts import make_experts, summary
 
-    with place, shown_progress(quiet) as progress:
-        buffer = make_experts(
-            data, recipe, count=count, device=device, settings=settings, codec=codec, progress=progress,
-            engine=place, **loading,
-        )  # fmt: skip
-    say(summary(buffer))
+    with engine, options.progress_bar(quiet) as progress:
+        experts = make_experts(data, recipe, count=count, codec=codec, progress=progress, engine=engine, **arguments)
+    say(summary(experts))
 
 
 @verb("observer", stopped="stopped; the same command continues after the last whole epoch")
 def observer_verb(
-    data: Data,
-    network: Annotated[str | None, typer.Option(help="Its architecture, e.g. convnet:batch or resnet18:batch.")] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="Instead of training: a .safetensors file, torchvision:NAME or timm:NAME.")
-    ] = None,
-    device: Device = "auto",
-    set_: Settings = None,
-    test: Test = None,
-    classes: Classes = None,
-    image_size: ImageSize = None,
-    resize: Resize = "refuse",
-    channels: Channels = "keep",
-    quiet: Quiet = False,
+    data: options.Data,
+    *,
+    network: Annotated[str | None, "Its architecture, e.g. convnet:batch or resnet18:batch."] = None,
+    weights: Annotated[str | None, "Instead of training: a .safetensors file, torchvision:NAME or timm:NAME."] = None,
+    preparing: Preparing,
+    quiet: options.Quiet = False,
 ) -> None:
     """Train or load, and check, the network that LIC, RDED and SRe2L ask; distill finds it in the cache."""
-    settings = assignments(set_ or [])
-    loading = loading_arguments(test, classes, image_size, resize, channels)
+    arguments = preparing.arguments()
     from attar.runs.observer import make_observer, summary
 
-    with shown_progress(quiet) as progress:
-        made = make_observer(
-            data, network=network, weights=weights, device=device, settings=settings, progress=progress, **loading
-        )
-    say(summary(made))
+    with options.progress_bar(quiet) as progress:
+        observer = make_observer(data, network=network, weights=weights, progress=progress, **arguments)
+    say(summary(observer))
 
 
 @verb("train-prior", stopped="stopped; the same command continues from the last kept step")
 def train_prior_verb(
-    data: Data,
-    out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
-    codec: Annotated[
-        str | None, typer.Option(help="Of its codes: pixels, pca:f4c12-whiten, autoencoder:FOLDER.")
-    ] = None,
-    device: Device = "auto",
-    set_: Settings = None,
-    test: Test = None,
-    classes: Classes = None,
-    image_size: ImageSize = None,
-    resize: Resize = "refuse",
-    channels: Channels = "keep",
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
+    data: options.Data,
+    *,
+    out: Annotated[Path, "The .safetensors file to write."],
+    codec: Annotated[str | None, "Of its codes: pixels, pca:f4c12-whiten, autoencoder:FOLDER."] = None,
+    preparing: Preparing,
+    output: options.Output,
 ) -> None:
     """Train a small class-conditional diffusion model of the data, for distilling through it (LD3M)."""
-    settings = assignments(set_ or [])
-    loading = loading_arguments(test, classes, image_size, resize, channels)
+    arguments = preparing.arguments()
     from attar.runs.prior import summary, train_prior
 
-    with shown_progress(quiet) as progress:
-        prior = train_prior(
-            data,
-            out,
-            codec=codec,
-            device=device,
-            settings=settings,
-            overwrite=overwrite,
-            progress=progress,
-            **loading,
-        )
+    with options.progress_bar(output.quiet) as progress:
+        prior = train_prior(data, out, codec=codec, overwrite=output.overwrite, progress=progress, **arguments)
     say(summary(prior, out))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Foreign:
+    """What is known of a set that others released: the arguments of `attar.import_set` of the same names."""
+
+    data: Annotated[str | None, "The real data: names and order of classes, statistics, the ZCA matrix."] = None
+    labels: Annotated[Path | None, "Labels in a file of their own, .pt or .npy."] = None
+    classes: Annotated[str | None, "Names in the order of the labels, cat,dog,fox; else the data's."] = None
+    values: Annotated[Literal["plain", "inputs"] | None, "Pictures, or normalised inputs; else detected."] = None
+    normalization: Annotated[str | None, "Of network inputs: cifar10, imagenet, ..., data, none, or mean/std."] = None
+    zca: Annotated[bool, "Inputs are whitened as MTT's code does; needs --data."] = False
+    rate: Annotated[float | None, "The learned learning rate, where the file has none."] = None
+    label_kind: Annotated[Literal["logits", "probabilities"] | None, "What soft labels are; else detected."] = None
+    grid: Annotated[int, "Images hold so many tiles along each side (IDC's factor)."] = 1
+    experiment: Annotated[int, "Which of several sets in the file, counted from 0."] = 0
+    name: Annotated[str | None, "The data it was distilled from, in words; else --data."] = None
+    storage: Annotated[Literal["float32", "float16", "int8"] | None, "Else float32, and float16 for pictures."] = None
+    image_size: options.ImageSize = None
+    channels: options.Channels = "keep"
+    test: options.Test = None
+    resize: options.Resize = "refuse"
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of `import_set`. Raises InputError, also for an option that has no effect."""
+        if self.data is None and self.test is not None:
+            raise InputError("--test has no effect without --data; give it, or leave --test out")
+        if self.resize != "refuse" and self.data is None and self.image_size is None:
+            raise InputError(f"--resize {self.resize} has no effect without --data or --image-size; leave it out")
+        size = None if self.image_size is None else options.side(self.image_size)
+        return {**vars(self), "classes": options.names(self.classes), "image_size": size}
+
+
+@verb("import")
+def import_verb(
+    source: Annotated[str, "A .pt or .npz file, a folder of class folders or of .parquet, or hf:NAME[:SPLIT]."],
+    *,
+    out: Annotated[Path, "The file to write, e.g. theirs.attar.safetensors."],
+    foreign: Foreign,
+    output: options.Output,
+) -> None:
+    """Take in a set that others released, and say what was assumed of it."""
+    options.refuse_outputs(output.overwrite, out)
+    arguments = foreign.arguments()
+    with options.progress_bar(output.quiet) as progress:
+        imported = attar.import_set(source, progress=progress, **arguments)
+    imported.save(out, overwrite=output.overwrite)
+    say_lines(f"assumed: {line}" for line in imported.manifest.recipe["assumed"])
+    say_set(out, imported)

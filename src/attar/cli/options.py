@@ -1,160 +1,193 @@
-"""The options that verbs of the command line share, and how their texts are read."""
+"""The options that verbs share, each declared once: alone, or in a group of those that are given together.
+
+A group is a dataclass; `attar.cli.app.verb` turns its fields into options. Its methods say what the options mean.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+import attar
+from attar.base.engines import Engine, engine_named
 from attar.base.errors import InputError
+from attar.base.files import refuse_existing
+from attar.base.progress import Progress, RichProgress, Silent
 
 if TYPE_CHECKING:
-    from attar.base.engines import Engine
+    from attar.data.image_set import Splits
+    from attar.sets.distilled import DistilledSet
 
-Data = Annotated[
-    str, typer.Argument(help="A folder with one folder per class, .npz, .npy, .parquet, hf:NAME, or digits (built in).")
-]
-DataOption = Annotated[str, typer.Option(help="The real data: a folder, file, hf:NAME or digits, as for distill.")]
-File = Annotated[Path, typer.Argument(help="A distilled file.")]
-Test = Annotated[str | None, typer.Option(help="Separate test data, of the same classes.")]
-Classes = Annotated[str | None, typer.Option(help="Only these: cat,dog,fox, or the name of an ImageNet subset: bird.")]
-ImageSize = Annotated[str | None, typer.Option(help="Side in pixels, 64, or height x width, 64x96.")]
-Resize = Annotated[
-    Literal["refuse", "squash", "crop"], typer.Option(help="What to do with images of another size or shape.")
-]
-Channels = Annotated[Literal["keep", "grey", "rgb"], typer.Option(help="Turn every image grey, or into RGB.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Epoch = Annotated[int | None, typer.Option(min=0, help="A sample of items that are distributions; else their means.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-Protocol = Annotated[
-    str,
-    typer.Option(
-        help="How networks are trained: quick, dc-bench, idc, latentdd, mtt, ld3m, lic, rded, sre2l, d3, dd-ranking, "
-        "rethinkdc or a .json."
-    ),
-]
-Networks = Annotated[
-    str | None,
-    typer.Option(help="Architectures, e.g. convnet:d3w64-batch,resnet50, or all, or unseen; else the protocol's."),
-]
-Seeds = Annotated[int | None, typer.Option(min=1, help="Networks trained for each row; else the protocol's number.")]
-Baselines = Annotated[
-    str | None, typer.Option(help="Only these rows beside it: names, or usual, coresets, bytes, dd-ranking, all.")
-]
-NoBaselines = Annotated[bool, typer.Option("--no-baselines", help="Only the distilled sets themselves.")]
-Flip = Annotated[
-    bool | None, typer.Option("--flip/--no-flip", help="Mirror training images; else as the protocol, never digits.")
-]
-Curves = Annotated[
-    bool,
-    typer.Option("--curves", help="Keep accuracies of up to 12 epochs in the card; the last alone counts."),
-]
-NoCache = Annotated[bool, typer.Option("--no-cache", help="Train again what an earlier evaluation already trained.")]
-JsonOut = Annotated[Path | None, typer.Option("--json", help="Write the card as JSON; - for stdout.")]
-Codec = Annotated[str | None, typer.Option(help="Another codec: pixels, zca, pca:f4c4, autoencoder:FOLDER.")]
-EngineName = Annotated[Literal["local", "ray"], typer.Option("--engine", help="Where jobs run: here, or on Ray.")]
-Address = Annotated[
-    str | None, typer.Option(help="Ray's cluster, e.g. auto or HOST:6379; else RAY_ADDRESS, or one started here.")
-]
-Workers = Annotated[int | None, typer.Option(min=1, help="Jobs at a time on Ray; else as many as the processors hold.")]
-Gpus = Annotated[float | None, typer.Option(min=0, help="GPUs of one job on Ray: 1, or a fraction, 0.25.")]
+Data = Annotated[str, "A folder with one folder per class, .npz, .npy, .parquet, hf:NAME, or digits (built in)."]
+DataOption = Annotated[str, "The real data: a folder, file, hf:NAME or digits, as for distill."]
+File = Annotated[Path, "A distilled file."]
+Test = Annotated[str | None, "Separate test data, of the same classes."]
+Classes = Annotated[str | None, "Only these: cat,dog,fox, or the name of an ImageNet subset: bird."]
+ImageSize = Annotated[str | None, "Side in pixels, 64, or height x width, 64x96."]
+Resize = Annotated[Literal["refuse", "squash", "crop"], "What to do with images of another size or shape."]
+Channels = Annotated[Literal["keep", "grey", "rgb"], "Turn every image grey, or into RGB."]
+Device = Annotated[str, "auto, cpu, cuda or cuda:N."]
+Codec = Annotated[str | None, "Another codec: pixels, zca, pca:f4c4, autoencoder:FOLDER."]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe's setting; repeatable.")
 ]
+Overwrite = Annotated[bool, "Replace what exists."]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Protocol = Annotated[
+    str,
+    "How networks are trained: quick, dc-bench, idc, latentdd, mtt, ld3m, lic, rded, sre2l, d3, dd-ranking, rethinkdc "
+    "or a .json.",
+]
+Networks = Annotated[
+    str | None, "Architectures, e.g. convnet:d3w64-batch,resnet50, or all, or unseen; else the protocol's."
+]
+Seeds = Annotated[int | None, typer.Option(min=1, help="Networks trained for each row; else the protocol's number.")]
+Flip = Annotated[
+    bool | None, typer.Option("--flip/--no-flip", help="Mirror training images; else as the protocol, never digits.")
+]
+NoCache = Annotated[bool, "Train again what an earlier evaluation already trained."]
+JsonOut = Annotated[Path | None, typer.Option("--json", help="Write the card as JSON; - for stdout.")]
 
 
-def assignments(texts: list[str]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Loading:
+    """How real images are read."""
+
+    test: Test = None
+    classes: Classes = None
+    image_size: ImageSize = None
+    resize: Resize = "refuse"
+    channels: Channels = "keep"
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of `load_images`. Raises InputError."""
+        classes = names(self.classes) if self.classes and "," in self.classes else self.classes
+        size = None if self.image_size is None else side(self.image_size)
+        return {**vars(self), "classes": classes, "image_size": size}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealImages:
+    """How real images are read that stand beside those of a distilled set, in its size and colours."""
+
+    test: Test = None
+    classes: Classes = None
+    resize: Resize = "refuse"
+
+    def like(self, distilled: DistilledSet, data: str, progress: Progress) -> Splits:
+        """The real images in the size, colours and classes of the distilled ones."""
+        channels, height, width = distilled.image_shape
+        colours: Literal["grey", "rgb"] = "grey" if channels == 1 else "rgb"
+        loading = Loading(
+            test=self.test, classes=self.classes, image_size=f"{height}x{width}", resize=self.resize, channels=colours
+        ).arguments()
+        loading["classes"] = loading["classes"] or list(distilled.classes)
+        return attar.load_images(data, progress=progress, **loading)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jobs:
+    """Where independent trainings run."""
+
+    engine: Annotated[Literal["local", "ray"], "Where jobs run: here, or on Ray."] = "local"
+    address: Annotated[str | None, "Ray's cluster, e.g. auto or HOST:6379; else RAY_ADDRESS, or one started here."] = (
+        None
+    )
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Jobs at a time on Ray; else as many as the processors hold.")
+    ] = None
+    gpus: Annotated[float | None, typer.Option(min=0, help="GPUs of one job on Ray: 1, or a fraction, 0.25.")] = None
+
+    def chosen(self, needs: str | None = None) -> Engine:
+        """The engine, with its options.
+
+        Args:
+            needs: an option that is not given and without which there is one job only; None where there are several.
+
+        Raises:
+            InputError: an option that has no effect, or one that the engine refuses.
+        """
+        options = {"address": self.address, "workers": self.workers, "gpus": self.gpus}
+        idle = [f"--{option}" for option, value in options.items() if value is not None]
+        if self.engine == "local" and idle:
+            raise InputError(f"{', '.join(idle)} has no effect without --engine ray; give it, or leave {idle[0]} out")
+        if self.engine != "local" and needs is not None:
+            raise InputError(
+                f"--engine {self.engine} has no effect without {needs}, for there is one job only; give {needs}"
+            )
+        return engine_named(self.engine, **options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """How a verb writes: over what exists, and with a bar of its progress."""
+
+    overwrite: Overwrite = False
+    quiet: Quiet = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """How networks are trained on a file and tested on real images: what the verbs that do so share."""
+
+    device: Device = "auto"
+    no_cache: NoCache = False
+    real: RealImages
+    jobs: Jobs
+    output: Output
+
+    @contextlib.contextmanager
+    def opened(self, distilled: DistilledSet, data: str, engine: Engine) -> Iterator[tuple[Splits, dict[str, Any]]]:
+        """The real images, and the arguments that evaluate, compare, rank and audit share."""
+        with engine, progress_bar(self.output.quiet) as progress:
+            shared = {"device": self.device, "cache": not self.no_cache, "progress": progress, "engine": engine}
+            yield self.real.like(distilled, data, progress), shared
+
+
+def progress_bar(quiet: bool) -> Any:
+    """The bar, or silence, as a context manager."""
+    return contextlib.nullcontext(Silent()) if quiet else RichProgress()
+
+
+def refuse_outputs(overwrite: bool, *paths: Path | None) -> None:
+    """Raise InputError for a file that exists, unless it may be replaced, or that could not be written."""
+    for path in paths:
+        if path is not None and path != Path("-"):
+            refuse_existing(path, overwrite)
+
+
+def require_suffix(option: str, path: Path | None, suffixes: Sequence[str], mend: str) -> None:
+    """Raise InputError, which says `mend`, for a file of another kind than the option writes."""
+    if path is not None and path.suffix.lower() not in suffixes:
+        raise InputError(f"{option} {path} ends in {path.suffix or 'nothing'}; write {mend}")
+
+
+def assignments(texts: Sequence[str] | None) -> dict[str, Any]:
     """{"steps": 50} from ["steps=50"]; a value that is not JSON is text. Raises InputError."""
     settings: dict[str, Any] = {}
-    for text in texts:
+    for text in texts or ():
         key, equals, value = text.partition("=")
-        if not equals or not key.strip():
+        key = key.strip()
+        if not equals or not key:
             raise InputError(f"--set {text!r} is not KEY=VALUE, e.g. --set steps=100")
-        if key.strip() in settings:
-            raise InputError(f"--set {key.strip()} is given twice; give it once")
+        if key in settings:
+            raise InputError(f"--set {key} is given twice; give it once")
         try:
-            settings[key.strip()] = json.loads(value)
+            settings[key] = json.loads(value)
         except json.JSONDecodeError:
-            settings[key.strip()] = value
+            settings[key] = value
     return settings
 
 
-def loading_arguments(
-    test: str | None, classes: str | None, image_size: str | None, resize: str, channels: str
-) -> dict[str, Any]:
-    """The arguments of `load_images` from the options' texts. Raises InputError."""
-    return {
-        "test": test,
-        "classes": names(classes) if classes and "," in classes else classes,
-        "image_size": None if image_size is None else side(image_size),
-        "resize": resize,
-        "channels": channels,
-    }
-
-
-def chosen_engine(
-    engine: str, address: str | None, workers: int | None, gpus: float | None, needs: str | None = None
-) -> Engine:
-    """The engine of `--engine` and its options.
-
-    Args:
-        engine: its name.
-        address: `--address`.
-        workers: `--workers`.
-        gpus: `--gpus`.
-        needs: an option that is not given and without which there is one job only; None where there are several.
-
-    Raises:
-        InputError: an option that has no effect, or one that the engine refuses.
-    """
-    given = {"--address": address, "--workers": workers, "--gpus": gpus}
-    idle = [option for option, value in given.items() if value is not None]
-    if engine == "local" and idle:
-        raise InputError(f"{', '.join(idle)} has no effect without --engine ray; give it, or leave {idle[0]} out")
-    if engine != "local" and needs is not None:
-        raise InputError(f"--engine {engine} has no effect without {needs}, for there is one job only; give {needs}")
-    from attar.base.engines import engine_named
-
-    return engine_named(engine, address=address, workers=workers, gpus=gpus)
-
-
-def names(text: str) -> list[str]:
-    """["a", "b"] from "a, b"."""
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def listed(text: str | None) -> list[str] | None:
-    """`names`, or None for None."""
-    return None if text is None else names(text)
-
-
-def chosen_baselines(text: str | None, none: bool) -> bool | list[str]:
-    """Whether baselines are wanted, or which. Raises InputError."""
-    if text is not None and none:
-        raise InputError("--baselines and --no-baselines are both given; give one of them")
-    return not none if text is None else names(text)
-
-
-def memory_budget(budget: str | None, memory_bytes: str | None, out: Path | None) -> str:
-    """The budget of a replay memory, of each class or of all; and `out` must be a picture. Raises InputError."""
-    from attar.runs.budget import Budget, num_bytes
-
-    if out is not None and out.suffix.lower() != ".png":
-        raise InputError(f"--out {out} ends in {out.suffix or 'nothing'}; write a .png, and --json for everything")
-    if memory_bytes is None:
-        size = budget or "10ipc"
-        if Budget.parse(size).unit == "bytes":
-            raise InputError(
-                f"--budget {size} is of each class here; give e.g. 10ipc, or --memory-bytes {size} for all"
-            )
-        return size
-    if budget is not None:
-        raise InputError("--budget and --memory-bytes are both given; give one of them")
-    num_bytes(memory_bytes, "memory bytes")
-    return memory_bytes
+def names(text: str | None) -> list[str] | None:
+    """["a", "b"] from "a, b"; None from None."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def side(text: str) -> int | tuple[int, int]:
