@@ -95,7 +95,7 @@ def plot_accuracy(
     timed = [point for point in points if point.minutes]
     figure, panels = _figure(2 if timed else 1)
     styles = _styles(points)
-    _log_axis(panels[0], [point.num_bytes for point in points], size_label, bytes_text)
+    log_axis(panels[0], [point.num_bytes for point in points], size_label, bytes_text)
     for point in points:
         _draw_point(panels[0], point, point.num_bytes, styles[point.series])
     for point in timed:
@@ -238,7 +238,8 @@ def _accuracy_axis(axes: Axes, points: Sequence[Point], chance: float | None) ->
     axes.set_ylabel(f"accuracy (%), mean ± std over seeds{note}", fontsize=9)
 
 
-def _log_axis(axes: Axes, values: Sequence[float], label: str, text: Callable[[float], str]) -> None:
+def log_axis(axes: Axes, values: Sequence[float], label: str, text: Callable[[float], str]) -> None:
+    """Make the horizontal axis logarithmic, with a margin around the values, and write its numbers as `text` does."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = min(values), max(values)
@@ -255,7 +256,7 @@ def _minutes_axis(axes: Axes, minutes: Sequence[float], label: str) -> None:
     if max(minutes) < LOG_MINUTES * min(minutes):
         axes.set(xlabel=label, xlim=(0, 1.08 * max(minutes)))
     else:
-        _log_axis(axes, minutes, label, "{:g}".format)
+        log_axis(axes, minutes, label, "{:g}".format)
 
 
 def bytes_text(count: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from attar.base.errors import InputError
@@ -48,22 +49,22 @@ def card_owners(
 ) -> list[list[Scorecard]]:
     """For each file the cards that were measured on it.
 
-    A card is of the file with the set's fingerprint that it names, whatever metadata were changed since; of two such
+    A card is of the file with the set's fingerprint that it names, whatever metadata were changed since. Of two such
     files it is of the one whose name it has. The data may be other: a merged set is measured on data that no party had.
 
     Raises:
         InputError: a card of none of the files, or of more than one.
     """
     owned: list[list[Scorecard]] = [[] for _ in files]
-    prints = _Fingerprints(sets)
+    fingerprint = cache(lambda place, classes: _fingerprint(sets[place], classes))
     for card in cards:
-        fitting = [place for place, each in enumerate(sets) if _fits(card, each, prints(place, card.classes))]
+        fitting = [place for place in range(len(sets)) if fingerprint(place, card.classes) == card.set_fingerprint]
         if len(fitting) > 1:
             fitting = [place for place in fitting if set_name(files[place]) == card.name]
-        if not fitting:
+        if not fitting or not card.set_fingerprint:
             raise InputError(
-                f"the scorecard of {card.name!r} was measured on none of these files (it judged a set of "
-                f"fingerprint {card.set_fingerprint[:12]}...); give its file, or leave it out"
+                f"the scorecard of {card.name!r} was measured on none of these files (it judged a set of fingerprint "
+                f"{card.set_fingerprint[:12]}...); give its file, or leave it out"
             )
         if len(fitting) > 1:
             raise InputError(f"the scorecard of {card.name!r} fits several of these files; give one of them at a time")
@@ -72,14 +73,14 @@ def card_owners(
 
 
 def how_it_fits(card: Scorecard, distilled: DistilledSet) -> str | None:
-    """What a reader should know of why a card is taken to be of a file; None where there is nothing to say."""
-    if card.storage != distilled.storage:
-        return (
-            f"The scorecard {card.name} judged what training sees of this file, by its fingerprint "
-            f"{card.set_fingerprint[:12]}...; what else is in the file has changed since, which had "
-            f"{card.storage.file_bytes:,} bytes then and has {distilled.file_bytes:,} now."
-        )
-    return None
+    """What a reader should know where the file has changed since the card was made; None where it has not."""
+    if card.storage == distilled.storage:
+        return None
+    return (
+        f"The scorecard {card.name} judged what training sees of this file, by its fingerprint "
+        f"{card.set_fingerprint[:12]}...; what else is in the file has changed since, which had "
+        f"{card.storage.file_bytes:,} bytes then and has {distilled.file_bytes:,} now."
+    )
 
 
 def networks_of(card: Scorecard) -> list[NetworkConfig]:
@@ -118,34 +119,21 @@ def alike(cards: Sequence[Scorecard]) -> list[list[Scorecard]]:
     return list(groups.values())
 
 
-class _Fingerprints:
-    """Each set's fingerprint with its classes in a card's order, in which `compare` may have judged it."""
-
-    def __init__(self, sets: Sequence[DistilledSet]) -> None:
-        self._sets = sets
-        self._known: dict[tuple[int, tuple[str, ...]], str] = {}
-
-    def __call__(self, place: int, classes: tuple[str, ...]) -> str:
-        key = place, classes
-        if key not in self._known:
-            try:
-                self._known[key] = in_order_of(self._sets[place], classes).fingerprint
-            except InputError:  # labels that come in their observer's order alone
-                self._known[key] = ""
-        return self._known[key]
-
-
-def _fits(card: Scorecard, distilled: DistilledSet, fingerprint: str) -> bool:
-    """Whether a card is of a set that has this fingerprint with its classes in the card's order."""
-    same_images = (set(distilled.classes), distilled.image_shape) == (set(card.classes), card.image_shape)
-    return same_images and card.set_fingerprint == fingerprint
+def _fingerprint(distilled: DistilledSet, classes: tuple[str, ...]) -> str:
+    """The set's fingerprint with its classes in a card's order, in which `compare` may have judged it; "" for none."""
+    if set(distilled.classes) != set(classes):
+        return ""
+    try:
+        return in_order_of(distilled, classes).fingerprint
+    except InputError:  # labels that come in their observer's order alone
+        return ""
 
 
 def _check(row: Row, path: Path) -> None:
     """Raise InputError for numbers that no evaluation gives, which would spoil the drawings."""
     counts = [row.num_items, row.paper_bytes or 0, row.num_bytes or 0, row.images_seen or 0, *row.curve_epochs]
     counts += [count for line in row.confusion for count in line]
-    percents = [*row.accuracies, *(each for each in row.per_class if each is not None)]
-    percents += [each for curve in row.curves for each in curve]
-    if not all(0 <= count < LARGEST_COUNT for count in counts) or not all(0 <= each <= 100 for each in percents):
+    percents = [*row.accuracies, *(percent for percent in row.per_class if percent is not None)]
+    percents += [percent for curve in row.curves for percent in curve]
+    if not all(0 <= count < LARGEST_COUNT for count in counts) or not all(0 <= percent <= 100 for percent in percents):
         raise InputError(f"{path.name}: row {row.name[:60]!r} has a number out of range; evaluate anew")

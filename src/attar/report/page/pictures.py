@@ -16,7 +16,6 @@ from attar.base.errors import InputError
 from attar.base.shapes import Float, UInt8
 from attar.data.image_set import ImageSet
 from attar.report.interpolation import images_between, item_name
-from attar.report.page.markup import Html, element, name
 from attar.sets.distilled import DistilledSet
 
 SMALL_SIDE = 96  # images up to it are PNG, pixel by pixel; larger ones JPEG
@@ -55,8 +54,8 @@ class Room:
         pixels = (SMALL_PIXELS if small else LARGE_PIXELS) // shares
         classes = min(num_classes, MOST_CLASSES)
         side = longest if small else max(SMALLEST_SIDE, min(longest, LARGEST_SIDE, math.isqrt(pixels // classes)))
-        each = max(1, pixels // side**2)
-        return cls(min(classes, each), max(1, min(MOST_PER_CLASS, each // classes)), side, each)
+        images = max(1, pixels // side**2)
+        return cls(min(classes, images), max(1, min(MOST_PER_CLASS, images // classes)), side, images)
 
 
 @dataclass(frozen=True)
@@ -68,91 +67,126 @@ class Canvas:
     labels: tuple[int, ...]
 
 
-def contact_sheet(distilled: DistilledSet, real: ImageSet | None, room: Room) -> tuple[Html, str]:
-    """Every class with its stored images, and real ones below; and in words how many are shown.
+@dataclass(frozen=True)
+class Strip:
+    """Pictures beside one another, as sources and captions, and classes of the box around them."""
 
-    Items that share a stored image, as the tiles of a mosaic do, are shown in it. Of distributions it is the mean.
+    pictures: list[tuple[str, str]]
+    style: str = "strip"
+
+
+@dataclass(frozen=True)
+class Block:
+    """Strips of one class or item, below its name."""
+
+    name: str
+    strips: list[Strip]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Blocks, and what they are in words. Without blocks the words say why."""
+
+    blocks: list[Block]
+    note: str
+    width: str = "wide"
+
+
+@dataclass(frozen=True)
+class Region:
+    """A region of a stored image, as source and caption, and its likeliest classes."""
+
+    picture: tuple[str, str]
+    lines: list[str]
+
+
+def contact_sheet(distilled: DistilledSet, real: ImageSet | None, room: Room) -> Sheet:
+    """Every class with its stored images, and real ones below; and in words how many are drawn.
+
+    Items that share a stored image, as the tiles of a mosaic do, are seen in it. Of distributions it is the mean.
     """
     groups = _by_class(distilled)
-    captions = _Captions(distilled)
+    caption_of = _Captions(distilled)
     widest = max(min(len(group), room.per_class) for group in groups[: room.num_classes])
     blocks = []
     for label in range(room.num_classes):
-        shown = groups[label][: room.per_class]
-        told = [captions(canvas, place) for place, canvas in enumerate(shown)]
-        strips = [_strip(_written(_canvas_images(distilled, shown), room.side), told)]
+        canvases = groups[label][: room.per_class]
+        captions = [caption_of(canvas, place) for place, canvas in enumerate(canvases)]
+        strips = [_strip(_canvas_images(distilled, canvases), room, captions)]
         if real is not None:
             members = real.class_indices[label][:widest]
-            told = [f"{distilled.classes[label]}: a real image" for _ in members]
-            strips.append(_strip(_written(real.images[members], room.side), told, "strip real"))
-        blocks.append(_block(distilled.classes[label], strips))
-    return element("div", *blocks, class_=f"sheet {_width(widest)}"), _shown(distilled, groups, room)
+            captions = [f"{distilled.classes[label]}: a real image"] * len(members)
+            strips.append(_strip(real.images[members], room, captions, "strip real"))
+        blocks.append(Block(distilled.classes[label], strips))
+    note = _what_is_drawn(distilled, groups, room)
+    if real is not None:
+        note += " Below them, framed in dashes, are real images of the same class."
+    # The fewer images a class has, the more classes stand beside one another.
+    width = "narrow" if widest <= 2 else "medium" if widest <= 5 else "wide"
+    return Sheet(blocks, f"{note} A click makes an image large.", width)
 
 
-def samples(distilled: DistilledSet, room: Room) -> tuple[Html, str]:
+def samples(distilled: DistilledSet, room: Room) -> Sheet:
     """Of the first distributions of each class, the mean and what epochs 0, 1, ... see."""
     labels = distilled.labels.cpu()
     rows = max(1, room.num_images // (1 + NUM_SAMPLES))
     num_classes = min(distilled.num_classes, MOST_SAMPLED_CLASSES, rows)
     num_priors = min(MOST_PRIORS, rows // num_classes)
-    members = [(labels == label).nonzero()[:num_priors, 0] for label in range(num_classes)]
-    items = torch.cat(members)
-    columns = [distilled.images(items, None)]
-    columns += [distilled.images(items, epoch) for epoch in range(NUM_SAMPLES)]
+    items = torch.cat([(labels == label).nonzero()[:num_priors, 0] for label in range(num_classes)])
+    columns = [distilled.images(items, epoch) for epoch in (None, *range(NUM_SAMPLES))]
     blocks = []
     for row, item in enumerate(items.tolist()):
-        called = item_name(distilled, item)
-        captions = [f"{called}: mean", *(f"{called}: sample of epoch {epoch}" for epoch in range(NUM_SAMPLES))]
+        title = item_name(distilled, item)
+        captions = [f"{title}: mean", *(f"{title}: sample of epoch {epoch}" for epoch in range(NUM_SAMPLES))]
         images = torch.stack([column[row] for column in columns])
-        blocks.append(_block(called, [_strip(_written(images, room.side), captions, "strip first")]))
-    of = (
+        blocks.append(Block(title, [_strip(images, room, captions, "strip first")]))
+    part = (
         ""
         if num_classes == distilled.num_classes
         else f" of the first {num_classes} of {distilled.num_classes} classes"
     )
-    told = (
+    note = (
         f"Each row is one distribution: its mean, framed, and {NUM_SAMPLES} samples. "
-        f"Shown {'are' if num_priors > 1 else 'is'} at most {num_priors} of each class{of}."
+        f"Shown {'are' if num_priors > 1 else 'is'} at most {num_priors} of each class{part}."
     )
-    return element("div", *blocks, class_="sheet wide"), told
+    return Sheet(blocks, note)
 
 
-def between_classes(distilled: DistilledSet, room: Room) -> tuple[Html | None, str]:
-    """What lies between the first items of classes 0 and 1, 2 and 3, ...; None with the reason where nothing does."""
+def between_classes(distilled: DistilledSet, room: Room) -> Sheet:
+    """What lies between the first items of classes 0 and 1, 2 and 3, ..."""
     classes = distilled.classes
     pairs = list(zip(classes[0::2], classes[1::2], strict=False))
-    pairs = pairs[: max(1, min(MOST_PAIRS, room.num_images // STEPS))]
     blocks = []
     try:
-        for first, last in pairs:
+        for first, last in pairs[: max(1, min(MOST_PAIRS, room.num_images // STEPS))]:
             _, images = images_between(distilled, [first, last], STEPS, "linear")
-            told = [f"{first} to {last}: {100 * place / (STEPS - 1):.0f} %" for place in range(STEPS)]
-            blocks.append(_block(f"{first} to {last}", [_strip(_written(images[0], room.side), told)]))
+            captions = [f"{first} to {last}: {100 * place / (STEPS - 1):.0f} %" for place in range(STEPS)]
+            blocks.append(Block(f"{first} to {last}", [_strip(images[0], room, captions)]))
     except InputError as error:
-        return None, f"Nothing is drawn between classes: {error}."
-    return element("div", *blocks, class_="sheet wide"), (
+        return Sheet([], f"Nothing is drawn between classes: {error}.")
+    return Sheet(
+        blocks,
         f"The code of one class's first distribution goes in {STEPS} equal steps to that of another, and each step is "
-        "decoded as any code is: the means are at the ends."
+        "decoded as any code is: the means are at the ends.",
     )
 
 
-def labelled_regions(distilled: DistilledSet, room: Room) -> tuple[Html | None, str]:
-    """Some regions of the first epoch with the classes that their labels give most to; else None with the reason."""
+def labelled_regions(distilled: DistilledSet, room: Room) -> tuple[list[Region], str]:
+    """Some regions of the first epoch with the classes that their labels give most to, and a note; or only the note."""
     if any(shard.regions and shard.regions.online for shard in distilled.manifest.shards):
-        return None, "The labels are not stored: whoever trains asks the observer, so that none are drawn here."
+        return [], "The labels are not stored: whoever trains asks the observer, so that none are drawn here."
     if distilled.num_training_items * math.prod(distilled.image_shape) > MOST_REGION_VALUES:
-        return None, "The set is too large for drawing the regions of an epoch here."
+        return [], "The set is too large for drawing the regions of an epoch here."
     images, probabilities = next(distilled.loader(min(NUM_REGIONS, room.num_images), epoch=0, seed=0))
-    figures = []
-    for source, label in zip(_written(images, room.side), probabilities, strict=True):
+    regions = []
+    for source, label in zip(_sources(images, room.side), probabilities, strict=True):
         lines = most_likely(label, distilled.classes)
-        told = [element("div", name(line)) for line in lines]
-        figures.append(element("div", _button(source, f"region: {', '.join(lines)}"), *told, class_="labelled"))
+        regions.append(Region((source, f"region: {', '.join(lines)}"), lines))
     note = (
-        f"{len(figures)} regions of stored images as a network sees them in the first epoch of training, each with the "
+        f"{len(regions)} regions of stored images as a network sees them in the first epoch of training, each with the "
         f"{min(TOLD_CLASSES, distilled.num_classes)} classes to which its stored label gives most."
     )
-    return element("div", *figures, class_="regions"), note
+    return regions, note
 
 
 def _by_class(distilled: DistilledSet) -> list[list[Canvas]]:
@@ -166,37 +200,37 @@ def _by_class(distilled: DistilledSet) -> list[list[Canvas]]:
 
 
 def _canvas_images(distilled: DistilledSet, canvases: Sequence[Canvas]) -> Tensor:
-    found = torch.empty(len(canvases), *distilled.image_shape)
+    images = torch.empty(len(canvases), *distilled.image_shape)
     for shard, part in enumerate(distilled.parameterizations()):
         rows = [row for row, canvas in enumerate(canvases) if canvas.shard == shard]
         if rows:
             places = torch.tensor([canvases[row].place for row in rows], device=part.labels.device)
             with torch.no_grad():
-                found[rows] = part.canvases(places, None).float().cpu()
-    return found
+                images[rows] = part.canvases(places, None).float().cpu()
+    return images
 
 
 class _Captions:
     """What stands below a stored image: its class, what it began as, and its soft label, where the file has them."""
 
     def __init__(self, distilled: DistilledSet) -> None:
-        began, shards = distilled.manifest.initialization, distilled.manifest.shards
+        initialization, shards = distilled.manifest.initialization, distilled.manifest.shards
         self._classes, self._soft = distilled.classes, distilled.soft_labels
         self._first = [sum(shard.num_items for shard in shards[:place]) for place in range(len(shards))]
-        known = len(shards) == 1 and len(began.indices) == len(distilled)
-        self._began, self._kind = began.indices if known else (), began.kind
+        traceable = len(shards) == 1 and len(initialization.indices) == len(distilled)
+        self._indices, self._kind = initialization.indices if traceable else (), initialization.kind
 
     def __call__(self, canvas: Canvas, place: int) -> str:
-        called = ", ".join(dict.fromkeys(self._classes[label] for label in canvas.labels))
+        classes = ", ".join(dict.fromkeys(self._classes[label] for label in canvas.labels))
         if len(canvas.labels) > 1:
-            return f"{called}: stored image {place + 1} of {len(canvas.labels)} tiles"
-        told = [f"{called}: stored image {place + 1}"]
-        if self._began:
-            told.append(f"began as training image {self._began[canvas.place]:,} ({self._kind})")
+            return f"{classes}: stored image {place + 1} of {len(canvas.labels)} tiles"
+        parts = [f"{classes}: stored image {place + 1}"]
+        if self._indices:
+            parts.append(f"began as training image {self._indices[canvas.place]:,} ({self._kind})")
         if self._soft is not None:
             label = self._soft[self._first[canvas.shard] + canvas.place]
-            told.append(f"label {', '.join(most_likely(label, self._classes))}")
-        return "; ".join(told)
+            parts.append(f"label {', '.join(most_likely(label, self._classes))}")
+        return "; ".join(parts)
 
 
 def most_likely(probabilities: Tensor, classes: Sequence[str]) -> list[str]:
@@ -210,22 +244,22 @@ def most_likely(probabilities: Tensor, classes: Sequence[str]) -> list[str]:
     return [f"{classes[place]}: {100 * float(probabilities[place]):.0f} %" for place in best]
 
 
-def _shown(distilled: DistilledSet, groups: Sequence[Sequence[Canvas]], room: Room) -> str:
+def _what_is_drawn(distilled: DistilledSet, groups: Sequence[Sequence[Canvas]], room: Room) -> str:
     most, num_canvases = max(len(group) for group in groups), sum(len(group) for group in groups)
     counted = "image" if num_canvases == len(distilled) else "image of several tiles"
     if distilled.stochastic:
         counted = "mean of a distribution"
-    told = [f"Each is the {counted} that the file stores, decoded; values beyond black and white are cut."]
+    sentences = [f"Each is the {counted} that the file stores, decoded; values beyond black and white are cut."]
     if most > room.per_class:
-        told.append(f"Shown are the first {room.per_class} of at most {most} of each class.")
+        sentences.append(f"Shown are the first {room.per_class} of at most {most} of each class.")
     if room.num_classes < distilled.num_classes:
-        told.append(f"Shown are the first {room.num_classes} of {distilled.num_classes} classes.")
+        sentences.append(f"Shown are the first {room.num_classes} of {distilled.num_classes} classes.")
     if max(distilled.image_shape[1:]) > room.side:
-        told.append(f"Images of {max(distilled.image_shape[1:])} pixels are reduced to {room.side}.")
-    return " ".join(told)
+        sentences.append(f"Images of {max(distilled.image_shape[1:])} pixels are reduced to {room.side}.")
+    return " ".join(sentences)
 
 
-def _written(images: Float[Tensor, "items C H W"] | UInt8[Tensor, "items C H W"], side: int) -> list[str]:
+def _sources(images: Float[Tensor, "items C H W"] | UInt8[Tensor, "items C H W"], side: int) -> list[str]:
     """Each image as a data URI."""
     if images.dtype != torch.uint8:
         images = (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
@@ -244,20 +278,5 @@ def _uri(picture: Image.Image, side: int) -> str:
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
-def _strip(sources: Sequence[str], captions: Sequence[str], class_: str = "strip") -> Html:
-    return element("div", *(_button(*pair) for pair in zip(sources, captions, strict=True)), class_=class_)
-
-
-def _button(source: str, caption: str) -> Html:
-    """A small picture that opens large."""
-    pixels = "pixels" if source.startswith("data:image/png") else None
-    return element("button", element("img", src=source, alt=caption, class_=pixels), type_="button", class_="zoom")
-
-
-def _block(called: str, strips: Sequence[Html]) -> Html:
-    return element("div", element("h4", name(called)), *strips, class_="group")
-
-
-def _width(count: int) -> str:
-    """The class of a sheet: the fewer images a class has, the more classes stand beside one another."""
-    return "narrow" if count <= 2 else "medium" if count <= 5 else "wide"
+def _strip(images: Tensor, room: Room, captions: Sequence[str], style: str = "strip") -> Strip:
+    return Strip(list(zip(_sources(images, room.side), captions, strict=True)), style)
