@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from markupsafe import Markup
 
@@ -17,6 +17,7 @@ from attar.report.page.runs import LossCurve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 WIDTH, HEIGHT = 440, 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 22, 40
@@ -89,7 +90,7 @@ def accuracy_chart(points: Sequence[Point], chance: float, identity: str) -> Cha
         style = styles[point.series]
         if point.std is not None:
             lengths = [[min(point.std, point.mean - bottom)], [min(point.std, top - point.mean)]]
-            look = {"fmt": "none", "color": style.paint, "elinewidth": 1.3, "capsize": 4}
+            look: dict[str, Any] = {"fmt": "none", "color": style.paint, "elinewidth": 1.3, "capsize": 4}
             axes.errorbar([point.num_bytes], [point.mean], lengths, **look)
         titles.append(f"{point.series}: {point.mean:.1f} % at {point.num_bytes:,} bytes")
         _mark(axes, point.num_bytes, point.mean, style, 9 if style.hollow else 12, len(titles))
@@ -245,7 +246,7 @@ def _axes(up: str, across: str = "") -> Axes:
 def _mark(axes: Axes, x: float, y: float, style: Style, size: float, number: int) -> None:
     """A marker, which gets the title of this number in `_svg`."""
     face = PAPER if style.hollow else style.paint
-    look = {"color": style.paint, "markersize": size, "markeredgewidth": 1.5, "markerfacecolor": face}
+    look: dict[str, Any] = {"color": style.paint, "markersize": size, "markeredgewidth": 1.5, "markerfacecolor": face}
     axes.plot([x], [y], marker=style.marker, linestyle="none", gid=f"title{number}", clip_on=False, zorder=4, **look)
 
 
@@ -255,7 +256,7 @@ def _svg(axes: Axes, text: str, identity: str, titles: Sequence[str]) -> Markup:
 
     buffer = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": identity}):
-        axes.figure.savefig(buffer, format="svg", metadata={"Date": None})
+        cast("Figure", axes.figure).savefig(buffer, format="svg", metadata={"Date": None})
     written = buffer.getvalue()
     written = written[written.index('<g id="figure_1">') : written.rindex("</svg>")]
     written = re.sub(r'style="([^"]*)"', lambda found: _attributes(found[1]), written).replace("xlink:href", "href")

@@ -160,7 +160,9 @@ def class_accuracies(
     other = _compared(rows[1:], baseline)
     others = [row for row in rows[1:] if row is not other]
     others = [*([] if other is None else [other]), *others][:MOST_BASELINES]
-    sentences = [_extremes(rows[0].per_class, card.classes, "Recognised best is {} ({:.1f} %), worst {} ({:.1f} %).")]
+    sentences: list[str] = [
+        _extremes(rows[0].per_class, card.classes, "Recognised best is {} ({:.1f} %), worst {} ({:.1f} %).")
+    ]
     columns = [[_percent(value) for value in rows[0].per_class]]
     columns.append(["no test image" if value is None else bar(value) for value in rows[0].per_class])
     heads = ["class", "of 100", "distilled"]
