@@ -61,7 +61,7 @@ def card_owners(
         fitting = [place for place in range(len(sets)) if fingerprint(place, card.classes) == card.set_fingerprint]
         if len(fitting) > 1:
             fitting = [place for place in fitting if set_name(files[place]) == card.name]
-        if not fitting or not card.set_fingerprint:
+        if not fitting:
             raise InputError(
                 f"the scorecard of {card.name!r} was measured on none of these files (it judged a set of fingerprint "
                 f"{card.set_fingerprint[:12]}...); give its file, or leave it out"
