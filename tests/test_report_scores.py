@@ -140,7 +140,7 @@ def test_the_page_draws_every_rows_accuracy_against_epochs(folder: Path, tmp_pat
     assert len(titles) == 1
     for each in card.rows:
         assert f"{each.name} " in titles[0] and f"{each.mean:.1f} after {each.curve_epochs[-1]:,}" in titles[0]
-    bands = [attributes for tag, attributes in page.tags if tag == "path" and "fill-opacity" in attributes]
+    bands = [attributes for tag, attributes in page.tags if tag == "use" and "fill-opacity" in attributes]
     assert len(bands) == len(card.rows)
     assert any("What counts is the last point of each row" in text for text in page.texts)
     rows = tuple(each.model_copy(update={"curves": (), "curve_epochs": ()}) for each in card.rows)
