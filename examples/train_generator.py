@@ -15,7 +15,7 @@ import torch
 
 import attar
 from attar.methods.objectives.discrepancy import squared_mmd
-from attar.models.generators.weights import save_generator
+from attar.models.generators.generator import save_generator
 from attar.models.networks.synthesis import SynthesisConfig, build_synthesis
 
 PER_CLASS = 16

@@ -17,7 +17,7 @@ from attar.models.codecs.codec import Codec
 from attar.models.codecs.pixels import PixelsConfig
 from attar.models.codecs.registry import fit_codec
 from attar.models.generators.codec import GeneratorCodec
-from attar.models.generators.weights import OwnSpec, save_generator
+from attar.models.generators.generator import OwnSpec, save_generator
 from attar.models.networks.synthesis import Synthesis, SynthesisConfig, build_synthesis
 from small_sets import CLASSES, digit_images
 

@@ -13,8 +13,7 @@ from attar.base.errors import InputError
 from attar.base.randomness import Counter, generator
 from attar.methods.parameterizations.diffusion import Diffusion, DiffusionConfig
 from attar.models.codecs.registry import restore_codec
-from attar.models.diffusion.checkpointing import recomputed
-from attar.models.diffusion.sampling import item_noise, sampled
+from attar.models.diffusion.sampling import item_noise, recomputed, sampled
 from attar.models.diffusion.schedule import SamplingConfig, ScheduleConfig, alpha_bars, steps_of
 from reference.diffusion import algorithm_1, official_steps
 from small_diffusion import digit_items, gradients, small_model

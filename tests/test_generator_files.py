@@ -25,7 +25,7 @@ from attar.methods.parameterizations.registry import restore_parameterization
 from attar.models.codecs.pixels import PixelsConfig
 from attar.models.codecs.registry import codec_from_text, fit_codec, restore_codec
 from attar.models.generators.codec import GeneratorCodec, GeneratorCodecConfig
-from attar.models.generators.weights import read_generator, read_state, save_generator
+from attar.models.generators.generator import read_generator, read_state, save_generator
 from attar.runs.distill import distill
 from attar.sets.distilled import DistilledSet
 from small_generator import (

@@ -23,10 +23,9 @@ from attar.methods.parameterizations.parameterization import (
 )
 from attar.methods.parameterizations.rendered import VALUE_BYTES, Rendered, RenderedConfig
 from attar.models.codecs.codec import Codec
-from attar.models.diffusion.checkpointing import recomputed
 from attar.models.diffusion.codec import DiffusionCodec, with_model
 from attar.models.diffusion.model import DiffusionModel
-from attar.models.diffusion.sampling import item_noise, sampled
+from attar.models.diffusion.sampling import item_noise, recomputed, sampled
 from attar.models.diffusion.schedule import SamplingConfig
 
 Learned = Literal["both", "codes", "conditioning"]

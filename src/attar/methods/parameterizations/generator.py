@@ -26,7 +26,7 @@ from attar.methods.parameterizations.parameterization import (
 from attar.methods.parameterizations.rendered import VALUE_BYTES, Rendered, RenderedConfig
 from attar.models.codecs.codec import Codec
 from attar.models.codecs.restoring import Side
-from attar.models.diffusion.checkpointing import recomputed
+from attar.models.diffusion.sampling import recomputed
 from attar.models.generators.codec import GeneratorCodec, with_generator
 
 FEATURES = "features"

@@ -19,8 +19,7 @@ from attar.models.codecs.codec import Codec, ExternalWeights
 from attar.models.codecs.frozen import FrozenModelConfig
 from attar.models.codecs.restoring import CodecSpec, PublicFile, nameable, network_tensors, parse_spec, take_tensors
 from attar.models.codecs.weights import require_file
-from attar.models.generators.generator import Generator, imported, require_named
-from attar.models.generators.weights import OwnSpec, read_generator, read_state
+from attar.models.generators.generator import Generator, OwnSpec, imported, read_generator, read_state, require_named
 
 _NAME = "[A-Za-z_][A-Za-z0-9_]{0,99}"
 
