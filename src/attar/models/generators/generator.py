@@ -24,7 +24,8 @@ from attar.models.codecs.codec import ExternalWeights
 from attar.models.codecs.frozen import ModelManifest, NumClasses, read_model, write_model
 from attar.models.codecs.restoring import ImageShape, fill_network, network_tensors
 from attar.models.codecs.weights import PICKLES, file_weights
-from attar.models.networks.synthesis import LARGEST_VALUES, Synthesis, SynthesisConfig, synthesis_shell
+from attar.models.networks.network import LARGEST_VALUES
+from attar.models.networks.synthesis import Synthesis, SynthesisConfig, synthesis_shell
 
 VARIABLE = "ATTAR_GENERATORS"
 """Names the code of others that may run to render files: package.module:Name, several with commas between them."""
