@@ -1,11 +1,10 @@
-"""Storage: every size against a count by hand, and conversions whose error is on record."""
+"""Sizes: every one against a count by hand, and files whose bytes are known before their items are."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from attar.base.errors import InputError
 from attar.data.image_set import ImageSet
 from attar.methods.parameterizations.codes import Codes
 from attar.methods.parameterizations.codes import Storage as CodeStorage
@@ -14,7 +13,7 @@ from attar.models.codecs.pixels import PixelsConfig
 from attar.models.codecs.registry import codec_from_text, fit_codec
 from attar.sets.distilled import DistilledSet
 from attar.sets.manifest import TensorSpec
-from attar.sets.sizes import storage_of, with_storage
+from attar.sets.sizes import storage_of
 from small_sets import CLASSES, RECIPE, build, digit_images, first_items
 
 PCA_VALUES = 4 * 16 + 16 + 4  # basis, mean patch, scales
@@ -135,27 +134,3 @@ def test_a_realistic_estimate_is_within_one_per_cent() -> None:
         **facts,  # type: ignore[arg-type]
     )
     assert real <= estimate < 1.01 * real
-
-
-@pytest.mark.parametrize("storage", ["float16", "int8"])
-def test_a_conversion_says_what_it_cost(digits: ImageSet, storage: CodeStorage) -> None:
-    full = build(digits, "pca:f4c4", "float32")
-    small = with_storage(full, storage)
-    error = float((small.codes - full.codes).abs().max())
-    assert small.describe()["conversions"] == [{"before": "float32", "after": storage, "max_error": error}]
-    bound = full.codes.abs().amax((0, 2, 3)).max() / (254 if storage == "int8" else 1024)
-    assert 0 < error <= bound
-    assert small.file_bytes < full.file_bytes and full.manifest.conversions == ()
-    assert torch.equal(small.labels, full.labels)
-    assert small.storage.codes_bytes == build(digits, "pca:f4c4", storage).storage.codes_bytes
-    assert (small.images() - full.images()).abs().max() < 0.05
-    back = with_storage(small, "float32")
-    assert torch.equal(back.codes, small.codes), "float32 holds exactly what the smaller storage stood for"
-    assert [item.max_error for item in back.manifest.conversions] == [error, 0.0]
-
-
-def test_a_conversion_to_the_same_storage_changes_nothing(digits: ImageSet) -> None:
-    built = build(digits, "pca:f4c4", "int8")
-    assert with_storage(built, "int8").to_bytes() == built.to_bytes()
-    with pytest.raises(InputError, match="unknown storage 'int9'; did you mean 'int8'"):
-        with_storage(built, "int9")  # type: ignore[arg-type]

@@ -407,16 +407,6 @@ class DistilledSet:
         manifest = read_manifest(canonical_json(tree), self._where)
         return self._seal(manifest, self._tensors, self._codecs)
 
-    def with_payloads(
-        self, payloads: Sequence[Mapping[str, Tensor]], parameterizations: Sequence[dict[str, Any]]
-    ) -> DistilledSet:
-        """The same set with other stored items, one payload and one spec for each shard; region labels stay."""
-        shards = tuple(
-            describe_shard(spec, shard.codec, describe_tensors(payload), shard.regions)
-            for shard, payload, spec in zip(self.manifest.shards, payloads, parameterizations, strict=True)
-        )
-        return self.with_shards(shards, shard_tensors(payloads) | shard_tensors(self.region_tensors(), "regions."))
-
     def with_regions(self, regions: Sequence[tuple[RegionSpec, Mapping[str, Tensor]]]) -> DistilledSet:
         """The same set with these region labels, one for each shard; see `relabelling.with_regions`."""
         shards = [

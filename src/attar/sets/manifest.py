@@ -160,14 +160,6 @@ class InitialProvenance(Config):
     real_pixels_inside: bool
 
 
-class Conversion(Config):
-    """A change of storage after distillation, and the largest change of a value that it made."""
-
-    before: str
-    after: str
-    max_error: Annotated[float, Field(ge=0)]
-
-
 class Manifest(Config):
     """Everything a file says beside its tensors. The same run gives the same text: no times, no paths.
 
@@ -193,7 +185,6 @@ class Manifest(Config):
         citations: keys of the papers behind the recipe.
         privacy: what may and may not be expected.
         network: suggested network to train on it, or None.
-        conversions: changes of storage after distillation.
         scores: measured accuracies, one dictionary each.
         content_sha256: over all of the above and every tensor.
     """
@@ -216,7 +207,6 @@ class Manifest(Config):
     citations: tuple[str, ...] = ()
     privacy: str
     network: dict[str, Any] | None = None
-    conversions: tuple[Conversion, ...] = ()
     scores: tuple[dict[str, Any], ...] = ()
     content_sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$")
 

@@ -263,13 +263,11 @@ def _manifest(
         (),
         _learned(parts),
     )
-    conversions = {canonical_json(each.model_dump(mode="json")): each for one in every for each in one.conversions}
     return manifest.model_copy(
         update={
             "citations": tuple(sorted({key for each in every for key in each.citations})),
             "privacy": strongest_caution([each.privacy for each in every]),
             "network": networks[0] if all(each == networks[0] for each in networks) else None,
-            "conversions": tuple(conversions[text] for text in sorted(conversions)),
         }
     )
 

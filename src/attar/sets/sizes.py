@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -26,9 +26,6 @@ from attar.sets.manifest import (
     Manifest,
     RegionSpec,
 )
-
-if TYPE_CHECKING:
-    pass
 
 NumBytes = Annotated[int, Field(ge=0)]
 CODE_STORAGES = ("float32", "float16", "int8")

@@ -104,10 +104,6 @@ def provenance(distilled: DistilledSet, real: ImageSet | None) -> Table:
         ["content", f"sha256 {manifest.content_sha256}"],
         ["what training sees", f"sha256 {distilled.fingerprint}"],
     ]
-    rows += [
-        ["stored anew", f"{change.before} to {change.after}, a value changed by {change.max_error:.3g} at most"]
-        for change in manifest.conversions
-    ]
     if real is not None:
         same = real.fingerprint == manifest.data.fingerprint
         are = "are those the file was made from" if same else "are not those the file was made from"

@@ -69,7 +69,7 @@ def distilling_command(distilled: DistilledSet, name: str) -> str:
     """
     tree, manifest, budget = dict(distilled.manifest.recipe), distilled.manifest, budget_of(distilled)
     method = str(tree.get("name", ""))
-    if method not in REGISTRY or len(manifest.shards) != 1 or budget is None or manifest.conversions:
+    if method not in REGISTRY or len(manifest.shards) != 1 or budget is None:
         return ""
     changes = _changes(json.loads(recipe(method).model_dump_json()), tree)
     try:
