@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,8 @@ from attar.methods.labels.regions import RegionLabels
 from attar.models.codecs.pixels import Pixels, PixelsConfig
 from attar.models.codecs.registry import fit_codec
 from attar.sets.class_columns import in_order_of
-from attar.sets.composing import privacy_statement
 from attar.sets.distilled import DistilledSet
-from attar.sets.manifest import DataProvenance
+from attar.sets.manifest import DataProvenance, privacy_statement
 from attar.sets.merging import mean_rate, merge
 from attar.sets.relabelling import with_regions
 from reference.merging import lifted_probabilities, pooled_rate, union_moments
@@ -79,7 +79,7 @@ def test_normalisations_are_pooled_as_if_all_images_were_in_one_place() -> None:
 
 
 def fit_spec() -> Any:
-    from attar.sets.composing import describe_codec
+    from attar.sets.stored_codec import describe_codec
 
     return describe_codec(fit_codec(PixelsConfig(), digit_images()))
 
@@ -125,9 +125,9 @@ def test_soft_labels_say_nothing_of_other_parts_classes(soft: Any) -> None:
 
 def test_soft_labels_too_low_to_keep_others_out_are_refused() -> None:
     broken = part(A, 1, soft="float16")
-    tensors = {"shards.0." + name: tensor for name, tensor in broken.payloads()[0].items()}
-    tensors["shards.0.soft_labels"] = torch.full_like(tensors["shards.0.soft_labels"], -65500.0)
-    low = broken.with_shards(broken.manifest.shards, tensors)
+    payload = broken.payloads()[0]
+    payload["soft_labels"] = torch.full_like(payload["soft_labels"], -65500.0)
+    low = broken.with_shards(broken.manifest.shards, replace(broken.contents, payloads=[payload]))
     with pytest.raises(InputError, match=r"set 1: soft labels whose largest logit"):
         merge([low, part(B)])
 

@@ -10,15 +10,16 @@ from torch import Tensor
 from attar.base.errors import InputError
 from attar.base.shapes import Int64
 from attar.methods.labels.regions import RegionLabels
-from attar.sets.composing import at_rest, describe_shard, describe_tensors, shard_tensors
+from attar.sets.composing import Contents, describe_payload
 from attar.sets.distilled import DistilledSet
 from attar.sets.manifest import SOFT_LABELS, ShardSpec
+from attar.sets.storages import at_rest
 
+# A finite stand-in for the -inf of a class that a label says nothing of: files hold finite values only.
 ABSENT_LOGITS = {torch.float16: -65504.0, torch.float32: -1e9}
-"""Of a class that a label says nothing of, as it is stored: finite."""
 
+# A logit so far below the largest has no probability, because exp(-104) is 0 in float32.
 LEAST_DISTANCE = 128.0
-"""From a label's largest logit to one that has no probability: exp(-104) is 0 in float32."""
 
 
 def columns_among(own: Sequence[str], every: Sequence[str]) -> Int64[Tensor, " own"]:
@@ -29,8 +30,8 @@ def columns_among(own: Sequence[str], every: Sequence[str]) -> Int64[Tensor, " o
 
 def shards_in_columns(
     distilled: DistilledSet, columns: Int64[Tensor, " own"], num_classes: int
-) -> tuple[list[ShardSpec], dict[str, Tensor]]:
-    """A set's shards with labels among other classes, and their tensors by the names that they have in the set.
+) -> tuple[list[ShardSpec], Contents]:
+    """A set's shards with labels among other classes, and their tensors.
 
     Args:
         distilled: the set.
@@ -41,16 +42,17 @@ def shards_in_columns(
         InputError: soft labels that the other classes cannot be kept out of; region labels among more classes, or those
             that an observer is asked for in another order.
     """
-    payloads = [_payload(each, columns, num_classes) for each in distilled.payloads()]
+    held, specs = distilled.contents, distilled.manifest.shards
+    payloads = [_payload(payload, columns, num_classes) for payload in held.payloads]
     regions = [
         {} if shard.regions is None else _regions(tensors, shard.regions.labels, columns, num_classes)
-        for shard, tensors in zip(distilled.manifest.shards, distilled.region_tensors(), strict=True)
+        for shard, tensors in zip(specs, held.regions, strict=True)
     ]
     shards = [
-        describe_shard(shard.parameterization, shard.codec, describe_tensors(payload), shard.regions)
-        for shard, payload in zip(distilled.manifest.shards, payloads, strict=True)
+        describe_payload(shard.parameterization, shard.codec, payload, num_classes, shard.regions)
+        for shard, payload in zip(specs, payloads, strict=True)
     ]
-    return shards, shard_tensors(payloads) | shard_tensors(regions, "regions.")
+    return shards, Contents(held.codecs, payloads, regions)
 
 
 def in_order_of(distilled: DistilledSet, classes: Sequence[str]) -> DistilledSet:
@@ -61,8 +63,8 @@ def in_order_of(distilled: DistilledSet, classes: Sequence[str]) -> DistilledSet
     """
     if tuple(classes) == distilled.classes or set(classes) != set(distilled.classes):
         return distilled
-    shards, tensors = shards_in_columns(distilled, columns_among(distilled.classes, classes), len(classes))
-    return distilled.with_shards(shards, tensors, classes)
+    shards, contents = shards_in_columns(distilled, columns_among(distilled.classes, classes), len(classes))
+    return distilled.with_shards(shards, contents, classes)
 
 
 def _payload(payload: Mapping[str, Tensor], columns: Tensor, num_classes: int) -> dict[str, Tensor]:

@@ -1,25 +1,20 @@
-"""What a manifest says of a run and its items."""
+"""What a manifest says of a run and its items, and the tensors that belong to it."""
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import torch
-from pydantic_core import to_jsonable_python
 from torch import Tensor
 
-from attar.base.container import one_line
 from attar.base.errors import InputError
-from attar.base.files import canonical_json
 from attar.data.image_set import ImageSet
-from attar.models.codecs.codec import Codec
-from attar.models.codecs.registry import restore_codec
 from attar.sets.manifest import (
     REAL_INITIALIZATIONS,
     CodecSpec,
@@ -28,10 +23,67 @@ from attar.sets.manifest import (
     Manifest,
     RegionSpec,
     ShardSpec,
-    TensorSpec,
-    label_facts,
-    read_manifest,
+    Table,
+    Tensors,
+    checked_manifest,
 )
+from attar.sets.manifest_text import implied_facts
+from attar.sets.storages import PLAIN, STORAGES, describe_tensors, storages_of
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The tensors of a set as they are used.
+
+    Args:
+        codecs: by identity, what is stored of each codec.
+        payloads: what is stored of each shard's items.
+        regions: what is stored of each shard's region labels; empty where there are none, or the observer is asked.
+    """
+
+    codecs: Mapping[str, Tensors]
+    payloads: Sequence[Tensors]
+    regions: Sequence[Tensors]
+
+    def packed(self, manifest: Manifest, plain: bool = False) -> dict[str, Tensor]:
+        """The file's tensors by their full names; `plain` packs none, so that equal items give equal tensors."""
+        tensors = {
+            f"codecs.{number}.{name}": tensor
+            for number, identity in enumerate(manifest.codecs())
+            for name, tensor in self.codecs[identity].items()
+        }
+        for number, (shard, payload, regions) in enumerate(
+            zip(manifest.shards, self.payloads, self.regions, strict=True)
+        ):
+            for name, tensor in payload.items():
+                storage = STORAGES[PLAIN if plain else shard.storages.get(name, PLAIN)]
+                parts = storage.pack(tensor, manifest.num_classes) or {}
+                tensors |= {f"shards.{number}.{name}{suffix}": part for suffix, part in parts.items()}
+            tensors |= {f"shards.{number}.regions.{name}": tensor for name, tensor in regions.items()}
+        return tensors
+
+    @classmethod
+    def unpacked(cls, manifest: Manifest, tensors: Tensors) -> Contents:
+        """What `packed` was given. The tensors must be those that the manifest lists."""
+        codecs = {
+            codec.identity: {name: tensors[f"codecs.{number}.{name}"] for name in codec.tensors}
+            for number, codec in enumerate(manifest.codecs().values())
+        }
+        payloads, regions = [], []
+        for number, shard in enumerate(manifest.shards):
+            prefix, labels = f"shards.{number}.", shard.regions.tensors if shard.regions else {}
+            payloads.append(_unpacked(shard, tensors, prefix, manifest.num_classes))
+            regions.append({name: tensors[f"{prefix}regions.{name}"] for name in labels})
+        return cls(codecs, payloads, regions)
+
+
+def _unpacked(shard: ShardSpec, tensors: Tensors, prefix: str, num_classes: int) -> dict[str, Tensor]:
+    payload = {}
+    for name, spec in shard.tensors.items():
+        storage = STORAGES[shard.storages.get(name, PLAIN)]
+        parts = {suffix: tensors[prefix + name + suffix] for suffix in storage.table(spec, num_classes)}
+        payload[name] = storage.unpack(parts, spec, num_classes)
+    return payload
 
 
 def compose_manifest(
@@ -63,60 +115,57 @@ def compose_manifest(
         kind, indices = initial
         real = kind in REAL_INITIALIZATIONS
         initial = InitialProvenance(kind=kind, indices=tuple(map(int, indices)), real_pixels_inside=real)
-    tree = {
-        **label_facts(shards, learned),
-        "attar_version": _version(),
-        "classes": list(classes),
-        "image_shape": preprocess.spec["image_shape"],
-        "preprocess": preprocess,
-        "shards": shards,
-        "recipe": without_folders(recipe),
-        "learned": {name: float(value) for name, value in learned.items()},
-        "data": data,
-        "seed": seed,
-        "device": device,
-        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
-        "initialization": initial,
-        "citations": recipe.get("citations", ()),
-        "privacy": privacy_statement(initial.real_pixels_inside, recipe.get("steps", 1)),
-        "network": recipe.get("evaluation_network") if network is None else network,
-        "scores": scores,
-    }
-    return read_manifest(canonical_json(to_plain(tree)), "the distilled set")
-
-
-def describe_codec(codec: Codec) -> CodecSpec:
-    """What a manifest says of `codec`."""
-    return CodecSpec(
-        spec=json.loads(canonical_json(codec.spec())),
-        identity=codec.identity(),
-        code_shape=codec.code_shape,
-        external=codec.external(),
-        tensors={name: TensorSpec.of(tensor) for name, tensor in codec.stored_tensors().items()},
+    implied = implied_facts(recipe, initial.real_pixels_inside)
+    return checked_manifest(
+        {
+            **implied,
+            "classes": list(classes),
+            "image_shape": preprocess.spec["image_shape"],
+            "preprocess": preprocess,
+            "shards": shards,
+            "recipe": without_folders(recipe),
+            "learned": {name: float(value) for name, value in learned.items()},
+            "data": data,
+            "seed": seed,
+            "device": device,
+            "versions": {"attar": _version(), "python": platform.python_version(), "torch": str(torch.__version__)},
+            "initialization": initial,
+            "network": implied["network"] if network is None else network,
+            "scores": scores,
+        },
+        "the distilled set",
     )
 
 
 def describe_shard(
     parameterization: dict[str, Any],
     codec: CodecSpec,
-    tensors: dict[str, TensorSpec],
+    tensors: Table,
     regions: RegionSpec | None = None,
+    storages: Mapping[str, str] | None = None,
 ) -> ShardSpec:
     """What a manifest says of items with this payload, and with these region labels where there are any."""
     num_items = tensors["labels"].shape[0]
     return ShardSpec(
-        parameterization=parameterization, codec=codec, num_items=num_items, tensors=tensors, regions=regions
+        parameterization=parameterization,
+        codec=codec,
+        num_items=num_items,
+        tensors=tensors,
+        storages=dict(storages or {}),
+        regions=regions,
     )
 
 
-def describe_tensors(tensors: Mapping[str, Tensor]) -> dict[str, TensorSpec]:
-    """Each tensor's dtype and shape."""
-    return {name: TensorSpec.of(tensor) for name, tensor in tensors.items()}
-
-
-def table_specs(table: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, TensorSpec]:
-    """Dtypes and shapes, by name, as a manifest has them."""
-    return {name: TensorSpec(dtype=dtype, shape=shape) for name, (dtype, shape) in table.items()}  # type: ignore[arg-type]
+def describe_payload(
+    parameterization: dict[str, Any],
+    codec: CodecSpec,
+    payload: Tensors,
+    num_classes: int,
+    regions: RegionSpec | None = None,
+) -> ShardSpec:
+    """As `describe_shard`, of items that are there: what follows from their number is not stored."""
+    tensors, storages = describe_tensors(payload), storages_of(payload, num_classes)
+    return describe_shard(parameterization, codec, tensors, regions, storages)
 
 
 def without_folders(value: Any) -> Any:
@@ -133,78 +182,8 @@ def without_folders(value: Any) -> Any:
     return value
 
 
-def privacy_statement(real_pixels_inside: bool, steps: int) -> str:
-    """What may be expected of a set's privacy: never a guarantee."""
-    if not real_pixels_inside:
-        return "No differential-privacy guarantee. No item began as a real image; items were fitted to real images."
-    if steps:
-        return "No differential-privacy guarantee. Items began as real training images and may still show them."
-    return "No differential-privacy guarantee. Items are real training images, as the codec renders them."
-
-
-def to_plain(value: Any) -> Any:
-    """`value` with models, tuples and mappings turned into what JSON has."""
-    return to_jsonable_python(value)
-
-
 def _version() -> str:
     try:
         return version("attar")
     except PackageNotFoundError:
         return "unknown"
-
-
-def codec_tensors(manifest: Manifest, codecs: Mapping[str, Codec]) -> dict[str, Tensor]:
-    """The tensors of codecs, by identity, at the first place that names each."""
-    return {
-        manifest.codec_prefix(identity) + name: at_rest(tensor)
-        for identity, codec in codecs.items()
-        for name, tensor in codec.stored_tensors().items()
-    }
-
-
-def shard_tensors(payloads: Sequence[Mapping[str, Tensor]], prefix: str = "") -> dict[str, Tensor]:
-    """One mapping for each shard, as one of full names."""
-    return {
-        f"shards.{i}.{prefix}{name}": tensor for i, payload in enumerate(payloads) for name, tensor in payload.items()
-    }
-
-
-def at_rest(tensor: Tensor) -> Tensor:
-    """A copy of its own memory on the CPU."""
-    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-
-
-def restored_codec(
-    spec: CodecSpec, tensors: Mapping[str, Tensor], image_shape: tuple[int, int, int], where: str
-) -> Codec:
-    """The codec that a manifest describes.
-
-    Args:
-        spec: the description.
-        tensors: what the file holds of it.
-        image_shape: of the set.
-        where: what error messages call the set.
-
-    Raises:
-        InputError: public weights that are absent, or a codec that is not the one announced.
-    """
-    kind = str(spec.spec.get("kind"))[:80]
-    try:
-        codec = restore_codec(spec.spec, dict(tensors))
-    except InputError as error:
-        raise InputError(f"{where}: {_absence(spec, kind)}: {error}") from None
-    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"{where}: codec {kind!r} cannot be restored: {one_line(error)}") from None
-    if codec.identity() != spec.identity or codec.external() != spec.external:
-        raise InputError(f"{where}: codec {kind!r} is not the one this file was made with")
-    if codec.code_shape != spec.code_shape or codec.image_shape != image_shape:
-        raise InputError(f"{where}: codec {kind!r} makes images or codes of another shape than announced")
-    return codec
-
-
-def _absence(spec: CodecSpec, kind: str) -> str:
-    if spec.external is None:
-        return f"codec {kind!r}"
-    needed = spec.external
-    return f"images need the weights {needed.id!r} (sha256 {needed.sha256}, {needed.num_bytes} bytes)"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attar.base.container import MAX_HEADER_BYTES, one_line, pack, unpack
 from attar.base.errors import InputError
-from attar.base.files import atomic_path, canonical_json, content_key, refuse_existing
+from attar.base.files import atomic_path, content_key, refuse_existing
 from attar.base.randomness import generator
 from attar.base.shapes import Float, Int64
 from attar.data.image_set import ImageSet
@@ -24,15 +24,9 @@ from attar.methods.parameterizations.parameterization import Parameterization
 from attar.methods.parameterizations.registry import canvas_grid, check_payload, restore_parameterization
 from attar.models.codecs.codec import Codec
 from attar.sets.composing import (
-    at_rest,
-    codec_tensors,
+    Contents,
     compose_manifest,
-    describe_codec,
-    describe_shard,
-    describe_tensors,
-    restored_codec,
-    shard_tensors,
-    to_plain,
+    describe_payload,
 )
 from attar.sets.manifest import (
     CodecSpec,
@@ -41,13 +35,15 @@ from attar.sets.manifest import (
     Manifest,
     RegionSpec,
     ShardSpec,
-    check_content,
+    Tensors,
     check_tensors,
-    label_facts,
-    read_manifest,
+    checked_manifest,
     tensors_digest,
 )
+from attar.sets.manifest_text import check_content, content_digest, manifest_text, read_manifest
 from attar.sets.sizes import Storage, estimate_bytes, file_bytes, online_observers, storage_of
+from attar.sets.storages import at_rest, describe_tensors
+from attar.sets.stored_codec import announced_codec, describe_codec
 from attar.sets.streaming import (
     CHUNK_VALUES,
     LARGEST_CHUNK,
@@ -68,16 +64,16 @@ class DistilledSet:
 
     Args:
         manifest: sealed, i.e. with its checksum.
-        tensors: exactly those of `manifest.tensor_table()`, on the CPU.
+        contents: the tensors that it describes, on the CPU.
         codecs: by identity, those that exist already; they are used where they are, not copied.
         where: what error messages call the set.
     """
 
     def __init__(
-        self, manifest: Manifest, tensors: Mapping[str, Tensor], codecs: Mapping[str, Codec], where: str = "the set"
+        self, manifest: Manifest, contents: Contents, codecs: Mapping[str, Codec], where: str = "the set"
     ) -> None:
         self.manifest = manifest
-        self._tensors = dict(tensors)
+        self.contents = contents
         self._codecs = dict(codecs)
         self._parameterizations: dict[int, Parameterization] = {}
         self._where = where
@@ -120,24 +116,26 @@ class DistilledSet:
         parts = [parameterization] if isinstance(parameterization, Parameterization) else list(parameterization)
         if any(part.codec.image_shape != preprocess.image_shape for part in parts):
             raise ValueError("shards and preprocess differ in the shape of their images")
-        payloads = [{name: at_rest(tensor) for name, tensor in part.payload().items()} for part in parts]
-        described = {id(codec): describe_codec(codec) for codec in (preprocess, *(part.codec for part in parts))}
+        codecs = {codec.identity(): codec for codec in (preprocess, *(part.codec for part in parts))}
+        described = {identity: describe_codec(codec) for identity, codec in codecs.items()}
+        payloads = [_at_rest(part.payload()) for part in parts]
         shards = [
-            describe_shard(part.spec(), described[id(part.codec)], describe_tensors(payload))
+            describe_payload(part.spec(), described[part.codec.identity()], payload, len(classes))
             for part, payload in zip(parts, payloads, strict=True)
         ]
+        inputs = described[preprocess.identity()]
         manifest = compose_manifest(
-            described[id(preprocess)], shards, classes, recipe, data, initial, seed, device, network, scores, learned
+            inputs, shards, classes, recipe, data, initial, seed, device, network, scores, learned
         )
-        codecs = {described[id(codec)].identity: codec for codec in (preprocess, *(part.codec for part in parts))}
-        built = cls._seal(manifest, codec_tensors(manifest, codecs) | shard_tensors(payloads), codecs)
-        built._check_items()
-        return built
+        stored = {identity: _at_rest(codec.stored_tensors()) for identity, codec in codecs.items()}
+        return cls.assemble(manifest, Contents(stored, payloads, [{} for _ in parts]), codecs)
 
     @classmethod
-    def assemble(cls, manifest: Manifest, tensors: Mapping[str, Tensor]) -> DistilledSet:
-        """The set of a manifest, sealed here, and of exactly the tensors that it lists; see `merging`."""
-        assembled = cls._seal(manifest, tensors, {})
+    def assemble(
+        cls, manifest: Manifest, contents: Contents, codecs: Mapping[str, Codec] | None = None
+    ) -> DistilledSet:
+        """The set of a manifest, sealed here, and of the tensors that it describes; see `merging`."""
+        assembled = cls._seal(manifest, contents, codecs or {})
         assembled._check_items()
         return assembled
 
@@ -155,14 +153,11 @@ class DistilledSet:
         path = Path(path)
         try:
             text, tensors = unpack(path)
-            manifest = read_manifest(text, str(path))
+            manifest, codecs = read_manifest(text, tensors, str(path))
             check_tensors(manifest, tensors, str(path))
             check_content(manifest, tensors, str(path))
-            loaded = cls(manifest, tensors, {}, where=str(path))
+            loaded = cls(manifest, Contents.unpacked(manifest, tensors), codecs, where=str(path))
             loaded._check_items()
-            for codec in manifest.codecs().values():
-                if codec.external is None:
-                    loaded._codec(codec)
         except InputError as error:
             raise InputError(one_line(error)) from None
         return loaded
@@ -181,12 +176,16 @@ class DistilledSet:
 
     def to_bytes(self) -> bytes:
         """The file's bytes: equal sets give equal bytes."""
-        return pack(self.manifest.text(), self._tensors)
+        return pack(manifest_text(self.manifest), self.stored_tensors())
+
+    def stored_tensors(self) -> dict[str, Tensor]:
+        """The file's tensors by their full names."""
+        return self.contents.packed(self.manifest)
 
     @property
     def file_bytes(self) -> int:
         """Size of the file, known without writing it."""
-        return file_bytes(self.manifest)
+        return file_bytes(self.manifest, describe_tensors(self.stored_tensors()))
 
     @property
     def storage(self) -> Storage:
@@ -275,31 +274,15 @@ class DistilledSet:
         shards = [[shard.parameterization, shard.codec.identity] for shard in self.manifest.shards]
         regions = [shard.regions.model_dump(mode="json") for shard in self.manifest.shards if shard.regions]
         about = content_key(self.classes, self.manifest.preprocess.identity, shards, *regions)
-        return tensors_digest(about, self._tensors)
-
-    def codec_tensors(self) -> dict[str, dict[str, Tensor]]:
-        """What is stored of each codec, by its identity."""
-        prefix = self.manifest.codec_prefix
-        return {
-            codec.identity: {name: self._tensors[prefix(codec.identity) + name] for name in codec.tensors}
-            for codec in self.manifest.codecs().values()
-        }
+        return tensors_digest(about, self.contents.packed(self.manifest, plain=True))
 
     def payloads(self) -> list[dict[str, Tensor]]:
         """What is stored of each shard's items, by the payload's own names."""
-        return [
-            {name: self._tensors[f"shards.{index}.{name}"] for name in shard.tensors}
-            for index, shard in enumerate(self.manifest.shards)
-        ]
+        return [dict(payload) for payload in self.contents.payloads]
 
     def region_tensors(self) -> list[dict[str, Tensor]]:
         """What is stored of each shard's region labels; empty where there are none, or the observer is asked."""
-        return [
-            {name: self._tensors[f"shards.{index}.regions.{name}"] for name in shard.regions.tensors}
-            if shard.regions
-            else {}
-            for index, shard in enumerate(self.manifest.shards)
-        ]
+        return [dict(labels) for labels in self.contents.regions]
 
     def parameterizations(self) -> list[Parameterization]:
         """Each shard restored. Raises InputError where a codec's public weights are absent."""
@@ -402,39 +385,32 @@ class DistilledSet:
 
     def replace(self, **fields: Any) -> DistilledSet:
         """The same set with other provenance, e.g. `scores` (their schema: `Manifest`)."""
-        tree = json.loads(self.manifest.text()) | json.loads(canonical_json(to_plain(fields)))
-        tree |= label_facts(self.manifest.shards, tree.get("learned", {}))
-        manifest = read_manifest(canonical_json(tree), self._where)
-        return self._seal(manifest, self._tensors, self._codecs)
+        manifest = checked_manifest(dict(self.manifest) | fields, self._where)
+        return self._seal(manifest, self.contents, self._codecs)
 
-    def with_regions(self, regions: Sequence[tuple[RegionSpec, Mapping[str, Tensor]]]) -> DistilledSet:
+    def with_regions(self, regions: Sequence[tuple[RegionSpec, Tensors]]) -> DistilledSet:
         """The same set with these region labels, one for each shard; see `relabelling.with_regions`."""
         shards = [
             shard.model_copy(update={"regions": spec})
             for shard, (spec, _) in zip(self.manifest.shards, regions, strict=True)
         ]
-        labels = shard_tensors([tensors for _, tensors in regions], "regions.")
-        return self.with_shards(shards, shard_tensors(self.payloads()) | labels)
+        return self.with_shards(shards, replace(self.contents, regions=[tensors for _, tensors in regions]))
 
     def with_shards(
-        self, shards: Sequence[ShardSpec], items: Mapping[str, Tensor], classes: Sequence[str] | None = None
+        self, shards: Sequence[ShardSpec], contents: Contents, classes: Sequence[str] | None = None
     ) -> DistilledSet:
-        """The same codecs with other shards and their tensors, by full names; None leaves the classes as they are."""
-        prefixes = tuple(self.manifest.codecs())
-        codecs = {name: tensor for name, tensor in self._tensors.items() if name.startswith(prefixes)}
-        manifest = self.manifest.model_copy(update={"classes": tuple(classes or self.classes)})
-        manifest = read_manifest(manifest.with_shards(shards).text(), self._where)
-        changed = self._seal(manifest, {**codecs, **items}, self._codecs)
-        changed._check_items()
-        return changed
+        """The same codecs with other shards and tensors; None leaves the classes as they are."""
+        fields = dict(self.manifest) | {"shards": shards, "classes": classes or self.classes}
+        return self.assemble(checked_manifest(fields, self._where), contents, self._codecs)
 
     @classmethod
-    def _seal(cls, manifest: Manifest, tensors: Mapping[str, Tensor], codecs: Mapping[str, Codec]) -> DistilledSet:
-        sealed = manifest.model_copy(update={"content_sha256": manifest.digest(tensors)})
+    def _seal(cls, manifest: Manifest, contents: Contents, codecs: Mapping[str, Codec]) -> DistilledSet:
+        tensors = contents.packed(manifest)
+        sealed = manifest.model_copy(update={"content_sha256": content_digest(manifest, tensors)})
         check_tensors(sealed, tensors, "the distilled set")
-        if len(sealed.text()) > MAX_HEADER_BYTES // 2:
+        if len(manifest_text(sealed)) > MAX_HEADER_BYTES // 2:
             raise InputError("the manifest is too large for a file; give fewer items, or shorter class names")
-        return cls(sealed, tensors, codecs)
+        return cls(sealed, contents, codecs)
 
     def _region_items(self, device: torch.device, observer: Labeller | None) -> RegionItems:
         check_observer_of(online_observers(self.manifest), observer, self._where)
@@ -457,8 +433,11 @@ class DistilledSet:
 
     def _codec(self, spec: CodecSpec) -> Codec:
         if spec.identity not in self._codecs:
-            tensors = self.codec_tensors()[spec.identity]
-            self._codecs[spec.identity] = restored_codec(spec, tensors, self.image_shape, self._where)
+            tensors = self.contents.codecs[spec.identity]
+            try:
+                self._codecs[spec.identity] = announced_codec(spec, tensors, self.image_shape)
+            except InputError as error:
+                raise InputError(f"{self._where}: {error}") from None
         return self._codecs[spec.identity]
 
     def _chunks(self, items: Tensor) -> Iterator[tuple[int, Tensor]]:
@@ -485,3 +464,7 @@ class DistilledSet:
         for start, part in self._chunks(torch.arange(len(self))):
             inputs[start : start + len(part)] = self.preprocess.encode(self._decode(part, draw, device))
         return inputs
+
+
+def _at_rest(tensors: Tensors) -> dict[str, Tensor]:
+    return {name: at_rest(tensor) for name, tensor in tensors.items()}

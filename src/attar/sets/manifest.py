@@ -1,4 +1,4 @@
-"""What a distilled file says about itself, and the check that it is true."""
+"""What a distilled file says about itself, and the checks that it is true."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
+from pydantic_core import to_jsonable_python
 from torch import Tensor
 
 from attar.base.config import Config, parse_config
-from attar.base.container import DTYPE_NAMES, DTYPES, parse_json
 from attar.base.errors import InputError
 from attar.base.files import canonical_json
 from attar.methods.labels.regions import ObserverFacts, RegionLabels
 from attar.models.codecs.codec import ExternalWeights
+from attar.sets.storages import PLAIN, STORAGES, TensorSpec
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 1
 SOFT_LABELS = "soft_labels"
 UNKNOWN = "unknown"
+RATE = "student_rate"
 LARGEST_SIDE = 4096
 LARGEST_DECODED_VALUES = 2**38
 LARGEST_LEARNED = 1e30
@@ -30,26 +32,14 @@ REAL_INITIALIZATIONS = ("random", "herding", "k-centre", "key", "hardest")
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=1, lt=2**48)]
 Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
+ImageShape = tuple[Literal[1, 3], Side, Side]
+CodeShape = tuple[Count, Count, Count]
+ClassNames = Annotated[tuple[str, ...], Field(min_length=2)]
 LearnedName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,63}$")]
 LearnedValue = Annotated[float, Field(ge=-LARGEST_LEARNED, le=LARGEST_LEARNED)]
-
-
-class TensorSpec(Config):
-    """dtype (safetensors' name of it) and shape of one stored tensor."""
-
-    dtype: Literal["F32", "I32", "F16", "I16", "I8"]
-    shape: tuple[Count, ...]
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> TensorSpec:
-        """The description of `tensor`."""
-        if tensor.dtype not in DTYPE_NAMES:
-            raise ValueError(f"{tensor.dtype} cannot be stored; allowed are {', '.join(map(str, DTYPE_NAMES))}")
-        return cls(dtype=DTYPE_NAMES[tensor.dtype], shape=tuple(tensor.shape))  # type: ignore[arg-type]
-
-    @property
-    def num_bytes(self) -> int:
-        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+Learned = Annotated[dict[LearnedName, LearnedValue], Field(max_length=MOST_LEARNED)]
+Tensors = Mapping[str, Tensor]
+Table = dict[str, TensorSpec]
 
 
 class CodecSpec(Config):
@@ -65,9 +55,9 @@ class CodecSpec(Config):
 
     spec: dict[str, Any]
     identity: Sha256
-    code_shape: tuple[Count, Count, Count]
+    code_shape: CodeShape
     external: ExternalWeights | None
-    tensors: dict[str, TensorSpec]
+    tensors: Table
 
 
 class RegionSpec(Config):
@@ -82,8 +72,8 @@ class RegionSpec(Config):
 
     labels: RegionLabels
     seed: int
-    observer: ObserverFacts | None
-    tensors: dict[str, TensorSpec]
+    observer: ObserverFacts | None = None
+    tensors: Table = Field(default={})
 
     @property
     def online(self) -> bool:
@@ -104,14 +94,16 @@ class ShardSpec(Config):
         parameterization: its spec.
         codec: of the items.
         num_items: of whatever the labels count: images, or the tiles of a mosaic.
-        tensors: the payload's.
-        regions: the region labels; left out of the text where there are none.
+        tensors: the payload's, as they are used.
+        storages: by which name of `STORAGES` a tensor is held that is not stored as it is.
+        regions: the region labels, where there are some.
     """
 
     parameterization: dict[str, Any]
     codec: CodecSpec
     num_items: Count
-    tensors: dict[str, TensorSpec]
+    tensors: Table
+    storages: dict[str, str] = Field(default={})
     regions: RegionSpec | None = None
 
     def facts(self) -> dict[str, Any]:
@@ -123,6 +115,14 @@ class ShardSpec(Config):
             "num_items": self.num_items,
             "regions": self.regions and self.regions.model_dump(mode="json", exclude={"tensors"}),
             "external": self.codec.external and self.codec.external.model_dump(mode="json"),
+        }
+
+    def stored_table(self, num_classes: int) -> Table:
+        """Dtype and shape of each of the tensors that hold the payload in the file."""
+        return {
+            name + suffix: part
+            for name, spec in self.tensors.items()
+            for suffix, part in STORAGES[self.storages.get(name, PLAIN)].table(spec, num_classes).items()
         }
 
     @property
@@ -160,55 +160,17 @@ class InitialProvenance(Config):
     real_pixels_inside: bool
 
 
-class Manifest(Config):
-    """Everything a file says beside its tensors. The same run gives the same text: no times, no paths.
+class Facts(Config):
+    """What a manifest and its text in the file say in the same words."""
 
-    Args:
-        schema_version: the lowest that has all that the file uses: 4 with region labels of a codebook, 3 with others, 2
-            with soft labels or learned numbers, else 1.
-        attar_version: that wrote the file.
-        classes: names in the order of the labels.
-        image_shape: (C, H, W) of the decoded images.
-        image_range: the values that stand for black and white; decoded images may lie a little outside.
-        labels_kind: "hard": one class index for each item; "soft": also a probability for every class, for all items
-            or for those of some shards; "regions": an observer's logits of a region of every canvas in every epoch.
-        preprocess: images to network inputs (normalisation or ZCA).
-        shards: the items.
-        recipe: the resolved configuration of the run.
-        learned: numbers learned with the items, by name: "student_rate" is the learning rate to train with (MTT). Left
-            out of the text where there are none.
-        data: provenance of the real images.
-        seed: from which every random choice was derived.
-        device: kind of device that distilled it.
-        versions: of what computed it.
-        initialization: what the items started from.
-        citations: keys of the papers behind the recipe.
-        privacy: what may and may not be expected.
-        network: suggested network to train on it, or None.
-        scores: measured accuracies, one dictionary each.
-        content_sha256: over all of the above and every tensor.
-    """
-
-    schema_version: Literal[1, 2, 3, 4] = 1
-    attar_version: str
-    classes: Annotated[tuple[str, ...], Field(min_length=2)]
-    image_shape: tuple[Literal[1, 3], Side, Side]
-    image_range: tuple[float, float] = (0.0, 1.0)
-    labels_kind: Literal["hard", "soft", "regions"] = "hard"
-    preprocess: CodecSpec
-    shards: Annotated[tuple[ShardSpec, ...], Field(min_length=1)]
-    recipe: dict[str, Any]
-    learned: dict[LearnedName, LearnedValue] = Field(default_factory=dict, max_length=MOST_LEARNED)
-    data: DataProvenance
+    schema_version: Literal[1] = SCHEMA_VERSION
+    classes: ClassNames
+    image_shape: ImageShape
+    learned: Learned = Field(default={})
     seed: int
     device: str
     versions: dict[str, str]
-    initialization: InitialProvenance
-    citations: tuple[str, ...] = ()
-    privacy: str
-    network: dict[str, Any] | None = None
     scores: tuple[dict[str, Any], ...] = ()
-    content_sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$")
 
     @field_validator("classes")
     @classmethod
@@ -216,23 +178,51 @@ class Manifest(Config):
         check_classes(classes)
         return classes
 
+
+class Manifest(Facts):
+    """All that a file says beside its tensors: everything training needs, or a name with a hash for what is elsewhere.
+
+    Args:
+        schema_version: of the file.
+        classes: names in the order of the labels.
+        image_shape: (C, H, W) of the decoded images, whose black is 0 and whose white is 1.
+        preprocess: images to network inputs (normalisation or ZCA).
+        shards: the items.
+        recipe: the resolved configuration of the run; see `read_recipe` for one that another attar resolved.
+        learned: numbers learned with the items, by name: "student_rate" is the learning rate to train with (MTT).
+        data: provenance of the real images.
+        seed: from which every random choice was derived.
+        device: kind of device that distilled it.
+        versions: of what computed it: attar, python and torch.
+        initialization: what the items started from.
+        citations: keys of the papers behind the recipe.
+        privacy: what may and may not be expected.
+        network: suggested network to train on it, or None.
+        scores: measured accuracies, one dictionary each.
+        content_sha256: over the text of all of the above and every tensor.
+    """
+
+    preprocess: CodecSpec
+    shards: Annotated[tuple[ShardSpec, ...], Field(min_length=1)]
+    recipe: dict[str, Any]
+    data: DataProvenance
+    initialization: InitialProvenance
+    citations: tuple[str, ...] = ()
+    privacy: str
+    network: dict[str, Any] | None = None
+    content_sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$")
+
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
-        num_values = self.image_shape[0] * self.image_shape[1] * self.image_shape[2] * self.num_items
+        num_values = math.prod(self.image_shape) * self.num_items
         if num_values > LARGEST_DECODED_VALUES:
             raise ValueError(f"{num_values} values in the decoded images; at most {LARGEST_DECODED_VALUES} are allowed")
-        told = label_facts(self.shards, self.learned)
-        if self.labels_kind != told["labels_kind"] or self.schema_version < told["schema_version"]:
-            raise ValueError(
-                f"labels are said to be {self.labels_kind} in schema {self.schema_version}; these are "
-                f"{told['labels_kind']}, and what is learned needs schema {told['schema_version']}"
-            )
         regions = [shard.regions is not None for shard in self.shards]
         if any(regions) and (not all(regions) or any(shard.has_soft_labels for shard in self.shards)):
             raise ValueError("some items have region labels and others have not, or have soft ones; take one kind")
-        known: dict[str, CodecSpec] = {}
-        for codec in self.codecs().values():
-            if known.setdefault(codec.identity, codec) != codec:
+        codecs = self.codecs()
+        for codec in (self.preprocess, *(shard.codec for shard in self.shards)):
+            if codecs[codec.identity] != codec:
                 raise ValueError(f"codec {codec.identity[:12]} is described in two ways")
         return self
 
@@ -240,104 +230,82 @@ class Manifest(Config):
     def num_items(self) -> int:
         return sum(shard.num_items for shard in self.shards)
 
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def attar_version(self) -> str:
+        """Of the attar that wrote the file."""
+        return self.versions.get("attar", UNKNOWN)
+
+    @property
+    def labels_kind(self) -> Literal["hard", "soft", "regions"]:
+        """What labels are: a class of each item; a probability for every class too, in some shard or all; or logits of
+        an observer for a region of every canvas in every epoch."""
+        if self.shards[0].regions is not None:
+            return "regions"
+        return "soft" if any(shard.has_soft_labels for shard in self.shards) else "hard"
+
     def codecs(self) -> dict[str, CodecSpec]:
-        """Every place that names a codec, with its prefix among the tensors."""
-        return {"preprocess.": self.preprocess} | {
-            f"shards.{index}.codec.": shard.codec for index, shard in enumerate(self.shards)
-        }
+        """Each codec once, by identity: what makes network inputs, then those of shards; tensors are numbered so."""
+        codecs: dict[str, CodecSpec] = {}
+        for codec in (self.preprocess, *(shard.codec for shard in self.shards)):
+            codecs.setdefault(codec.identity, codec)
+        return codecs
 
-    def codec_prefix(self, identity: str) -> str:
-        """Where the tensors of the codec with this identity are: the first place that names it."""
-        return next(prefix for prefix, codec in self.codecs().items() if codec.identity == identity)
-
-    def tensor_table(self) -> dict[str, TensorSpec]:
-        """Every tensor of the file by its full name."""
+    def tensor_table(self) -> Table:
+        """The dtype and shape of each of the file's tensors, by its full name."""
         table = {
-            f"shards.{i}.{name}": spec for i, shard in enumerate(self.shards) for name, spec in shard.tensors.items()
+            f"codecs.{index}.{name}": spec
+            for index, codec in enumerate(self.codecs().values())
+            for name, spec in codec.tensors.items()
         }
-        for i, shard in enumerate(self.shards):
-            if shard.regions:
-                table |= {f"shards.{i}.regions.{name}": spec for name, spec in shard.regions.tensors.items()}
-        for prefix, codec in self.codecs().items():
-            if self.codec_prefix(codec.identity) == prefix:
-                table |= {prefix + name: spec for name, spec in codec.tensors.items()}
+        for index, shard in enumerate(self.shards):
+            held = shard.stored_table(self.num_classes)
+            regions = shard.regions.tensors if shard.regions else {}
+            table |= {f"shards.{index}.{name}": spec for name, spec in held.items()}
+            table |= {f"shards.{index}.regions.{name}": spec for name, spec in regions.items()}
         return table
 
-    def text(self) -> str:
-        """Canonical JSON: what the file's metadata holds."""
-        return canonical_json(self._tree())
 
-    def digest(self, tensors: Mapping[str, Tensor]) -> str:
-        """sha256 over the text without `content_sha256`, then every tensor's bytes in the order of their names."""
-        return tensors_digest(canonical_json(self._tree("content_sha256")), tensors)
-
-    def with_shards(self, shards: Sequence[ShardSpec]) -> Manifest:
-        """The same manifest for other items, not sealed yet."""
-        return self.model_copy(update={"shards": tuple(shards), **label_facts(shards, self.learned)})
-
-    def _tree(self, *left_out: str) -> dict[str, Any]:
-        """Plain values, without what the set does not have, so that files of older schemas stay as they are."""
-        excluded: dict[str, Any] = dict.fromkeys(left_out, True)
-        if not self.learned:
-            excluded["learned"] = True
-        if self.labels_kind != "regions":
-            excluded["shards"] = {"__all__": {"regions"}}
-        elif self.schema_version < 4:
-            excluded["shards"] = {"__all__": {"regions": {"labels": {"code_bytes"}}}}
-        return self.model_dump(mode="json", exclude=excluded)
+def checked_manifest(fields: Mapping[str, Any], what: str) -> Manifest:
+    """The manifest with these fields. Raises InputError, whose line begins with `what`, where they are none."""
+    return parse_config(Manifest, canonical_json(to_jsonable_python(fields)), what)
 
 
-def label_facts(shards: Sequence[ShardSpec], learned: Mapping[str, float]) -> dict[str, Any]:
-    """The labels' kind and the schema version that follow from what is stored."""
-    regions = [shard.regions for shard in shards if shard.regions]
-    if regions:
-        version = 4 if any(each.labels.storage == "codebook" for each in regions) else 3
-        return {"labels_kind": "regions", "schema_version": version}
-    soft = any(shard.has_soft_labels for shard in shards)
-    return {"labels_kind": "soft" if soft else "hard", "schema_version": 2 if soft or learned else 1}
+def privacy_statement(real_pixels_inside: bool, steps: int) -> str:
+    """What may be expected of a set's privacy: never a guarantee."""
+    if not real_pixels_inside:
+        return "No differential-privacy guarantee. No item began as a real image; items were fitted to real images."
+    if steps:
+        return "No differential-privacy guarantee. Items began as real training images and may still show them."
+    return "No differential-privacy guarantee. Items are real training images, as the codec renders them."
 
 
-def read_manifest(text: str, where: str) -> Manifest:
-    """The manifest in a file's metadata.
-
-    Raises:
-        InputError: a newer schema, or anything that is not a manifest; the line begins with `where`.
-    """
-    tree = parse_json(text, f"{where} has a damaged manifest")
-    version = tree.get("schema_version") if isinstance(tree, dict) else None
-    if type(version) is not int or version < 1:
-        raise InputError(f"{where} has a damaged manifest: it has no schema version")
-    if version > SCHEMA_VERSION:
-        raise InputError(
-            f"{where} was written by a newer attar (schema {version}); this one reads up to {SCHEMA_VERSION}: upgrade"
-        )
-    return parse_config(Manifest, text, f"{where} has a damaged manifest")
+def table_specs(table: Mapping[str, tuple[str, tuple[int, ...]]]) -> Table:
+    """Dtypes and shapes, by name, as a manifest has them."""
+    return {name: TensorSpec(dtype=dtype, shape=shape) for name, (dtype, shape) in table.items()}  # type: ignore[arg-type]
 
 
-def check_tensors(manifest: Manifest, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Raise InputError unless `tensors` are exactly the listed ones, of the listed types and shapes, and finite."""
+def check_tensors(manifest: Manifest, tensors: Tensors, where: str) -> None:
+    """Raise InputError unless the file's tensors are the listed ones, of the listed types and shapes, and finite."""
     table = manifest.tensor_table()
     for names, fault in ((table.keys() - tensors.keys(), "lacks"), (tensors.keys() - table.keys(), "has the unlisted")):
         if names:
             raise InputError(f"{where} {fault} tensor {min(names)[:80]!r}; it is damaged or was altered")
     for name, tensor in tensors.items():
-        found = TensorSpec.of(tensor)
-        if found != table[name]:
+        actual, expected = TensorSpec.of(tensor), table[name]
+        if not actual.fits(expected):
             raise InputError(
-                f"{where}: tensor {name!r} is {found.dtype} {list(found.shape)} "
-                f"and its manifest says {table[name].dtype} {list(table[name].shape)}"
+                f"{where}: tensor {name!r} is {actual.dtype} {list(actual.shape)} "
+                f"and must be {expected.dtype} {list(expected.shape)}"
             )
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise InputError(f"{where}: tensor {name!r} has values that are not finite; distil again")
 
 
-def check_content(manifest: Manifest, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Raise InputError where manifest or tensors were changed since the file was written."""
-    if manifest.content_sha256 != manifest.digest(tensors):
-        raise InputError(f"{where} is damaged: its content does not match its checksum; copy it again")
-
-
-def tensors_digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+def tensors_digest(text: str, tensors: Tensors) -> str:
     """sha256 over `text`, then every tensor's bytes in the order of their names."""
     digest = hashlib.sha256(text.encode())
     for _, tensor in sorted(tensors.items()):
@@ -355,6 +323,3 @@ def check_classes(classes: Sequence[str]) -> None:
     if len(set(classes)) < len(classes):
         twice = next(name for name in classes if list(classes).count(name) > 1)
         raise InputError(f"class {twice!r} is given twice; every class needs a name of its own")
-
-
-RATE = "student_rate"

@@ -16,15 +16,23 @@ from attar.base.files import canonical_json, content_key
 from attar.models.codecs.patches import SMALLEST_SCALE
 from attar.models.codecs.pixels import Pixels, PixelsSpec
 from attar.sets.class_columns import columns_among, shards_in_columns
-from attar.sets.composing import at_rest, compose_manifest, describe_codec, privacy_statement
+from attar.sets.composing import Contents, compose_manifest
 from attar.sets.distilled import DistilledSet
-from attar.sets.manifest import CodecSpec, DataProvenance, InitialProvenance, Manifest, ShardSpec
+from attar.sets.manifest import (
+    CodecSpec,
+    DataProvenance,
+    InitialProvenance,
+    Manifest,
+    ShardSpec,
+    Tensors,
+    privacy_statement,
+)
+from attar.sets.storages import at_rest
+from attar.sets.stored_codec import describe_codec
 
 STUDENT_RATE = "student_rate"
 CAUTIONS = (privacy_statement(False, 1), privacy_statement(True, 1), privacy_statement(True, 0))
 """What sets say of privacy, the weakest caution first."""
-
-Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -71,14 +79,12 @@ def merge(sets: Sequence[DistilledSet | Path | str], *, order: Sequence[str] | N
     _check_labels(parts)
     preprocess = _preprocess(parts)
     codecs = _codecs(parts, preprocess)
-    shards, items = _shards(parts, classes, codecs)
+    shards, payloads, regions = _shards(parts, classes, codecs)
     manifest = _manifest(parts, classes, codecs[preprocess[0].identity], shards)
-    tensors = {identity: each for part in parts for identity, each in part.distilled.codec_tensors().items()}
-    tensors[preprocess[0].identity] = preprocess[1]
-    for identity in {codec.identity for codec in manifest.codecs().values()}:
-        prefix = manifest.codec_prefix(identity)
-        items |= {prefix + name: at_rest(tensor) for name, tensor in tensors[identity].items()}
-    return DistilledSet.assemble(manifest, items)
+    tensors = {preprocess[0].identity: preprocess[1]}
+    for part in parts:
+        tensors |= part.distilled.contents.codecs
+    return DistilledSet.assemble(manifest, Contents(tensors, payloads, regions))
 
 
 def _loaded(sets: Sequence[DistilledSet | Path | str]) -> list[_Part]:
@@ -97,7 +103,7 @@ def _content(part: _Part) -> str:
 def _check_images(parts: Sequence[_Part]) -> None:
     first = parts[0]
     for part in parts[1:]:
-        for name in ("image_shape", "image_range"):
+        for name in ("image_shape",):
             ours, theirs = getattr(first.manifest, name), getattr(part.manifest, name)
             if ours != theirs:
                 raise InputError(
@@ -170,7 +176,7 @@ def _preprocess(parts: Sequence[_Part]) -> tuple[CodecSpec, Tensors]:
     known = {part.manifest.preprocess.identity: part for part in parts}
     if len(known) == 1:
         spec = parts[0].manifest.preprocess
-        return spec, parts[0].distilled.codec_tensors()[spec.identity]
+        return spec, parts[0].distilled.contents.codecs[spec.identity]
     for part in known.values():
         about = part.manifest.preprocess.spec
         kind = about.get("whitening") or about.get("kind")
@@ -182,7 +188,7 @@ def _preprocess(parts: Sequence[_Part]) -> tuple[CodecSpec, Tensors]:
         if not part.manifest.data.num_items:
             raise InputError(f"{part.name} does not say how many images it was distilled from; distil it again")
     pooled = pooled_normalisation([(part.manifest.data.num_items, _pixels(part)) for part in _sources(parts)])
-    return describe_codec(pooled), pooled.stored_tensors()
+    return describe_codec(pooled), {name: at_rest(tensor) for name, tensor in pooled.stored_tensors().items()}
 
 
 def _sources(parts: Sequence[_Part]) -> list[_Part]:
@@ -228,20 +234,21 @@ def _codecs(parts: Sequence[_Part], preprocess: tuple[CodecSpec, Tensors]) -> di
 
 def _shards(
     parts: Sequence[_Part], classes: Sequence[str], codecs: Mapping[str, CodecSpec]
-) -> tuple[list[ShardSpec], Tensors]:
+) -> tuple[list[ShardSpec], list[Tensors], list[Tensors]]:
+    """All shards, with their payloads and region labels."""
     shards: list[ShardSpec] = []
-    tensors: Tensors = {}
+    payloads: list[Tensors] = []
+    regions: list[Tensors] = []
     for part in parts:
         columns = columns_among(part.manifest.classes, classes)
         try:
-            own, items = shards_in_columns(part.distilled, columns, len(classes))
+            renumbered, contents = shards_in_columns(part.distilled, columns, len(classes))
         except InputError as error:
             raise InputError(f"{part.name}: {error}") from None
-        for name, tensor in items.items():
-            _, index, rest = name.split(".", 2)
-            tensors[f"shards.{len(shards) + int(index)}.{rest}"] = tensor
-        shards += [shard.model_copy(update={"codec": codecs[shard.codec.identity]}) for shard in own]
-    return shards, tensors
+        shards += [shard.model_copy(update={"codec": codecs[shard.codec.identity]}) for shard in renumbered]
+        payloads += contents.payloads
+        regions += contents.regions
+    return shards, payloads, regions
 
 
 def _manifest(

@@ -15,9 +15,9 @@ from attar.base.progress import Progress
 from attar.methods.labels.checkpoints import KeptEpochs
 from attar.methods.labels.region_logits import fitted, fitted_epochs, label_regions
 from attar.methods.labels.regions import Labeller, ObserverFacts, RegionLabels, Regions
-from attar.sets.composing import describe_tensors
 from attar.sets.distilled import DistilledSet
 from attar.sets.manifest import RegionSpec
+from attar.sets.storages import describe_tensors
 
 
 def with_regions(

@@ -17,7 +17,7 @@ from attar.methods.parameterizations.parameterization import ParameterizationCon
 from attar.methods.parameterizations.priors import DECODER
 from attar.methods.parameterizations.registry import payload_table
 from attar.models.codecs.codec import Codec, ExternalWeights
-from attar.sets.composing import compose_manifest, describe_codec, describe_shard, table_specs
+from attar.sets.composing import compose_manifest, describe_shard
 from attar.sets.manifest import (
     REAL_INITIALIZATIONS,
     SOFT_LABELS,
@@ -25,7 +25,12 @@ from attar.sets.manifest import (
     InitialProvenance,
     Manifest,
     RegionSpec,
+    Table,
+    table_specs,
 )
+from attar.sets.manifest_text import manifest_text
+from attar.sets.storages import CLASS_MAJOR
+from attar.sets.stored_codec import describe_codec
 
 NumBytes = Annotated[int, Field(ge=0)]
 CODE_STORAGES = ("float32", "float16", "int8")
@@ -175,16 +180,16 @@ def estimate_bytes(
         initial = (initial[0], [max(num_real - 1, 0)] * num_canvases * items.num_tiles * indexed)
     numbers = dict.fromkeys(learned, WIDEST_NUMBER)
     facts = {"seed": 0, "device": "cpu", "network": None, "scores": (), "learned": numbers, **facts}
-    shards = []
+    shards, storages = [], {} if parts else {"labels": CLASS_MAJOR}
     class_counts = list(parts) or [num_classes]
     counts = [num_per_class * number for number in class_counts]
     for count, number in zip(counts, class_counts, strict=True):
         spec = items.spec(codec, number) | of_labels
         regions = _region_spec(labels, count, counts, num_classes, facts["seed"], observer)
         table = payload_table(spec, count * items.num_tiles, codec.code_shape, num_classes)
-        shards.append(describe_shard(spec, described, table_specs(table), regions))
+        shards.append(describe_shard(spec, described, table_specs(table), regions, storages))
     manifest = compose_manifest(about, shards, classes, data=data, initial=initial, **facts)
-    return file_bytes(manifest.model_copy(update={"content_sha256": "0" * 64}))
+    return file_bytes(manifest.model_copy(update={"content_sha256": "0" * 64}), manifest.tensor_table())
 
 
 def _region_spec(
@@ -203,7 +208,7 @@ def _region_spec(
     return RegionSpec(labels=config, seed=seed, observer=observer, tensors=table)
 
 
-def file_bytes(manifest: Manifest) -> int:
-    """Size of the file with this manifest and the tensors that it lists."""
-    table = {name: (spec.dtype, spec.shape) for name, spec in manifest.tensor_table().items()}
-    return packed_bytes(manifest.text(), table)
+def file_bytes(manifest: Manifest, stored: Table) -> int:
+    """Size of the file with this manifest and tensors of these dtypes and shapes."""
+    table = {name: (spec.dtype, spec.shape) for name, spec in stored.items()}
+    return packed_bytes(manifest_text(manifest), table)
