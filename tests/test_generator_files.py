@@ -28,6 +28,7 @@ from attar.models.generators.codec import GeneratorCodec, GeneratorCodecConfig
 from attar.models.generators.generator import read_generator, read_state, save_generator
 from attar.runs.distill import distill
 from attar.sets.distilled import DistilledSet
+from attar.sets.manifest_text import manifest_text
 from small_generator import (
     MODULE,
     Painter,
@@ -76,7 +77,7 @@ def test_one_of_attars_own_is_in_the_file_and_counted(own_file: Path) -> None:
     assert made.storage.paper_bytes == 4 * (values + items) and made.storage.external == ()
     assert made.storage.codes_bytes == 2 * items
     assert made.file_bytes > 4 * values
-    assert str(own_file.parent) not in made.manifest.text()
+    assert str(own_file.parent) not in manifest_text(made.manifest)
 
 
 def test_a_public_one_is_named_and_missed(own_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

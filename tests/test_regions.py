@@ -29,6 +29,7 @@ from attar.models.training.settings import Plan, TrainingConfig
 from attar.models.training.testing import test_network
 from attar.sets.distilled import DistilledSet
 from attar.sets.exports.export import export
+from attar.sets.manifest_text import manifest_text
 from attar.sets.relabelling import with_regions
 from attar.sets.streaming import RegionItems
 from small_regions import DSA, SMALL, STORAGES, SmallObserver, halves, logits_of, mosaic, observer, settings, trained
@@ -144,8 +145,8 @@ def test_shards_keep_regions_of_their_own() -> None:
 
 def test_what_a_set_says_of_its_regions() -> None:
     built, plain = labelled(), mosaic()
-    assert built.manifest.schema_version == 3 and built.manifest.labels_kind == "regions"
-    assert "regions" not in plain.manifest.text() and plain.manifest.schema_version == 1
+    assert built.manifest.labels_kind == "regions" and built.describe()["labels_kind"] == "regions"
+    assert "regions" not in manifest_text(plain.manifest)
     about = built.describe()["shards"][0]["regions"]
     assert about["labels"]["epochs"] == 3 and about["observer"]["identity"] == "ab" * 32 and about["seed"] == 4
     assert any("region labels: 1,200 bytes" in line for line in built.storage.lines())
@@ -323,15 +324,6 @@ def test_the_protocol_is_the_papers() -> None:
 
 
 # Files
-
-
-def test_files_of_older_schemas_stay_as_they_are() -> None:
-    for version, kind in ((1, "hard"), (2, "soft")):
-        path = Path(__file__).parent / "files" / f"schema-{version}.safetensors"
-        read = DistilledSet.load(path)
-        assert read.manifest.schema_version == version and read.manifest.labels_kind == kind
-        assert read.to_bytes() == path.read_bytes() and len(read) == 10
-        assert read.replace(scores=[]).to_bytes() == path.read_bytes()
 
 
 def test_regions_are_rendered_in_any_batches_and_without_keeping(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,7 @@ from attar.models.training.settings import TrainingConfig
 from attar.sets.distilled import DistilledSet
 from attar.sets.exports.export import export
 from attar.sets.manifest import InitialProvenance
+from attar.sets.manifest_text import manifest_text
 from small_sets import CLASSES, RECIPE, build, digit_images, first_items, logits_for
 
 TINY = Protocol(
@@ -140,27 +141,26 @@ def test_a_saved_set_keeps_labels_and_learned_numbers(digits: ImageSet, tmp_path
     read = DistilledSet.load(tmp_path / "soft.safetensors")
     assert read.to_bytes() == built.to_bytes() and read.fingerprint == built.fingerprint
     assert read.learned == {"student_rate": rate} and read.describe()["learned"] == read.learned
-    assert read.manifest.schema_version == 2 and read.describe()["labels_kind"] == "soft"
+    assert read.describe()["labels_kind"] == "soft"
     expected = logits_for(3).to(torch.float16 if storage == "float16" else torch.float32).float().softmax(1)
     assert read.soft_labels is not None and torch.equal(read.soft_labels, expected)
     assert torch.equal(read.labels, torch.arange(10).repeat_interleave(3)), "the items' own classes stay"
     assert read.fingerprint != build(digits).fingerprint
 
 
-def test_a_set_with_hard_labels_is_written_as_before(digits: ImageSet) -> None:
-    """Every key of schema 1, and no other: readers and files of before go on."""
+def test_a_set_with_hard_labels_says_nothing_of_soft_ones(digits: ImageSet) -> None:
     built = build(digits)
-    tree = json.loads(built.manifest.text())
-    assert tree["schema_version"] == 1 and tree["labels_kind"] == "hard" and "learned" not in tree
-    assert tree["shards"][0]["parameterization"] == {"kind": "codes", "storage": "int8"}
-    assert set(tree["shards"][0]["tensors"]) == {"codes", "labels", "scale"}
-    assert built.soft_labels is None and built.learned == {} and "soft_label" not in built.manifest.text()
+    tree = json.loads(manifest_text(built.manifest))
+    assert "learned" not in tree and "soft_label" not in manifest_text(built.manifest)
+    assert tree["shards"][0]["items"] == {"kind": "codes", "storage": "int8"}
+    assert set(built.payloads()[0]) == {"codes", "labels", "scale"}
+    assert built.soft_labels is None and built.learned == {} and built.manifest.labels_kind == "hard"
     assert build(digits, learned={}).to_bytes() == built.to_bytes()
 
 
-def test_learned_numbers_alone_need_the_newer_schema(digits: ImageSet) -> None:
+def test_learned_numbers_leave_hard_labels_hard(digits: ImageSet) -> None:
     built = build(digits, learned={"student_rate": 0.01})
-    assert built.manifest.schema_version == 2 and built.manifest.labels_kind == "hard"
+    assert built.manifest.labels_kind == "hard"
     plain = build(digits)
     assert plain.replace(learned={"student_rate": 0.01}).to_bytes() == built.to_bytes()
     assert built.replace(learned={}).to_bytes() == plain.to_bytes()

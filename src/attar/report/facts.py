@@ -9,6 +9,7 @@ from typing import Any
 from attar.base.container import one_line
 from attar.sets.distilled import DistilledSet
 from attar.sets.manifest import UNKNOWN, DataProvenance
+from attar.sets.stored_recipe import unresolved_notes
 
 LABELS = {
     "hard": "hard",
@@ -38,6 +39,7 @@ def facts(distilled: DistilledSet) -> list[tuple[str, str]]:
         ("codec", ", ".join(codecs)),
         *(("size", line) for line in distilled.storage.lines()),
         ("data", _data(manifest.data)),
+        *(("recipe", one_line(note)) for note in unresolved_notes(manifest.recipe)),
         *(("assumed", line) for line in _assumed(manifest.recipe)),
         ("start", f"{began.kind}; real images may be recognised: {'yes' if began.real_pixels_inside else 'no'}"),
         ("privacy", manifest.privacy),

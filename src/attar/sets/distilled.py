@@ -374,6 +374,8 @@ class DistilledSet:
         about = self.manifest.model_dump(mode="json", exclude={"shards", "preprocess", "initialization"})
         return about | {
             "name": self.name,
+            "attar_version": self.manifest.attar_version,
+            "labels_kind": self.manifest.labels_kind,
             "num_items": len(self),
             "num_per_class": list(self.num_per_class),
             "shards": [shard.facts() for shard in self.manifest.shards],

@@ -175,7 +175,7 @@ class _Stored(Facts):
         if regions is not None:
             table = region_table(regions.labels, canvas_grid(spec, shard.num_items)[0], num_classes)
             regions = regions.model_copy(update={"tensors": table_specs(table)})
-        return ShardSpec(
+        resolved = ShardSpec(
             parameterization=spec,
             codec=codec,
             num_items=shard.num_items,
@@ -183,6 +183,8 @@ class _Stored(Facts):
             storages=shard.storages,
             regions=regions,
         )
+        resolved.stored_table(num_classes)  # refuses what a storage cannot hold, before it is unpacked
+        return resolved
 
 
 def read_manifest(text: str, tensors: Tensors, where: str) -> tuple[Manifest, dict[str, Codec]]:

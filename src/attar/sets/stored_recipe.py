@@ -55,6 +55,18 @@ def is_unresolved(recipe: Mapping[str, Any]) -> bool:
     return "digest" in recipe
 
 
+def unresolved_notes(recipe: Mapping[str, Any]) -> list[str]:
+    """A line for people on each recipe, of a merged set's parts too, that is not known in full."""
+    parts = recipe["parts"] if isinstance(recipe.get("parts"), list) else []
+    recipes = [recipe, *(part.get("recipe") for part in parts if isinstance(part, dict))]
+    return [
+        f"attar's {str(tree.get('name'))[:80]!r} is not the one that made this set; known are its settings "
+        f"{canonical_json(tree.get('settings', {}))}"
+        for tree in recipes
+        if isinstance(tree, dict) and is_unresolved(tree)
+    ]
+
+
 def recipe_hints(recipe: Mapping[str, Any]) -> Tree:
     """A recipe, or of an unresolved one what attar's recipe of that name would be with the same settings."""
     if not is_unresolved(recipe):
