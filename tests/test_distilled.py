@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from torch import Tensor
 from attar.base.errors import InputError
 from attar.data.image_set import ImageSet
 from attar.methods.parameterizations.codes import Codes, Storage, read_codes
-from attar.methods.parameterizations.parameterization import Parameterization
 from attar.methods.parameterizations.registry import restore_parameterization
 from attar.models.codecs.codec import Codec, ExternalWeights
 from attar.models.codecs.pixels import PixelsConfig
@@ -131,37 +131,23 @@ def test_training_items_are_preprocessed_images_however_they_are_cut(
     assert inputs.dtype == torch.float32 and not inputs.requires_grad
 
 
-class Noisy(Parameterization):
+class Noisy(Codes):
     """Codes plus noise: the smallest stochastic parameterization."""
-
-    kind = "codes"
 
     @property
     def stochastic(self) -> bool:
         return True
 
-    def __init__(self, codes: Codes) -> None:
-        super().__init__()
-        self.inner, self.codec, self.labels = codes, codes.codec, codes.labels
-
-    def forward(self, items: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return self.inner.codes[items]
-
     @torch.no_grad()
     def images(self, items: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        clean = self.inner.images(items)
+        clean = super().images(items)
         return clean + torch.randn(clean.shape, generator=generator)
-
-    def payload(self) -> dict[str, Tensor]:
-        return self.inner.payload()
-
-    def spec(self) -> dict[str, Any]:
-        return self.inner.spec()
 
 
 def test_stochastic_items_are_drawn_anew_each_epoch(digits: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "attar.sets.distilled.restore_parameterization", lambda *given: Noisy(restore_parameterization(*given))
+        "attar.sets.distilled.restore_parameterization",
+        lambda codec, payload, *_: Noisy(codec, read_codes(payload), payload["labels"].long()),
     )  # type: ignore[arg-type]
     built = build(digits)
     items = built.training_items("cpu")
@@ -217,6 +203,10 @@ class Distant(Codec):
 
     def spec(self) -> dict[str, Any]:
         return {"kind": "distant", "image_shape": list(self.image_shape)}
+
+    @classmethod
+    def restore(cls, spec: dict[str, Any], tensors: Mapping[str, Tensor]) -> Distant:
+        raise NotImplementedError
 
     def external(self) -> ExternalWeights:
         return ExternalWeights(id="somebody/vae", sha256="ab" * 32, num_bytes=335_000_000, num_values=83_000_000)

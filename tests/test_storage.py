@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from attar.data.image_set import ImageSet
-from attar.methods.parameterizations.codes import Codes
+from attar.methods.labels.hard import HardLabels
+from attar.methods.parameterizations.codes import Codes, CodesConfig
 from attar.methods.parameterizations.codes import Storage as CodeStorage
 from attar.models.codecs.codec import ExternalWeights
 from attar.models.codecs.pixels import PixelsConfig
@@ -105,7 +106,8 @@ def test_bytes_are_known_before_the_items_are(
     estimate = DistilledSet.estimate_bytes(
         codec,
         preprocess,
-        storage=storage,
+        items=CodesConfig(storage=storage),
+        labels=HardLabels(),
         num_per_class=count,
         initial=("herding", ()),
         **facts,  # type: ignore[arg-type]
@@ -128,7 +130,8 @@ def test_a_realistic_estimate_is_within_one_per_cent() -> None:
     estimate = DistilledSet.estimate_bytes(
         codec,
         codec,
-        storage="int8",
+        items=CodesConfig(),
+        labels=HardLabels(),
         num_per_class=10,
         initial=("random", ()),
         **facts,  # type: ignore[arg-type]
