@@ -163,7 +163,7 @@ class InitialProvenance(Config):
 class Facts(Config):
     """What a manifest and its text in the file say in the same words."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     classes: ClassNames
     image_shape: ImageShape
     learned: Learned = Field(default={})

@@ -226,13 +226,19 @@ def _read_codec(
     if "external" in tree:
         elsewhere = parse_config(_Elsewhere, canonical_json(tree), f"codec {number} is damaged")
         spec = {"image_shape": image_shape} | elsewhere.spec
-        facts = {"identity": elsewhere.identity, "code_shape": elsewhere.code_shape, "external": elsewhere.external}
-        return CodecSpec(spec=spec, **facts, tensors=describe_tensors(held))
+        return CodecSpec(
+            spec=spec,
+            identity=elsewhere.identity,
+            code_shape=elsewhere.code_shape,
+            external=elsewhere.external,
+            tensors=describe_tensors(held),
+        )
     codec = restored_codec({"image_shape": image_shape} | tree, held, None)
     if codec.image_shape != stored.image_shape:
         raise InputError(f"codec {codec.kind!r} makes images of another shape than announced")
-    spec = describe_codec(codec)
-    return codecs.setdefault(spec.identity, codec) and spec
+    described = describe_codec(codec)
+    codecs[described.identity] = codec
+    return described
 
 
 def implied_facts(recipe: Mapping[str, Any], real_pixels_inside: bool) -> dict[str, Any]:
