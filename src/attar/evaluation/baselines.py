@@ -52,14 +52,7 @@ MOST_VALUES = 2**30
 
 @dataclass(frozen=True)
 class Occasion:
-    """What an evaluation offers to the making of its rows.
-
-    Args:
-        seeds: of its networks.
-        device: where they are trained.
-        progress: told of what is trained to choose images.
-        training: how they are trained.
-    """
+    """The seeds, device and training of an evaluation's networks, for the making of its rows."""
 
     seeds: tuple[int, ...] = (0,)
     device: torch.device | str = "cpu"
@@ -164,7 +157,7 @@ class _RealRows:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What all these rows depend on."""
+        """The part of a key that all these rows share."""
         return self.train.fingerprint, self.distilled.preprocess.identity()
 
     def counts(self, count: int) -> list[int]:
@@ -269,7 +262,7 @@ class _RealRows:
         return None if regions is None else self._region_labelled(regions)
 
     def _softly_labelled(self, soft: Tensor) -> Candidate:
-        """Under the set's own soft labels, those of a class in turn, in the bytes of its items and labels."""
+        """Random images under the set's own soft labels, a class's in turn, in the bytes of its items and labels."""
         distilled, num_classes = self.distilled, self.distilled.num_classes
         count = _images_per_class(distilled, prod(self.train.image_shape) + num_classes)
         groups = [(distilled.labels == label).nonzero()[:, 0] for label in range(num_classes)]
@@ -293,7 +286,7 @@ class _RealRows:
         return self.row("same-labels", count, maker, note, *key, label_bytes=label_bytes)
 
     def _region_labelled(self, regions: RegionSpec) -> Candidate:
-        """Under region labels of the same observer, as many as the set has."""
+        """Random images under region labels of the set's observer."""
         distilled, count = self.distilled, images_at_paper_bytes(self.distilled)
         observer = known_observer(distilled)
         if isinstance(observer, str):
@@ -313,7 +306,7 @@ class _RealRows:
 
 
 def _initial_codes(distilled: DistilledSet, train: ImageSet) -> Candidate:
-    """Where distillation started, under labels of the set's kind where these are of regions, else with hard labels."""
+    """The set's starting point, under region labels where the set has these, else under hard labels."""
     name, regions, preprocess = NAMES["initial"], regions_of(distilled), distilled.preprocess
     reason = _no_initial_codes(distilled, train)
     observer = None if regions is None or reason else known_observer(distilled)
@@ -373,7 +366,7 @@ def _rendered_items(items: Parameterization, preprocess: Codec, device: torch.de
 
 
 def _labels_key(regions: RegionSpec, observer: Observer, distilled: DistilledSet) -> tuple[object, ...]:
-    """What region labels depend on: settings, the observer, and the set's order of the classes where it is another."""
+    """The key of region labels: settings, the observer, and the set's order of the classes where it is another."""
     order = [distilled.classes] if distilled.classes != observer.classes else []
     return (regions.labels, regions.seed, observer.identity, *order)
 

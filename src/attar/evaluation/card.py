@@ -55,7 +55,7 @@ class Card(Config):
     """
 
     noun: ClassVar[str]
-    """What messages call such a card."""
+    """The name of such a card in messages."""
 
     schema_version: Literal[1] = 1
 

@@ -62,28 +62,26 @@ class Comparison(Card):
         return ("set", *COLUMNS)
 
     def lines(self) -> list[list[str]]:
-        """Each card's lines, its name before them."""
+        """The lines of all cards, each with its card's name before it."""
         return [[card.name, *cells] for card in self.cards for cells in card.lines()]
 
     def remarks(self) -> list[str]:
-        """What should be known before two rows are compared."""
+        """A warning where sizes differ, then the remarks of all cards."""
         sizes = [card.storage.paper_bytes for card in self.cards]
         warning = []
         if max(sizes) > (1 + SAME_SIZE) * min(sizes):
             warning = ["these sets differ in size: hold each against its own baselines rather than against the others"]
         of_cards = [card.remarks() for card in self.cards]
         shared = set.intersection(*map(set, of_cards))
-        named = [
+        labelled = [
             remark if remark in shared else f"{card.name}: {remark}"
             for card, remarks in zip(self.cards, of_cards, strict=True)
             for remark in remarks
         ]
-        return list(dict.fromkeys(warning + named))
+        return list(dict.fromkeys(warning + labelled))
 
     def points(self, size: Literal["file", "paper"] = "file") -> list[Point]:
-        """What the plot shows, on the first network: a point for each set, and quieter ones for the baselines.
-
-        Minutes are those of one network's training.
+        """The plot's points on the first network: one for each set, and quieter ones for the baselines.
 
         Args:
             size: which bytes: as really stored, or by the papers' convention.
@@ -167,7 +165,7 @@ def compare(
 
 def _names(sets: Sequence[DistilledSet | Path | str]) -> list[str]:
     """File names without endings; those that occur twice get a number."""
-    names = [set_name(each) if isinstance(each, str | Path) else each.name for each in sets]
+    names = [set_name(source) if isinstance(source, str | Path) else source.name for source in sets]
     return [
         f"{name} #{names[: index + 1].count(name)}" if names.count(name) > 1 else name
         for index, name in enumerate(names)

@@ -26,7 +26,7 @@ TRAINING = TrainingConfig(
     augmentation=DsaConfig(strategy="crop", mode="multiple"),
     max_steps=1000,
 )
-"""Of the networks that score: short, as in the source, which looks at networks early in training."""
+"""The training of the networks that score: short, as in the source, which looks at networks early in training."""
 
 
 def scoring_networks() -> list[ObserverConfig]:
@@ -41,15 +41,7 @@ def scoring_networks() -> list[ObserverConfig]:
 def el2n_scores(
     train: ImageSet, device: torch.device | str = "cpu", progress: Progress | None = None
 ) -> Float[torch.Tensor, " items"]:
-    """The EL2N score of every training image.
-
-    The networks are trained on the training images alone, and kept in the cache as observers are.
-
-    Args:
-        train: what is scored, and what the networks are trained on.
-        device: where they are trained.
-        progress: told every step.
-    """
+    """The EL2N score of every training image, by networks trained on these images alone and kept as observers."""
     progress = progress or Silent()
     networks = [observer_for(config, train, device, progress) for config in scoring_networks()]
     return mean_errors(networks, train, device)

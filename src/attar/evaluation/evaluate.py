@@ -38,15 +38,7 @@ ImageShape: TypeAlias = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Conditions:
-    """Under which sets are judged: what all of them, and all their rows, have in common.
-
-    Args:
-        protocol: as chosen; whether it mirrors is decided by the data's name.
-        networks: as named.
-        seeds: one network each, the same for all rows.
-        flip, cache, progress, engine, curves: as of `evaluate`.
-        device: resolved.
-    """
+    """The conditions under which sets are judged: arguments of `evaluate`, resolved as far as no set is needed."""
 
     protocol: Protocol
     networks: NetworkNames
@@ -71,7 +63,7 @@ class Conditions:
         engine: Engine | None = None,
         curves: bool = False,
     ) -> Conditions:
-        """As `evaluate` takes them. Raises InputError for an unknown protocol, network or device, or no seeds."""
+        """The arguments of `evaluate`, resolved. Raises InputError for unknown names, or no seeds."""
         chosen = protocol_named(protocol)
         numbers = seed_numbers(chosen.seeds if seeds is None else seeds)
         names = chosen.networks if networks is None else networks
@@ -290,7 +282,7 @@ def differences_of(rows: Sequence[Row]) -> list[Difference]:
 
 
 def protocol_notes(chosen: Protocol, used: Protocol) -> list[str]:
-    """What a card says of its protocol, as used."""
+    """The remarks of a card on its protocol."""
     notes = []
     if not used.comparable:
         notes.append(f"protocol {used.label} is not comparable with published numbers")
@@ -300,7 +292,7 @@ def protocol_notes(chosen: Protocol, used: Protocol) -> list[str]:
 
 
 def seed_notes(seeds: Sequence[int]) -> list[str]:
-    """What a card says of few seeds."""
+    """The remark of a card on few seeds."""
     if len(seeds) == 1:
         return ["n = 1: no spread; no difference can be called real"]
     few = len(seeds) < FEW_SEEDS
@@ -324,7 +316,7 @@ def _data_notes(distilled: DistilledSet, splits: Splits) -> list[str]:
 
 
 def _set_notes(used: Protocol, distilled: DistilledSet) -> list[str]:
-    """What a card says of the set's labels, samples and rate."""
+    """The remarks of a card on the set's labels, samples and rate."""
     notes = []
     if distilled.manifest.labels_kind == "soft":
         notes.append(
@@ -357,12 +349,12 @@ def _set_notes(used: Protocol, distilled: DistilledSet) -> list[str]:
 
 
 def versions() -> dict[str, str]:
-    """What a card says of the software that made it."""
+    """The versions of the software, as a card keeps them."""
     return {"attar": __version__, "torch": torch.__version__}
 
 
 def device_name(device: torch.device) -> str:
-    """What a card says of the device that networks were trained on."""
+    """The device that networks were trained on, as a card names it."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)} (cuda)"
     threads = torch.get_num_threads()

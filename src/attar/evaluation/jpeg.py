@@ -34,7 +34,7 @@ Draw: TypeAlias = tuple[Tensor, list[bytes]]
 
 
 def encoder_version() -> str:
-    """What made the bytes: Pillow and its libjpeg."""
+    """The encoder's versions: of Pillow and its libjpeg."""
     from PIL import __version__, features
 
     return f"Pillow {__version__}, libjpeg {features.version('jpg')}"

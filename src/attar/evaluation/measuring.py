@@ -25,6 +25,7 @@ from attar.evaluation.rows import DISTILLED, Row
 from attar.evaluation.statistics import mean_and_std
 from attar.models.codecs.codec import Codec
 from attar.models.networks.network import NetworkConfig
+from attar.models.training.acceleration import Precision
 from attar.models.training.loop import train_networks
 from attar.models.training.settings import Plan, TrainingConfig, images_seen
 from attar.models.training.snapshots import Snapshot
@@ -35,7 +36,7 @@ MOST_POINTS = 12
 
 
 class Score(Config):
-    """One trained network's result: what the cache keeps.
+    """The result of one trained network, as the cache keeps it.
 
     Args:
         confusion: counts, [true class][predicted class].
@@ -53,7 +54,9 @@ class Score(Config):
 
     @model_validator(mode="after")
     def _curve_fits_its_epochs(self) -> Score:
-        if len(self.curve) != max(0, len(self.curve_epochs) - 1) or not all(0 <= each <= 100 for each in self.curve):
+        if len(self.curve) != max(0, len(self.curve_epochs) - 1) or not all(
+            0 <= percent <= 100 for percent in self.curve
+        ):
             raise ValueError("a curve is not one of percents after its epochs")
         return self
 
@@ -66,14 +69,7 @@ class Score(Config):
 
 @dataclass(frozen=True)
 class Setting:
-    """What the networks of all rows have in common.
-
-    Args:
-        preprocess: images to network inputs.
-        test: what they are tested on.
-        device: where they are trained.
-        curves: whether they are tested at several epochs.
-    """
+    """The preprocessing, the test images and the device that the networks of all rows share."""
 
     preprocess: Codec
     test: ImageSet
@@ -142,12 +138,7 @@ class Measurement:
 
 
 class _RowWork:
-    """One row in the making: a candidate on a network.
-
-    Attributes:
-        scores: seed -> its score, from the cache or just trained.
-        num_cached: how many of them the cache had.
-    """
+    """One row in the making: a candidate on a network, and the scores of the seeds that are there."""
 
     def __init__(self, job: Measurement, candidate: Candidate, network: NetworkConfig, setting: Setting) -> None:
         self.job, self.candidate, self.network, self.setting = job, candidate, network, setting
@@ -170,7 +161,7 @@ class _RowWork:
         return self.job.protocol.training.model_copy(update=changes)
 
     def name(self, seeds: Sequence[int]) -> str:
-        """What is trained, for people."""
+        """The name of a training, for people."""
         return f"{self.candidate.name}, {self.network.name}, seed {', '.join(map(str, seeds))}"
 
     def missing(self) -> list[int]:
@@ -207,19 +198,9 @@ class _RowWork:
         )  # fmt: skip
 
     def _path(self, seed: int) -> Path:
-        key = content_key(
-            "score",
-            FORMAT,
-            self.candidate.content(seed),
-            self.setting.preprocess.identity(),
-            self.setting.test.fingerprint,
-            self.training,
-            self.network,
-            seed,
-            self.job.device.type,
-            __version__,
-            torch.__version__,
-        )
+        data = self.candidate.content(seed), self.setting.preprocess.identity(), self.setting.test.fingerprint
+        software = self.job.device.type, __version__, torch.__version__
+        key = content_key("score", FORMAT, *data, self.training, self.network, seed, *software)
         return cache_directory("scores") / f"{key}.json"
 
     def _read(self, seed: int) -> Score | None:
@@ -269,7 +250,7 @@ def _scores(setting: Setting, trial: _Trial, progress: Progress) -> list[Score]:
     items, training, seeds = trial.make(setting.device), trial.training, trial.seeds
     start = time.perf_counter()
     epochs = curve_epochs(Plan.of(training, items.num_items).num_epochs) if setting.curves else ()
-    watch = CurveWatch(trial.network, setting, training)
+    watch = CurveWatch(trial.network, setting, training.precision)
     networks = train_networks(
         trial.network, items, setting.test.num_classes, training, seeds, device=setting.device,
         progress=Within(progress), callback=watch if epochs else None, callback_epochs=epochs[:-1],
@@ -290,7 +271,7 @@ def _scores(setting: Setting, trial: _Trial, progress: Progress) -> list[Score]:
 
 
 def _score_facts(scores: Sequence[Score]) -> dict[str, Any]:
-    """What a row says of the scores of all its seeds."""
+    """The fields of a row that follow from the scores of all its seeds."""
     accuracies = tuple(score.accuracy for score in scores)
     mean, std = mean_and_std(accuracies)
     confusion = torch.tensor([score.confusion for score in scores]).sum(0)
@@ -323,20 +304,13 @@ def curve_epochs(num_epochs: int) -> tuple[int, ...]:
 
 
 class CurveWatch:
-    """Tests copies of networks between epochs, for looking at; their training goes on as if it were not there.
+    """Tests copies of networks between epochs; their training goes on as if it were not there.
 
-    Args:
-        network: their architecture.
-        setting: what they are tested on.
-        training: in what precision.
-
-    Attributes:
-        percents: seed -> the accuracies of its network, in the order of its epochs.
-        seconds: that testing took.
+    It keeps each seed's accuracies in percent, in the order of the epochs, and the seconds that testing took.
     """
 
-    def __init__(self, network: NetworkConfig, setting: Setting, training: TrainingConfig) -> None:
-        self._network, self._setting, self._precision = network, setting, training.precision
+    def __init__(self, network: NetworkConfig, setting: Setting, precision: Precision) -> None:
+        self._network, self._setting, self._precision = network, setting, precision
         self.percents: dict[int, list[float]] = {}
         self.seconds = 0.0
 

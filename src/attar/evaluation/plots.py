@@ -82,8 +82,6 @@ def plot_accuracy(
 
     Args:
         points: at least one; without any minutes there is one panel.
-        title: above the plot.
-        size_label, minutes_label: what the horizontal axes count.
         chance: percent, drawn as a dashed line where that does not flatten the rest, else only told.
 
     Raises:
@@ -118,10 +116,6 @@ def plot_accuracy(
 def plot_classes(curves: Sequence[Series], out: Path | str, *, title: str, overwrite: bool = False) -> Path:
     """Write a PNG of accuracy against classes seen, and chance.
 
-    Args:
-        curves: at least one, over ascending numbers of classes.
-        title: above the plot.
-
     Raises:
         InputError: nothing to draw, or an existing `out`.
     """
@@ -140,9 +134,7 @@ def plot_classes(curves: Sequence[Series], out: Path | str, *, title: str, overw
 def plot_agreement(clouds: Sequence[Series], out: Path | str, *, title: str, overwrite: bool = False) -> Path:
     """Write a PNG of candidates' accuracies on few items against those on all real images.
 
-    Args:
-        clouds: at least one; where the points of one rise without a fall, it ranks as all real images do.
-        title: above the plot.
+    Where the points of a cloud rise without a fall, it ranks as all real images do.
 
     Raises:
         InputError: nothing to draw, or an existing `out`.
@@ -252,7 +244,7 @@ def log_axis(axes: Axes, values: Sequence[float], label: str, text: Callable[[fl
 
 
 def _minutes_axis(axes: Axes, minutes: Sequence[float], label: str) -> None:
-    """From zero, or logarithmic where the longest is many times the shortest."""
+    """An axis from zero, or a logarithmic one where the longest is many times the shortest."""
     if max(minutes) < LOG_MINUTES * min(minutes):
         axes.set(xlabel=label, xlim=(0, 1.08 * max(minutes)))
     else:

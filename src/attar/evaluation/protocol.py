@@ -42,23 +42,17 @@ class Protocol(Config):
     """How networks are trained on a set before they are tested. The last epoch counts, never a better one before it.
 
     Args:
-        name: what users call it.
         version: raised with every change that can change a score.
-        description: one sentence.
         comparable: whether scores may be set beside published ones.
         sources: paper, section and code that the settings were read from.
         deviations: every setting that differs from the sources.
-        seeds: how many networks of each kind, where the user names no number.
-        networks: which networks, where the user names none; depth None follows the resolution.
+        seeds, networks: of each row where the user names none; a network's depth None follows the resolution.
         use_learned_rate: the distilled items are trained on at the set's own learned rate ("student_rate"), where it
             has one; all other rows, and sets without one, at that of `training`.
-        means: an epoch has the means of items that are distributions too, beside a sample of each; other items are seen
-            once.
+        means: an epoch has the means of items that are distributions, beside a sample of each.
         labels: kinds of labels that the sources' evaluation trains on; sets with others are refused.
-        smallest_side: in pixels; sets of smaller images are refused.
-        largest_side: likewise of larger ones; None: no bound.
+        smallest_side, largest_side: in pixels; sets of other images are refused.
         rate_search: chooses every row's learning rate in the place of that of `training`; None takes the latter.
-        training: every setting of the training.
 
     Raises:
         InputError: a learning rate that is searched for and learned, bounds that exclude every image.
@@ -97,7 +91,7 @@ class Protocol(Config):
 
     @property
     def flips(self) -> bool:
-        """Whether training images are mirrored."""
+        """True where training images are mirrored."""
         augmentation = self.training.augmentation
         return augmentation is not None and "flip" in augmentation.operations
 

@@ -17,7 +17,7 @@ from attar.evaluation.rows import DISTILLED, NAMES, Row
 from attar.models.codecs.codec import Codec
 
 SEED = 0
-"""Of the images held out, and of the networks that rates are compared with, whichever seeds are scored."""
+"""The seed that draws the images held out, and of the networks that rates are compared with."""
 UNSEARCHED = "at the protocol's rate, because there is no such row without the images held out"
 SET_ROWS = {DISTILLED, NAMES["initial"], NAMES["hard-labels"], NAMES["plain"]}
 """Rows of the set's own items or of its start, which have no other items without the images held out."""
@@ -54,10 +54,10 @@ def measured_rows(
     # The rest is copied only where something is drawn from it: it may be far larger than memory.
     if not all(map(_stays, scored)):
         drawn = {candidate.name: candidate for candidate in candidates(splits.train.select(rest))}
-        compared = [each if _stays(each) else drawn[each.name] for each in scored]
+        compared = [candidate if _stays(candidate) else drawn[candidate.name] for candidate in scored]
         scored = [
-            _noted(each, UNSEARCHED) if stand_in.absent and not each.absent else each
-            for each, stand_in in zip(scored, compared, strict=True)
+            _noted(candidate, UNSEARCHED) if stand_in.absent and not candidate.absent else candidate
+            for candidate, stand_in in zip(scored, compared, strict=True)
         ]
     choice = f"{_listed(search)} on {len(validation)} training images held out"
     rows: list[Row] = []
@@ -66,10 +66,10 @@ def measured_rows(
         job.progress.note(f"{network.name}: each row's learning rate is chosen from {choice}")
         best = _best_rates(replace(alone, seeds=(SEED,), curves=False), search, compared, preprocess, validation)
         rated = [
-            replace(_noted(each, f"{network.name} at {rate:g}, the best rate of {choice}"), learning_rate=rate)
-            if rate is not None
-            else each
-            for each, rate in zip(scored, best, strict=True)
+            candidate
+            if rate is None
+            else _at(candidate, rate, f"{network.name} at {rate:g}, the best rate of {choice}")
+            for candidate, rate in zip(scored, best, strict=True)
         ]
         rows += alone.run(rated, preprocess, splits.test)
     return rows
@@ -93,7 +93,7 @@ def held_out(train: ImageSet, search: RateSearch) -> tuple[Int64[Tensor, " rest"
 
 
 def search_note(search: RateSearch) -> str:
-    """What a card says of the search."""
+    """The remark of a card on the search."""
     return (
         f"learning rates: on each network every row has its own, the best of {_listed(search)} by one network on "
         f"{100 * search.validation_share:g} % of the training images; rows of real images are drawn without these "
@@ -114,11 +114,15 @@ def _noted(candidate: Candidate, note: str) -> Candidate:
     return replace(candidate, note=f"{candidate.note}; {note}" if candidate.note else note)
 
 
+def _at(candidate: Candidate, rate: float, note: str) -> Candidate:
+    return replace(_noted(candidate, note), learning_rate=rate)
+
+
 def _best_rates(
     job: Measurement, search: RateSearch, candidates: Sequence[Candidate], preprocess: Codec, validation: ImageSet
 ) -> list[float | None]:
     """The best rate of each candidate on the job's one network, the smaller of equals; None for an absent one."""
-    rates, present = search.learning_rates, [each for each in candidates if each.absent is None]
+    rates, present = search.learning_rates, [candidate for candidate in candidates if candidate.absent is None]
     trials = [replace(candidate, learning_rate=rate) for candidate in present for rate in rates]
     accuracies = iter(_accuracies(job, trials, preprocess, validation))
     best: list[float | None] = []

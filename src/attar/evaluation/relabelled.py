@@ -32,22 +32,14 @@ def known_observer(distilled: DistilledSet) -> Observer | str:
     assert regions is not None
     if regions.observer is None:
         return "the set does not say whose its labels are, so that other images cannot be labelled alike"
-    found = cached_observer(regions.observer.identity)
-    if found is None:
-        return (
-            f"the observer of the set's labels, {regions.observer.network} {regions.observer.identity[:12]}..., is not "
-            "in the cache; attar observer makes it from the same data and settings"
-        )
-    return found
+    return cached_observer(regions.observer.identity) or (
+        f"the observer of the set's labels, {regions.observer.network} {regions.observer.identity[:12]}..., is not in "
+        "the cache; attar observer makes it from the same data and settings"
+    )
 
 
 class InOrder:
-    """An observer whose logits come in another order of its classes.
-
-    Args:
-        observer: on some device.
-        columns: for each class of the new order its place in the observer's.
-    """
+    """An observer whose logits come in another order: `columns` has each class's place in the observer's."""
 
     def __init__(self, observer: Observer, columns: Int64[Tensor, " classes"]) -> None:
         self._observer, self._columns = observer, columns
@@ -71,13 +63,13 @@ def labelled_alike(
     that stores them rounded, or in part, has them a little worse.
     """
     has_tiles = int(items.spec().get("grid", 1)) > 1
-    kept = regions.labels.tile_probability if has_tiles else 0.0
-    changes = {"storage": "online", "tile_probability": kept, "label_bytes": None}
+    tile_probability = regions.labels.tile_probability if has_tiles else 0.0
+    changes = {"storage": "online", "tile_probability": tile_probability, "label_bytes": None}
     config = regions.labels.model_copy(update=changes)
     online = regions.model_copy(update={"labels": config, "tensors": {}})
     moved = preprocess.to(device)
     parts = labelled_regions([items.to(device)], [online], [{}], moved, device)
-    asked: Observer | InOrder = observer.to(device)
+    labeller: Observer | InOrder = observer.to(device)
     if set(classes) == set(observer.classes) and tuple(classes) != observer.classes:
-        asked = InOrder(observer.to(device), columns_among(classes, observer.classes))
-    return RegionItems(parts, moved, len(observer.classes), device, asked)
+        labeller = InOrder(observer.to(device), columns_among(classes, observer.classes))
+    return RegionItems(parts, moved, len(observer.classes), device, labeller)

@@ -16,8 +16,7 @@ class Row(Config):
     """One kind of training items on one network, over all seeds.
 
     Args:
-        name: "distilled", or which baseline.
-        network: with its depth resolved.
+        name: "distilled", or that of a baseline.
         num_items: training items of all classes together; 0 where the row is absent.
         paper_bytes: 4 bytes for every stored value, the papers' convention.
         num_bytes: of the file, or of the same images as plain uint8.

@@ -1,4 +1,4 @@
-"""What was measured, on what, how: a frozen record that prints itself."""
+"""The scorecard: a frozen record of what was measured, on what and how, that prints itself."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Difference(Config):
 
     @property
     def verdict(self) -> Verdict:
-        """What the interval allows one to say."""
+        """The words that the interval allows."""
         return self.interval.verdict
 
     @property
@@ -88,23 +88,15 @@ class Scorecard(Card):
     """All rows of one set under one protocol.
 
     Args:
-        name: what the set is called here.
-        recipe: name of the recipe that made it, if it says so.
-        classes: in the order of the labels.
-        image_shape: (C, H, W).
-        storage: the set's four sizes.
+        name, recipe, classes, image_shape, storage, labels: of the set; the recipe is "" where the set does not say it.
         protocol: every setting, as used.
-        data: name of the data set.
-        test_fingerprint, train_fingerprint: of its two parts.
-        num_test: test images.
+        data, test_fingerprint, train_fingerprint, num_test: of the real images.
         seeds: of the networks; also of the baselines' draws.
-        device: on which the networks were trained.
-        versions: attar, torch.
+        device, versions: on and with which the networks were trained.
         rows: the distilled set first, then the baselines, network by network.
         differences: the distilled row minus each baseline.
         notes: what a reader should know before believing a number.
-        labels: the set's.
-        distilled_with: the networks that its recipe distils with; none where it does not say.
+        distilled_with: the networks that the set's recipe distils with; none where it does not say.
         set_fingerprint: `DistilledSet.fingerprint` of the set that was judged.
 
     Raises:
@@ -195,9 +187,10 @@ class Scorecard(Card):
         remarks = [sizes_text(self.storage), *self.notes, COSTS]
         if self.differences:
             remarks.append(DIFFERENCES)
-        noise = [f"{each.baseline} ({each.network.name})" for each in self.differences if each.verdict == NOISE]
+        noise = [difference for difference in self.differences if difference.verdict == NOISE]
         if noise:
-            remarks.append(f"{NOISE}, because the interval contains 0, is the difference from: {', '.join(noise)}")
+            names = ", ".join(f"{difference.baseline} ({difference.network.name})" for difference in noise)
+            remarks.append(f"{NOISE}, because the interval contains 0, is the difference from: {names}")
         remarks += [*self._unseen_text(), *ranking_remarks(self.rows, self.labels), *row_remarks(self.rows)]
         return list(dict.fromkeys(remarks))
 

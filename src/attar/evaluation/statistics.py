@@ -31,7 +31,7 @@ class Interval(NamedTuple):
 
     @property
     def verdict(self) -> Verdict:
-        """What the interval allows one to say."""
+        """The words that the interval allows."""
         if self.low is None or self.high is None:
             return "one seed: unknown"
         if self.low <= 0 <= self.high:

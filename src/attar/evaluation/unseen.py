@@ -25,7 +25,7 @@ def networks_of(recipe: Mapping[str, Any]) -> tuple[NetworkConfig, ...]:
 
 
 def unseen(networks: Sequence[NetworkConfig], distilled_with: Sequence[NetworkConfig]) -> tuple[NetworkConfig, ...]:
-    """Those of another family (`kind`) than any that the set was distilled with; none where nothing was.
+    """The networks of another family (`kind`) than any that the set was distilled with; none where nothing was.
 
     Deviation: papers call every network but the one they distil with unseen. Here a ConvNet of another width, depth or
         norm counts as seen.
@@ -39,11 +39,6 @@ class UnseenMean:
     """The mean accuracy of one row over unseen networks, seed by seed.
 
         a_s = 1/N sum over networks of accuracy(network, seed s);   mean and std over seeds
-
-    Args:
-        name: of the row.
-        networks: the N networks.
-        accuracies: a_s, percent.
 
     Source: LD3M Table 1, the mean over AlexNet, ResNet18, VGG11 and ViT.
     """
@@ -59,7 +54,7 @@ class UnseenMean:
 
 
 def unseen_means(rows: Sequence[Row], distilled_with: Sequence[NetworkConfig]) -> list[UnseenMean]:
-    """Of every row that was measured on all unseen networks, in the rows' order."""
+    """The means of every row that was measured on all unseen networks, in the rows' order."""
     networks = unseen(list(dict.fromkeys(row.network for row in rows)), distilled_with)
     means = []
     for name in dict.fromkeys(row.name for row in rows):

@@ -37,10 +37,7 @@ def candidates(
     """The set, then each baseline or variant that there is.
 
     Args:
-        distilled: the set.
-        train: real training images.
         kinds: of `BASELINES`.
-        occasion: see `baseline`.
         learning_rate: of the set's items; None takes the protocol's.
         means: whether an epoch has the means of items that are distributions too.
     """
@@ -83,9 +80,6 @@ def variant(
         kind: "hard-labels" gives every item its class alone; "plain" and "random-plain" leave out the protocol's
             augmentation, of the set and of random images under labels like the set's.
         main: the set as it is trained on.
-        distilled: the set.
-        train: real training images.
-        occasion: see `baseline`.
     """
     labels = distilled.manifest.labels_kind
     if kind == "hard-labels":
@@ -118,12 +112,7 @@ def _hard_labelled(main: Candidate, distilled: DistilledSet) -> Candidate:
 
 
 class HardLabelled:
-    """Items with the class of each in place of its soft label.
-
-    Args:
-        items: with soft labels.
-        labels: int64 [M], in the items' order.
-    """
+    """Items with the class of each, int64 [M], in place of its soft label."""
 
     def __init__(self, items: TrainingItems, labels: Tensor) -> None:
         self._items, self._labels, self.num_items = items, labels, items.num_items
