@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
-NOISE = "within noise"
+NOISE: Literal["within noise"] = "within noise"
 SPREADLESS = 1e-9
 """Percentage points: an interval narrower than this has seen no spread, which so few seeds cannot show."""
 
