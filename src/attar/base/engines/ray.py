@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from attar.base.engines.engine import Engine, Job, Result, Results, Shared, Work, announcement
 from attar.base.engines.tally import Messages, Tally
 from attar.base.errors import InputError, WorkerLostError
+from attar.base.interrupts import stop_requested
 from attar.base.process import prepare_process
 from attar.base.progress import Progress
 
@@ -80,7 +81,6 @@ class RayEngine(Engine):
         names: Sequence[str] = (),
     ) -> Results[Result]:
         from attar.base.engines.packing import pack
-        from attar.base.interrupts import stop_requested
 
         if not len(jobs):
             return
@@ -160,6 +160,7 @@ class RayEngine(Engine):
         return min(jobs, int(devices) * int(1 / self.gpus + 1e-6) if self.gpus <= 1 else int(devices // self.gpus))
 
 
+@dataclass
 class _Run:
     """The jobs of one call: to be begun, running, arriving.
 
@@ -168,33 +169,23 @@ class _Run:
             so that Ray does not fetch it.
     """
 
-    def __init__(
-        self,
-        ray: Any,
-        engine: RayEngine,
-        jobs: Sequence[Any],
-        progress: Progress,
-        names: Sequence[str],
-        sent: tuple[bytes, list[Any]],
-    ) -> None:
-        self.ray, self.engine, self.jobs, self.progress, self.names, self.sent = (
-            ray,
-            engine,
-            jobs,
-            progress,
-            names,
-            sent,
-        )
-        self._perform = ray.remote(_entrance()).options(
-            num_returns="streaming", max_retries=0, num_cpus=engine.cpus, num_gpus=engine.gpus
-        )
+    ray: Any
+    engine: RayEngine
+    jobs: Sequence[Any]
+    progress: Progress
+    names: Sequence[str]
+    sent: tuple[bytes, list[Any]]
+
+    def __post_init__(self) -> None:
+        options = {"num_cpus": self.engine.cpus, "num_gpus": self.engine.gpus}
+        self._perform = self.ray.remote(_entrance()).options(num_returns="streaming", max_retries=0, **options)
         self._surroundings = _surroundings()
         self._running: dict[Any, int] = {}  # the stream of a job's messages -> its place
-        self._waiting = list(range(len(jobs)))  # ascending, those among them whose worker died
-        self._losses = [0] * len(jobs)
+        self._waiting = list(range(len(self.jobs)))  # ascending, those among them whose worker died
+        self._losses = [0] * len(self.jobs)
         self._failure: tuple[int, BaseException] | None = None
         self._capacity, self._capacity_time = 0, -math.inf
-        self._tally = Tally(progress, len(jobs))
+        self._tally = Tally(self.progress, len(self.jobs))
 
     @property
     def unfinished(self) -> bool:
