@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from attar.base.progress import Silent
 from attar.base.randomness import generator
 from attar.data.image_set import ImageSet
 from attar.methods.labels import class_major_labels
@@ -22,6 +23,16 @@ from attar.models.networks.denoiser import DenoiserConfig, build_denoiser
 from small_sets import CLASSES, digit_images, first_items
 
 SMALL_DENOISER = DenoiserConfig(width=8, levels=2, conditioning_size=12)
+
+
+class Noted(Silent):
+    """A progress that collects notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 def small_model(code_shape: tuple[int, int, int] = (1, 8, 8), num_classes: int = 10) -> OwnModel:

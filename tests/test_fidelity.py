@@ -14,7 +14,7 @@ from attar.base.progress import Silent
 from attar.base.randomness import generator
 from attar.data.image_set import ImageSet
 from attar.models.codecs.pixels import PixelsConfig
-from attar.models.codecs.registry import codec_from_text, fit_codec
+from attar.models.codecs.registry import fit_codec
 from attar.models.diffusion import training
 from attar.models.diffusion.fidelity import Fidelity, fidelity_of, linear_loss
 from attar.models.diffusion.model import DiffusionModel
@@ -23,7 +23,7 @@ from attar.models.diffusion.schedule import ScheduleConfig, alpha_bars
 from attar.models.diffusion.training import trained_prior
 from attar.runs import prior as command
 from attar.runs.prior import summary, train_prior
-from small_diffusion import SMALL_DENOISER
+from small_diffusion import SMALL_DENOISER, Noted
 from small_generator import generator_codec
 from small_sets import digit_images
 
@@ -81,14 +81,6 @@ def test_predictions_that_are_not_finite_stop() -> None:
         _measured(float("nan"))
 
 
-class Noted(Silent):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
 def test_a_prior_that_diverged_without_an_error_is_spoken_of_whenever_it_is_asked_for(tmp_path: Path) -> None:
     """Its loss is finite to the end, and that of predicting nothing."""
     hot = {"denoiser.width": 8, "steps": 25, "batch_size": 16, "learning_rate": 1.0}
@@ -115,12 +107,6 @@ def test_what_no_prior_can_be_of_is_refused_before_any_work(monkeypatch: pytest.
         train_prior(unnamed, tmp_path / "prior.safetensors")
     with pytest.raises(InputError, match="drop_probability"):
         train_prior(images, tmp_path / "prior.safetensors", settings={"drop_probability": 0})
-
-
-def test_the_mend_of_uneven_codes_is_the_users_own_codec() -> None:
-    noted, images = Noted(), digit_images()
-    trained_prior(QUICK, fit_codec(codec_from_text("pca:f2c4"), images), images, progress=noted)
-    assert [note for note in noted.notes if note.endswith("write pca:f2c4-whiten")]
 
 
 def test_a_state_whose_losses_are_not_those_of_its_steps_is_made_anew(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ class CodeDsa:
 
     @torch.no_grad()
     def _affine(self, parameters: DsaParameters) -> AffineMap:
-        """A(e_i) - A(0) for every unit code e_i, and A(0). What the unit codes decode to is found once."""
+        """The rows A(e_i) - A(0) for every unit code e_i, and A(0). The unit codes are decoded once."""
         values = self._codec.num_code_values
         device = next(self._codec.buffers()).device
         if self._unit_inputs is None or self._unit_inputs.device != device:

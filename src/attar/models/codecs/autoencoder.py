@@ -48,7 +48,7 @@ class AutoencoderConfig(CodecSettings):
 
 
 class AutoencoderSpec(CodecSpec, PublicModel):
-    """The public weights, whose files' `sha256` is that of one after the other in order of name."""
+    """What a file says of an autoencoder, whose weights are public."""
 
     kind: Literal["autoencoder"] = "autoencoder"
 

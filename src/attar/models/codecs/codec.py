@@ -61,7 +61,7 @@ class CodecSettings(Config, ABC):
         """The configuration that "name:settings" stands for, `settings` being "" for "name". Raises InputError."""
 
     def without_paths(self, codec: Codec) -> CodecSettings:
-        """These settings as a manifest may hold them, of what `fit` made `codec`: no folder of this machine."""
+        """These settings, from which `fit` made `codec`, as a manifest may hold them: without paths."""
         return self
 
 
@@ -120,7 +120,7 @@ class Codec(nn.Module, ABC):
 
     @property
     def network_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the picture that encoding works on."""
+        """(C, H, W) of the picture that the encoder works on."""
         return self.image_shape
 
     @property

@@ -102,7 +102,7 @@ def dct_basis(colours: int, factor: int, channels: int) -> Float[Tensor, "channe
 
 
 def _level(function: tuple[int, int, int]) -> tuple[int, int, int, int]:
-    """Sorts m, u, v as `dct_order` says; anti-diagonals alternate in direction as JPEG's: 00, 01, 10, 20, 11, 02."""
+    """The key that `dct_order` sorts by; anti-diagonals alternate in direction as JPEG's: 00, 01, 10, 20, 11, 02."""
     m, u, v = function
     diagonal = u + v
     level = diagonal if m == 0 else 1 + 2 * diagonal

@@ -182,7 +182,7 @@ def _placed(codec: Codec, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _disk_errors() -> Iterator[None]:
-    """A disk that cannot be written is the user's to mend; what was encoded so far is kept."""
+    """Tell the user how to mend a disk that cannot be written; what was encoded so far is kept."""
     try:
         yield
     except OSError as error:

@@ -93,12 +93,10 @@ class PatchCodec(Codec):
             self.register_buffer(name, tensor, persistent=False)
 
     def encode(self, images: Float[Tensor, "items C H W"]) -> Float[Tensor, "items c h w"]:
-        """A convolution whose stride is the patch."""
         analysis = self.basis / self.scale[:, None, None, None]
         return functional.conv2d(images, analysis, -(analysis * self.mean).sum((1, 2, 3)), stride=self.basis.shape[-1])
 
     def decode(self, codes: Float[Tensor, "items c h w"]) -> Float[Tensor, "items C H W"]:
-        """The transposed convolution, and the mean patch everywhere."""
         synthesis = self.basis * self.scale[:, None, None, None]
         images = functional.conv_transpose2d(codes, synthesis, stride=self.basis.shape[-1])
         return images + self.mean.repeat(1, codes.shape[2], codes.shape[3])

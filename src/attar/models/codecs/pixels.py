@@ -43,7 +43,7 @@ class PixelsConfig(CodecSettings):
         return self
 
     def fit(self, images: ImageSet) -> Pixels:
-        """Moments over all training images, in float64 and over blocks of images; zca takes a few matrices of D x D.
+        """Normalise by moments over all images, summed in blocks in float64; zca takes a few matrices of D x D.
 
         Raises:
             InputError: no images; for zca images of more than 3 x 64 x 64 values, or fewer than two images.

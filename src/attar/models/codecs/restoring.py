@@ -35,7 +35,7 @@ class PublicModel(ExternalWeights):
 
 
 def nameable(weights: ExternalWeights) -> ExternalWeights:
-    """`weights` of a file whose name a distilled file can hold. Raises InputError where it cannot."""
+    """`weights`, where a distilled file can hold their file's name. Raises InputError where it cannot."""
     if re.fullmatch(ID_PATTERN, weights.id) is None:
         raise InputError(
             f"a distilled file cannot refer to weights of the name {weights.id[:80]!r}; rename their file: at most 100 "

@@ -90,7 +90,6 @@ class OwnModel(DiffusionModel):
 
     @property
     def null(self) -> Tensor:  # type: ignore[override]
-        """The last row of the table of classes."""
         return self.denoiser.classes.weight[self.num_classes]
 
     def predict(

@@ -35,7 +35,7 @@ REQUIRED = {"prediction_type": "epsilon", "trained_betas": None, "rescale_betas_
 
 
 class PretrainedSpec(PublicModel):
-    """Which public model; of random values, `sha256` is that of the values and of the class table's file.
+    """What a file says of a public model; `sha256` of random values is that of the values and the class table's file.
 
     Args:
         schedule: that it was trained with.
@@ -49,7 +49,7 @@ class PretrainedSpec(PublicModel):
 
 @dataclass(frozen=True)
 class Folder:
-    """A model's folder: unet or transformer, scheduler, and where classes are embedded apart, class_embedder.
+    """What a model's folder holds: unet or transformer, scheduler, and class_embedder where classes are embedded apart.
 
     Args:
         weights: of the denoiser, with the class table's file where there is one; without files where values are random.
@@ -98,7 +98,6 @@ class PretrainedModel(DiffusionModel):
 
     @property
     def null(self) -> Tensor:  # type: ignore[override]
-        """The table's last row."""
         return self.table[-1]
 
     def predict(

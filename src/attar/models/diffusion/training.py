@@ -90,7 +90,7 @@ def _train(
 
 
 def _warn_of_uneven(codec: Codec, codes: Tensor, progress: Progress) -> None:
-    """Noise is as strong in every channel, and what is left of it in z_0 drowns those that spread little."""
+    """Note where channels spread unevenly: noise is as strong in all, and what z_0 keeps of it drowns small ones."""
     spread = codes.float().std((0, 2, 3)).clamp_min(torch.finfo(torch.float32).tiny)
     ratio = float(spread.max() / spread.min())
     if ratio > UNEVEN:
@@ -186,7 +186,7 @@ class _Training:
             self.average[name].lerp_(value, 1 - decay)
 
     def _state(self) -> dict[str, Tensor]:
-        """All that the next step depends on: the tensors themselves, of shapes that no step changes."""
+        """All tensors that the next step depends on, themselves and not copies; no step changes their shapes."""
         tensors = {"done": self.done, "losses": self.losses}
         for name, value in self.network.named_parameters():
             tensors |= {f"value.{name}": value.detach(), f"average.{name}": self.average[name]}
@@ -201,7 +201,7 @@ class _Training:
 
     @torch.no_grad()
     def _resume(self, path: Path) -> None:
-        """Go on from a kept state; from the beginning where there is none, or none whole."""
+        """Go on from a kept state, or from the beginning where there is no whole one."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 

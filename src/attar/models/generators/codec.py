@@ -132,7 +132,6 @@ class GeneratorCodec(Codec):
 
     @property
     def generator(self) -> Generator:
-        """The network."""
         network: Generator = self.network
         return network
 
@@ -157,7 +156,7 @@ class GeneratorCodec(Codec):
 
     @torch.no_grad()
     def features(self, codes: Float[Tensor, "items c h w"], depth: int) -> Float[Tensor, "items e s t"]:
-        """f_n of w, n = depth. Raises InputError where there is no such n, or it is not a map."""
+        """The map f_n of w, n = depth. Raises InputError where there is no such n, or f_n is no map."""
         if depth > self.generator.num_layers:
             raise InputError(
                 f"depth {depth} was asked for, and the generator has {self.generator.num_layers} layers; set "
@@ -217,7 +216,7 @@ class GeneratorCodec(Codec):
         return cls(network, described, weights)
 
     def _placed(self) -> Tensor:
-        """A value of the network's type and device, whether it has parameters or buffers alone."""
+        """A value of the network's type and device; a network may have buffers alone."""
         values = itertools.chain(self.network.parameters(), self.network.buffers())
         return next((value for value in values if value.is_floating_point()), torch.zeros(()))
 
