@@ -42,9 +42,7 @@ class ExpertsConfig(Config):
 class Experts(Protocol):
     """Trajectories of networks trained on the real items, as an objective reads them.
 
-    Attributes:
-        num_experts: how many there are now; may grow while a run goes on.
-        num_epochs: E; parameters are known after 0..E epochs.
+    `num_experts` may grow while a run goes on; parameters are known after 0..`num_epochs` epochs.
     """
 
     @property

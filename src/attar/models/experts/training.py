@@ -113,14 +113,7 @@ def expert_seed(seed: int, expert: int) -> int:
 
 @dataclass(frozen=True)
 class Teaching:
-    """What all experts of a buffer have in common.
-
-    Args:
-        config: of the objective that reads them.
-        training: with its precision resolved.
-        real: what they are trained on.
-        augmentation: of these items.
-    """
+    """What all experts of a buffer have in common; the precision of `training` is resolved."""
 
     config: ReadsExperts
     training: TrainingConfig

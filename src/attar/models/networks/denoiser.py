@@ -39,13 +39,8 @@ class Denoiser(nn.Module):
 
         e = c + W_2 silu(W_1 [cos(w_k t), sin(w_k t)]),   eps = U-Net(z; e)
 
-    One residual block a level on the way down and one on the way up, attention between two blocks at the bottom.
-
-    Attributes:
-        config: its sizes.
-        code_shape: (c, h, w); any, odd sides too.
-        num_classes: K; row K of `classes` is no class, for guidance.
-        classes: the conditioning of every class.
+    One residual block a level on the way down and one on the way up, attention between two blocks at the bottom. Codes
+    (c, h, w) may have odd sides. `classes` has the conditioning of every class; its row K is no class, for guidance.
 
     Source: Ho et al. 2020 and Nichol & Dhariwal 2021, in small.
     """

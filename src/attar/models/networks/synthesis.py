@@ -41,13 +41,7 @@ class Synthesis(nn.Module):
         w = W_2 leaky(W_1 [z; e_y]),   f_n = leaky(norm(conv(f_{n-1})) (1 + A_n w) + B_n w),
         image = 1/2 + to_image(f_{N+1})
 
-    Attributes:
-        config: its sizes.
-        image_shape: (C, H, W).
-        num_classes: K.
-        latent_shape: (d,), of w.
-        noise_size: of z.
-        num_layers: N; the layer before the image is not among them, so that w counts whatever the depth.
+    `num_layers` is N; the layer before the image is not among them, so that w counts whatever the depth.
 
     Source: Karras et al. 2019, in small: no noise of its own, so that an image is a function of w alone.
     """

@@ -33,17 +33,8 @@ PREPROCESS = "preprocess."
 class ObserverManifest(Config):
     """What an observer's file says about itself.
 
-    Args:
-        schema_version: of the file.
-        identity: of the observer; what is read must have it.
-        network: the architecture.
-        input_shape: (c, h, w).
-        classes: K names.
-        preprocess: the spec of its pixels codec.
-        accuracy: percent of checked training images.
-        source: "trained", or the name of its weights.
-        attar_version: that wrote the file.
-        torch_version: that wrote the file.
+    What is read must have the `identity`. `preprocess` is the spec of its pixels codec, `accuracy` percent of checked
+    training images, `source` "trained" or the name of its weights.
     """
 
     schema_version: Literal[1] = 1

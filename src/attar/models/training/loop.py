@@ -128,18 +128,9 @@ IdentityType = TypeVar("IdentityType", bound="TrainingIdentity")
 class TrainingIdentity(Config):
     """All that the bytes of a trained network depend on; its content key names what is cached.
 
-    The kind of device and the precision are among it: the same seed gives other roundings there, and a distilled file
-    must not depend on where a network came from. The versions of attar and torch are not: they change roundings alone,
-    and a patch release should not cost days.
-
-    Args:
-        data: fingerprint of the real images.
-        num_classes: K.
-        network: the architecture.
-        training: with the precision resolved.
-        compiled: whether forward passes run compiled.
-        device: its kind.
-        seed: of the network, or of all networks.
+    The kind of device and the resolved precision are among it: the same seed gives other roundings there, and a
+    distilled file must not depend on where a network came from. The versions of attar and torch are not: they change
+    roundings alone, and a patch release should not cost days. `data` is the fingerprint of the real images.
     """
 
     data: str

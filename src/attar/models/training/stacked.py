@@ -19,11 +19,9 @@ def is_stackable(network: nn.Module) -> bool:
 
 
 class StackedNetworks:
-    """Copies of one architecture as one set of stacked parameters [S, ...].
+    """Copies of one architecture without batch norm as one set of stacked parameters [S, ...].
 
-    Args:
-        copies: the networks, without batch norm; they receive the trained values in the end.
-        acceleration: its precision is used; stacked networks run uncompiled.
+    Of the acceleration, only the precision is used: stacked networks run uncompiled.
     """
 
     def __init__(self, copies: Sequence[Network], acceleration: Acceleration) -> None:
@@ -34,7 +32,7 @@ class StackedNetworks:
         self._stacked: dict[str, Tensor] = {name: tensor.detach().requires_grad_() for name, tensor in stacked.items()}
 
     def parameters(self) -> list[Tensor]:
-        """The leaves to optimise."""
+        """The leaves that are optimised."""
         return list(self._stacked.values())
 
     def losses(self, batches: Sequence[Batch]) -> Tensor:
