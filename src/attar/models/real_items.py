@@ -67,7 +67,7 @@ class RealItems:
 
     @property
     def num_bytes(self) -> int:
-        """Of the items as they are held, labels apart."""
+        """Bytes of the items as they are held, without labels."""
         return self._stored.numel() * self._stored.element_size()
 
     def gather(self, indices: Int64[Tensor, " batch"]) -> Float[Tensor, "batch c h w"]:
@@ -95,7 +95,7 @@ class RealItems:
 
 
 class GatheredInputs:
-    """Real items [N, c, h, w] that exist batch by batch."""
+    """Real items [N, c, h, w] that are encoded when a batch is asked for."""
 
     dtype = torch.float32
 

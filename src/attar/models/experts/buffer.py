@@ -29,7 +29,7 @@ MAX_PARAMETERS = 1 << 34
 
 
 class ExpertsIdentity(TrainingIdentity):
-    """All that the bytes of expert i depend on besides i; how many there are is no part of it, so a buffer can grow.
+    """Everything that determines the bytes of expert i besides i. It leaves out how many there are: a buffer can grow.
 
     Args:
         codec: identity of the codec whose codes are the items; the augmentation goes through it.
@@ -47,7 +47,7 @@ class ExpertsIdentity(TrainingIdentity):
 
 
 class ExpertsManifest(Config):
-    """What manifest.json says: P, how many networks are trained stacked, the identity, and what made the folder."""
+    """The content of manifest.json. `group_size` networks are trained stacked; 1 means one after another."""
 
     schema_version: Literal[1] = 1
     num_parameters: int = Field(ge=1, le=MAX_PARAMETERS)
@@ -94,30 +94,26 @@ class ExpertLayout:
 
     @property
     def figures_bytes(self) -> int:
-        """Of accuracy and losses."""
         return 4 * (1 + self.num_epochs)
 
     @property
     def num_bytes(self) -> int:
-        """Of the whole file."""
         return self.row_start(self.num_rows)
 
     def loss_start(self, epoch: int) -> int:
-        """Where the loss of an epoch, counted from 1, begins; before the first lies the accuracy."""
+        """The offset of the loss of an epoch, counted from 1; the accuracy lies before the first one."""
         return len(self.header) + 4 * epoch
 
     def row_start(self, epoch: int) -> int:
-        """Where the parameters after `epoch` epochs begin."""
+        """The offset of the parameters after `epoch` epochs."""
         return len(self.header) + self.figures_bytes + epoch * self.row_bytes
 
     def row(self, parameters: Float[Tensor, " parameters"]) -> bytes:
-        """Parameters as they are stored."""
         if self.storage == "float32":
             return floats_to_bytes(parameters)
         return parameters.to(torch.bfloat16).view(torch.int16).numpy().astype("<i2", copy=False).tobytes()
 
     def parameters(self, row: bytes) -> Float[Tensor, " parameters"]:
-        """Stored parameters in float32."""
         if self.storage == "float32":
             return floats_from_bytes(row)
         return torch.from_numpy(np.frombuffer(row, "<i2").astype(np.int16)).view(torch.bfloat16).float()
@@ -180,12 +176,12 @@ class ExpertBuffer:
 
     @staticmethod
     def place(identity: ExpertsIdentity) -> Path:
-        """Where in the cache experts of this identity belong."""
+        """The cache folder of experts of this identity, present or not."""
         return cache_directory("experts") / identity.key
 
     @property
     def num_experts(self) -> int:
-        """Experts 0 and up without a gap; looks again at every call, for one new file only."""
+        """How many experts there are, from 0 up without a gap; every call looks for new files."""
         while self.has(self._num_opened):
             with self._open(self._num_opened):
                 self._num_opened += 1
@@ -193,7 +189,7 @@ class ExpertBuffer:
 
     @property
     def num_epochs(self) -> int:
-        """E; parameters are known after 0..E epochs."""
+        """E: the parameters after 0 to E epochs are stored."""
         return self.layout.num_epochs
 
     def path(self, expert: int) -> Path:
@@ -220,18 +216,16 @@ class ExpertBuffer:
         return values
 
     def figures(self, expert: int) -> ExpertFigures:
-        """How well an expert was trained."""
         with self._open(expert) as file:
             accuracy, *losses = floats_from_bytes(file.read(self.layout.figures_bytes)).tolist()
         return ExpertFigures(tuple(losses), accuracy)
 
     @property
     def num_bytes(self) -> int:
-        """Of the experts that are there."""
         return self.num_experts * self.layout.num_bytes
 
     def _open(self, expert: int) -> BinaryIO:
-        """The file behind its header, whose rows may be read without further checks."""
+        """Opens the file of an expert, checks its size and header, and stops behind the header."""
         path = self.path(expert)
         try:
             file = path.open("rb")
@@ -259,12 +253,10 @@ def new_manifest(identity: ExpertsIdentity, num_parameters: int, group_size: int
 
 
 def floats_to_bytes(values: Tensor) -> bytes:
-    """float32, little-endian."""
     return values.float().numpy().astype("<f4", copy=False).tobytes()
 
 
 def floats_from_bytes(data: bytes) -> Tensor:
-    """float32 of its own memory."""
     return torch.from_numpy(np.frombuffer(data, "<f4").astype(np.float32))
 
 

@@ -27,7 +27,7 @@ class GrowingGroup:
         self._state = _state_file(buffer, experts.start)
 
     def resume(self, seeds: tuple[int, ...]) -> Snapshot | None:
-        """What to go on from; None where there is nothing, or nothing whole, which is then made anew."""
+        """The snapshot to continue from; None where there is none, or a damaged one: the group then starts anew."""
         snapshot = self._state.read(self.buffer.num_epochs, len(self.experts))
         if snapshot is None or snapshot.seeds != seeds:
             return None
@@ -53,7 +53,7 @@ class GrowingGroup:
                 _to_disk(file.fileno())
 
     def finish(self, accuracies: list[float]) -> None:
-        """All epochs are kept: the files get their names, the first expert's last, for the state bears its number."""
+        """Gives the complete files their names. The first expert comes last, because the state bears its number."""
         layout = self.buffer.layout
         for expert, accuracy in reversed(list(zip(self.experts, accuracies, strict=True))):
             part = self._part_path(expert)

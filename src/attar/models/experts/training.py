@@ -121,7 +121,6 @@ class Teaching:
     augmentation: Augmentation | None
 
     def seeds(self, experts: range) -> tuple[int, ...]:
-        """Of the experts' networks."""
         return tuple(expert_seed(self.config.experts.seed, expert) for expert in experts)
 
     def train(self, experts: range, start: Snapshot | None, callback: Callback, progress: Progress) -> list[float]:
@@ -147,12 +146,12 @@ class Teaching:
 
     @property
     def num_tested(self) -> int:
-        """Items that a finished expert is tested on."""
+        """How many items a finished expert is tested on."""
         return min(self.real.num_items, TESTED_ITEMS)
 
     @torch.no_grad()
     def _accuracy(self, network: Network) -> float:
-        """On some training items, the same for every expert."""
+        """The accuracy on some training items, the same for every expert."""
         order = torch.randperm(self.real.num_items, generator=generator(self.config.experts.seed, "tested items"))
         right = 0
         for chosen in order[:TESTED_ITEMS].split(256):
@@ -181,7 +180,7 @@ def _work(
     source: tuple[str, str],
     progress: Progress,
 ) -> _Work:
-    """`source` is the fingerprint of the images and the identity of the codec."""
+    """The work on one buffer; `source` is the fingerprint of the images and the identity of the codec."""
     network = build_network(config.network, real.shape, real.num_classes)
     if not is_stackable(network):
         raise InputError(
@@ -224,7 +223,7 @@ def _group_size(teaching: Teaching, network: Network, progress: Progress) -> int
 
 @dataclass
 class _Work:
-    """The filling of one buffer."""
+    """Fills one buffer."""
 
     teaching: Teaching
     progress: Progress

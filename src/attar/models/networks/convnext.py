@@ -75,37 +75,26 @@ class _MapNorm(nn.LayerNorm):
         return moved.movedim(-1, 1)
 
 
-class _MovedAxis(nn.Module):
-    """Moves the channels from one axis to another; a module, for torchvision's numbering of the layers."""
-
-    def __init__(self, source: int, destination: int) -> None:
-        super().__init__()
-        self.source, self.destination = source, destination
-
-    def forward(self, maps: Tensor) -> Tensor:
-        return maps.movedim(self.source, self.destination)
-
-
 class _Block(nn.Module):
-    """A 7x7 convolution of every channel and two linear layers of every pixel, scaled, beside a way past them."""
+    """A 7x7 convolution of every channel and two linear layers of every pixel, scaled, with a shortcut."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.block = nn.Sequential(
             nn.Conv2d(width, width, 7, padding=3, groups=width),
-            _MovedAxis(1, -1),
+            nn.Identity(),  # torchvision's moves the channels here and at the end, and counts it
             nn.LayerNorm(width, eps=1e-6),
             nn.Linear(width, 4 * width),
             nn.GELU(),
             nn.Linear(4 * width, width),
-            _MovedAxis(-1, 1),
         )
         self.layer_scale = nn.Parameter(torch.empty(width, 1, 1))
 
     @torch.no_grad()
     def draw_own(self, generator: torch.Generator) -> None:
-        """The scales are the same for every seed."""
+        """Every seed has the same scales."""
         self.layer_scale.fill_(_LAYER_SCALE)
 
     def forward(self, maps: Tensor) -> Tensor:
-        return maps + self.layer_scale * self.block(maps)
+        pixels = self.block[0](maps).movedim(1, -1)
+        return maps + self.layer_scale * self.block[1:](pixels).movedim(-1, 1)

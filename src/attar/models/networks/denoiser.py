@@ -35,7 +35,7 @@ class DenoiserConfig(Config):
 
 
 class Denoiser(nn.Module):
-    """Noise in codes, from codes, noise level and conditioning.
+    """A U-Net that predicts the noise in codes from the codes, their noise level and a conditioning.
 
         e = c + W_2 silu(W_1 [cos(w_k t), sin(w_k t)]),   eps = U-Net(z; e)
 
@@ -119,7 +119,7 @@ class _Residual(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Every place looks at every place of a map, by one head."""
+    """Attention with one head between all places of a map."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

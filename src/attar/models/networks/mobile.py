@@ -51,7 +51,7 @@ class MobileNetV2(AveragingNetwork):
         keep_torchvisions_keys(self)
 
     def parts(self) -> list[tuple[nn.Module, bool]]:
-        """The stem ends no block."""
+        """Every layer but the stem is a block."""
         return [(layer, index > 0) for index, layer in enumerate(self.layers)]
 
 
@@ -97,7 +97,7 @@ class ShuffleNetV2(AveragingNetwork):
         self.fc = nn.Linear(1024, num_classes)
 
     def parts(self) -> list[tuple[nn.Module, bool]]:
-        """The stem ends no block."""
+        """Every layer but the stem is a block."""
         blocks = [*self.stage2, *self.stage3, *self.stage4, self.conv5]
         return [(self.conv1, False), (self.maxpool, False), *((block, True) for block in blocks)]
 
@@ -139,5 +139,5 @@ def _convolution(channels: int, width: int, kernel: int, stride: int = 1, groups
 
 
 def _interleaved(first: Tensor, second: Tensor) -> Tensor:
-    """Channels of both, alternately."""
+    """The channels of both maps in turn."""
     return torch.stack([first, second], 2).flatten(1, 2)

@@ -102,7 +102,7 @@ class NetworkConfig(Config):
         return self
 
     def shortest(self, input_shape: tuple[int, int, int]) -> NetworkConfig:
-        """The same network with a depth that these inputs have anyway left out, so that both are one."""
+        """The same network, with its depth left out where these inputs get that depth anyway: both are then equal."""
         usual = self.kind == "convnet" and self.depth == depth_for(min(input_shape[1:]))
         return self.model_copy(update={"depth": None}) if usual else self
 
@@ -160,14 +160,14 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def parts(self) -> list[tuple[nn.Module, bool]]:
-        """What inputs go through up to the last map, in order; and whether a part's output is a block's map."""
+        """The layers up to the last map, in order, each with whether its output is a block's map."""
 
     def pooled(self, maps: Tensor) -> Tensor:
-        """The features in the output of the last part."""
+        """The features that the output of the last part becomes."""
         return maps.flatten(1)
 
     def features(self, inputs: Float[Tensor, "items c h w"]) -> Float[Tensor, "items features"]:
-        """What the last linear layer sees, flattened."""
+        """The input of the last linear layer."""
         for part, _ in self.parts():
             inputs = part(inputs)
         return self.pooled(inputs)
@@ -225,7 +225,7 @@ def first_padding(sides: Sequence[int], padding: int) -> tuple[int, tuple[int, i
 
 
 def num_parameters(network: nn.Module) -> int:
-    """Trainable values, counted singly."""
+    """The number of trainable values."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 

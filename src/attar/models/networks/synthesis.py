@@ -68,7 +68,7 @@ class Synthesis(nn.Module):
         self.to_image = nn.Conv2d(widths[-1], colours, 1)
 
     def mapping(self, noise: Float[Tensor, "batch z"], classes: Int64[Tensor, " batch"]) -> Float[Tensor, "batch d"]:
-        """w of noise from N(0, I) and a class."""
+        """Maps noise from N(0, I) and a class to w."""
         entered = self.enter(torch.cat([noise, self.classes(classes)], 1))
         return self.leave(F.leaky_relu(entered, _SLOPE))
 

@@ -54,15 +54,14 @@ class Vit(Network):
             parameter.copy_(values.normal_(0, 0.02, generator=generator))
 
     def parts(self) -> list[tuple[nn.Module, bool]]:
-        """The blocks, which make tokens of tokens."""
+        """The blocks, which map tokens to tokens."""
         return [(block, True) for block in self.blocks]
 
     def features(self, inputs: Float[Tensor, "items c h w"]) -> Float[Tensor, "items features"]:
-        """The class token after the last norm: 192 values."""
         return super().features(self._tokens(inputs))
 
     def pooled(self, maps: Tensor) -> Tensor:
-        """The class token, from tokens."""
+        """The class token after the last norm."""
         return self.norm(maps)[:, 0]
 
     def block_maps(self, inputs: Float[Tensor, "items c h w"]) -> Iterator[Tensor]:
@@ -79,7 +78,7 @@ class Vit(Network):
 
 
 class _Block(nn.Module):
-    """Attention and a layer of four times the width, each beside a way past it; names and order are timm's."""
+    """Attention and a layer of four times the width, each with a shortcut; names and order are timm's."""
 
     def __init__(self) -> None:
         super().__init__()

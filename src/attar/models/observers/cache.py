@@ -50,7 +50,7 @@ class ObserverManifest(Config):
 
 
 def folder() -> Path:
-    """Where in the cache observers are."""
+    """The cache folder of observers."""
     return cache_directory("observers")
 
 
@@ -99,7 +99,7 @@ def read_observer(path: Path) -> Observer:
 
 
 def cached_path(identity: str) -> Path | None:
-    """The cache's file of the observer of this identity, by what the files say of themselves; None if none does."""
+    """The cached file whose manifest has this identity; None if there is none."""
     from safetensors import SafetensorError, safe_open
 
     for path in sorted(folder().glob("*.safetensors")):
@@ -145,7 +145,7 @@ def find_weights(weights: str) -> dict[str, Tensor]:
 
 
 def weights_name(weights: str) -> str:
-    """How a manifest may name the source: without the folders of a path."""
+    """The source of weights as a manifest names it: without the folders of a path."""
     return weights if weights.startswith(("torchvision:", "timm:")) else Path(weights).name
 
 

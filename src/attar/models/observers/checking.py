@@ -67,7 +67,7 @@ def better_normalisation(observer: Observer, images: ImageSet) -> str | None:
 
 @dataclass(frozen=True)
 class _Trial:
-    """What an observer makes of images under one preprocessing, in percent.
+    """How an observer does on images under one preprocessing, in percent.
 
     Args:
         accuracy: as the classes stand.
@@ -107,7 +107,7 @@ def _best_order(outputs: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 
 
 def _diagnosis(observer: Observer, sample: ImageSet, least_accuracy: float) -> str:
-    """The simplest explanation that is about as good as the best; or that there is none."""
+    """The simplest explanation that is about as good as the best, or the statement that there is none."""
     explanations = list(_explanations(observer, sample))
     best = max(figure for figure, _ in explanations)
     # What an untrained network reaches by a lucky renaming falls with the number of classes: a few outputs' worth.
@@ -121,7 +121,7 @@ def _diagnosis(observer: Observer, sample: ImageSet, least_accuracy: float) -> s
 
 
 def _explanations(observer: Observer, sample: ImageSet) -> Iterator[tuple[float, str]]:
-    """Percent right and what that means: another normalisation, another order, both."""
+    """Explanations with the percentage right under each: another normalisation, another order, or both."""
     name, best = _best_normalisation(observer, sample, "accuracy")
     yield (
         best.accuracy,

@@ -30,7 +30,7 @@ class Observing:
     memory_format: torch.memory_format
 
     def logits(self, images: Float[Tensor, "items C H W"]) -> Float[Tensor, "items classes"]:
-        """What the network takes images for, before the softmax."""
+        """The network's logits of the images."""
         with self._autocast(images):
             return _full(self.network(self._inputs(images)))
 
@@ -108,15 +108,14 @@ class Observer(Observing, nn.Module):
         self.identity = digest.hexdigest()
 
     def train(self, mode: bool = True) -> Observer:
-        """Leaves it in evaluation mode, whatever is asked for."""
+        """Leaves the observer in evaluation mode, whatever `mode` is."""
         return super().train(False)
 
     def forward(self, images: Float[Tensor, "items C H W"]) -> Float[Tensor, "items classes"]:
-        """`logits`."""
         return self.logits(images)
 
     def fused(self, num_images: int, precision: Precision = "auto") -> FusedObserver:
-        """The same observer made fast, for alignment with so many images in all.
+        """A faster copy of the observer, for alignment with so many images in all.
 
         Args:
             num_images: images of a step times steps, by which "auto" chooses the precision.
@@ -136,7 +135,7 @@ class Observer(Observing, nn.Module):
 
     @property
     def num_bytes(self) -> int:
-        """Of its weights in float32."""
+        """Bytes of the weights in float32."""
         return sum(4 * value.numel() for value in self.network.state_dict().values() if value.is_floating_point())
 
 

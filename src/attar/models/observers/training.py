@@ -35,7 +35,7 @@ from attar.models.training.snapshots import Snapshot, SnapshotFile
 
 
 class ObserverIdentity(TrainingIdentity):
-    """All that the bytes of a trained observer depend on; its content key names the file.
+    """Everything that determines the bytes of a trained observer; its content key names the file.
 
     Args:
         image_shape: (C, H, W).
@@ -56,7 +56,7 @@ def observer_for(
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> Observer:
-    """The observer that a configuration means for some data: trained once, kept in the cache, always checked.
+    """The observer of a configuration and data: trained once, kept in the cache, always checked.
 
     After a stop or a kill the same call goes on from the last whole epoch, on CPUs to the same bytes. Where another
     process trains the same observer, its end is waited for. An observer that the check refuses stays in the cache, so
@@ -103,7 +103,7 @@ def _keep(observer: Observer, weights: str) -> None:
 
 
 def _trained(config: ObserverConfig, train: ImageSet, device: torch.device, progress: Progress) -> Observer:
-    """The observer of this configuration from the cache, which this process or another one trains it into."""
+    """The observer from the cache, once this process or another one has trained it."""
     network = build_network(config.network, train.image_shape, train.num_classes)
     identity = ObserverIdentity.of(
         network,
@@ -141,7 +141,7 @@ def _trained_here(
     state: SnapshotFile,
     stop: threading.Event,
 ) -> Observer:
-    """An observer trained in this process, on from `state`, which is kept after every epoch."""
+    """Trains an observer in this process, starting from `state`, which is saved after every epoch."""
     preprocess = pixels_normalised(identity.normalisation, train).to(device)
     seed = generator(identity.seed, "observer").initial_seed()
     plan = Plan.of(identity.training, len(train))

@@ -22,7 +22,7 @@ SUM_TOLERANCE = 1e-3
 
 @runtime_checkable
 class Inputs(Protocol):
-    """Network inputs [M, c, h, w] as training reads them: batch by batch. Every tensor is one."""
+    """Network inputs [M, c, h, w] that training reads batch by batch; every tensor is one."""
 
     @property
     def shape(self) -> torch.Size: ...
@@ -116,7 +116,7 @@ def item_losses(logits: Float[Tensor, "items classes"], batch: Batch) -> Float[T
 
 
 def concatenated(batches: Sequence[Batch]) -> Batch:
-    """The batches one after another, as one."""
+    """Joins the batches into one."""
     columns = zip(*((b.inputs, b.labels, b.other_labels, b.weight) for b in batches), strict=True)
     inputs, labels, others, weights = (None if column[0] is None else torch.cat(column) for column in columns)
     assert inputs is not None and labels is not None
@@ -159,7 +159,7 @@ def training_batches(
 
 
 def at_precision(items: TrainingItems, precision: Literal["float32", "bfloat16"]) -> TrainingItems:
-    """The items made in the precision that networks are trained in, where they can be."""
+    """The items computed in the precision that networks are trained in, where the items allow it."""
     return items.at(precision) if hasattr(items, "at") else items
 
 
@@ -169,7 +169,7 @@ def gives_logits(items: TrainingItems) -> bool:
 
 
 def soft_targets(labels: Tensor, training: TrainingConfig, logits: bool) -> Tensor:
-    """What networks are to meet: hard labels as they are, soft ones as the training's loss and temperature have it.
+    """The targets of training: hard labels unchanged, soft labels for the training's loss and temperature.
 
         p = softmax(logits / T);   probabilities become p^(1/T) over its sum, which is the same of their logarithms
 
@@ -188,7 +188,7 @@ def soft_targets(labels: Tensor, training: TrainingConfig, logits: bool) -> Tens
 
 
 def check_items(inputs: Inputs, labels: Tensor, num_items: int, num_classes: int, logits: bool = False) -> None:
-    """Raises what cannot be trained on: InputError where a user can mend it, ValueError where `items` is at fault."""
+    """Refuses untrainable items: InputError where a user can mend it, ValueError where the items break the protocol."""
     if not num_items:
         raise InputError("there are no items to train on; give at least one")
     soft = labels.is_floating_point() and labels.ndim == 2

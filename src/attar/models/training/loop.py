@@ -112,7 +112,7 @@ def trainer_for(
     progress: Progress | None = None,
     hooks: Hooks | None = None,
 ) -> Trainer:
-    """What `train_networks` trains with, once the items have been checked; raises what it raises of them."""
+    """Checks the items, and makes what `train_networks` trains with."""
     inputs, labels = items.epoch(0, generator(seeds[0], "items", 0))
     check_items(inputs, labels, items.num_items, num_classes, gives_logits(items))
     channels, height, width = inputs.shape[1:]
@@ -126,7 +126,7 @@ IdentityType = TypeVar("IdentityType", bound="TrainingIdentity")
 
 
 class TrainingIdentity(Config):
-    """All that the bytes of a trained network depend on; its content key names what is cached.
+    """Everything that determines the bytes of a trained network; its content key names what is cached.
 
     The kind of device and the resolved precision are among it: the same seed gives other roundings there, and a
     distilled file must not depend on where a network came from. The versions of attar and torch are not: they change
@@ -150,7 +150,7 @@ class TrainingIdentity(Config):
         device: torch.device,
         **others: Any,
     ) -> IdentityType:
-        """The identity of training so on that many items; `others` are the fields that do not follow from these."""
+        """The identity of this training; `others` are the fields that do not follow from the other arguments."""
         acceleration = training_acceleration(architecture, num_items, training, device)
         training = training.model_copy(update={"precision": acceleration.precision})
         return cls(
@@ -319,7 +319,7 @@ class Trainer:
     def _go_on(
         self, parameters: list[Tensor], seeds: Sequence[int], optimizer: torch.optim.Optimizer, monitor: _LossMonitor
     ) -> int:
-        """The epoch to go on from, everything being as it was then."""
+        """Restores the state of the start, and returns its epoch."""
         start = self.hooks.start
         assert start is not None
         snapshot = start if len(seeds) == len(start.seeds) else start.row(start.seeds.index(seeds[0]))
@@ -339,7 +339,7 @@ class _LossMonitor:
         self._sum, self._num_summed = torch.zeros(len(seeds)), 0
 
     def skip(self, num_steps: int) -> None:
-        """So many steps of each network were done before."""
+        """Counts steps of each network that were done before."""
         self._num_steps = num_steps
         self._progress.advance(num_steps * len(self._seeds))
 
@@ -351,13 +351,13 @@ class _LossMonitor:
         return means
 
     def record(self, losses: Tensor) -> None:
-        """The losses of one step, [] or [networks]."""
+        """Takes the losses of one step, [] or [networks]."""
         self._losses.append(losses.reshape(-1))
         if len(self._losses) >= self._interval:
             self.flush()
 
     def flush(self) -> None:
-        """Waits for the device."""
+        """Checks and reports the losses so far. Waits for the device."""
         if not self._losses:
             return
         losses = torch.stack(self._losses).cpu()

@@ -86,7 +86,7 @@ class TrainingConfig(Config):
 
 @dataclass(frozen=True)
 class Plan:
-    """How many epochs and steps a configuration means for so many items."""
+    """The number of epochs and steps of a training."""
 
     num_epochs: int
     num_steps: int
@@ -94,7 +94,7 @@ class Plan:
 
     @classmethod
     def of(cls, training: TrainingConfig, num_items: int) -> Plan:
-        """Epochs as configured, more where `min_steps` asks for it, fewer where `max_steps` does."""
+        """The configured epochs, or more for `min_steps`, or fewer for `max_steps`."""
         per_epoch = math.ceil(num_items / training.batch_size)
         epochs = max(training.epochs, math.ceil((training.min_steps or 0) / per_epoch))
         steps = min(epochs * per_epoch, training.max_steps or epochs * per_epoch)

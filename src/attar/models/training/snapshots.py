@@ -23,7 +23,7 @@ _ROWS = ("parameters", "momentum", "squares", "buffers")
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that the rest of a training depends on, apart from its settings and items; copies, on the CPU.
+    """Everything besides settings and items that the rest of a training depends on; copies, on the CPU.
 
     Args:
         seeds: of the networks.
@@ -73,7 +73,7 @@ class Snapshot:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor of one row for each network that there is."""
+        """The tensors that have one row for each network, without those that are absent."""
         values = {name: getattr(self, name) for name in _ROWS}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -101,7 +101,7 @@ class Snapshot:
     def restore(
         self, parameters: Sequence[Tensor], optimizer: torch.optim.Optimizer, buffers: Sequence[Tensor] = ()
     ) -> None:
-        """Makes parameters, optimiser and buffers, in place, what they were.
+        """Sets parameters, optimiser and buffers, in place, to what they were.
 
         Raises:
             ValueError: a snapshot without the buffers, or of another optimiser.
@@ -124,7 +124,7 @@ class Snapshot:
 
 
 class SnapshotFile:
-    """What a training goes on from, on disk; replaced after every epoch, so that a kill costs at most that epoch.
+    """The snapshot on disk that a training continues from; replaced after every epoch, so a kill costs one at most.
 
     Args:
         path: of the file.
@@ -136,7 +136,7 @@ class SnapshotFile:
         self._path, self._num_parameters, self._num_buffers = path, num_parameters, num_buffers
 
     def keep(self, snapshot: Snapshot) -> None:
-        """Make `snapshot` what the training goes on from."""
+        """Saves a snapshot in place of the one before."""
         from safetensors.torch import save_file
 
         about = {"format": FORMAT, "seeds": " ".join(map(str, snapshot.seeds))}
@@ -146,7 +146,7 @@ class SnapshotFile:
             save_file(tensors, str(temporary), metadata=about)
 
     def read(self, num_epochs: int, most_networks: int = 1) -> Snapshot | None:
-        """What to go on from; None where there is nothing, or nothing whole of at most so many epochs and networks."""
+        """The saved snapshot; None where there is none, a damaged one, or one of more epochs or networks."""
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -166,7 +166,7 @@ class SnapshotFile:
         return Snapshot(seeds, epoch, num_updates=num_updates, **tensors)
 
     def remove(self) -> None:
-        """The training is finished."""
+        """Deletes the file; the training is finished."""
         self._path.unlink(missing_ok=True)
 
     def _fit(self, tensors: dict[str, Tensor], count: int) -> bool:

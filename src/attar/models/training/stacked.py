@@ -14,7 +14,7 @@ from attar.models.training.items import Batch, concatenated, item_losses
 
 
 def is_stackable(network: nn.Module) -> bool:
-    """False with batch norm: its running statistics are changed in place, which vmap does not allow."""
+    """Whether a network has no batch norm, whose running statistics change in place; vmap does not allow that."""
     return not any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
 
 
@@ -36,7 +36,7 @@ class StackedNetworks:
         return list(self._stacked.values())
 
     def losses(self, batches: Sequence[Batch]) -> Tensor:
-        """[S], each network's mean loss on its own batch."""
+        """Each network's mean loss on its own batch, [S]."""
         batch = concatenated(batches)
         inputs = batch.inputs.unflatten(0, (len(self._copies), -1))
 
@@ -49,7 +49,7 @@ class StackedNetworks:
         return item_losses(logits, batch).unflatten(0, (len(self._copies), -1)).mean(1)
 
     def networks(self) -> list[Network]:
-        """The copies, with the present values."""
+        """The copies, with the trained values."""
         for index, network in enumerate(self._copies):
             network.load_state_dict({name: tensor[index] for name, tensor in self._stacked.items()})
         return self._copies

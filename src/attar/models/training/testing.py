@@ -18,7 +18,7 @@ from attar.models.training.acceleration import Precision, forward_flops, forward
 
 @dataclass(frozen=True)
 class TestResult:
-    """What a network made of the test images.
+    """How a network classified the test images.
 
     Args:
         accuracy: fraction of images whose largest logit is their class's.
@@ -34,7 +34,7 @@ class TestResult:
 
     @classmethod
     def of(cls, confusion: Int64[Tensor, "classes classes"]) -> TestResult:
-        """The result that a confusion matrix stands for."""
+        """The result with this confusion matrix."""
         right = confusion.diagonal()
         return cls(int(right.sum()) / int(confusion.sum()), confusion, right.float() / confusion.sum(1))
 
