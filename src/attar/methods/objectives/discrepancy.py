@@ -24,7 +24,7 @@ from attar.methods.objectives.objective import (
     MatchingConfig,
     Objective,
     Synthetic,
-    backward_in_chunks,
+    gradient_in_chunks,
     draw_trajectory,
 )
 from attar.models.experts.config import ExpertsConfig
@@ -239,7 +239,10 @@ class Discrepancy(Objective):
             torch.bincount(synthetic.labels[items], minlength=self.num_classes).cpu(),
             self._bandwidths(seen, labels.to(seen.device)),
         )
-        loss = backward_in_chunks(rendered, lambda inputs: self._features(inputs, drawn), compare, self.chunk_items)
+        loss, gradient = gradient_in_chunks(
+            rendered, lambda inputs: self._features(inputs, drawn), compare, self.chunk_items
+        )
+        rendered.backward(gradient)
         return {"loss": float(loss)}
 
     def _draw_expert(self, generator: torch.Generator) -> Tensor:

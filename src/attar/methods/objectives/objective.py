@@ -333,18 +333,18 @@ def draw_trajectory(experts: Experts, most: int, generator: torch.Generator) -> 
     return int(torch.randint(count, (1,), generator=generator))
 
 
-def backward_in_chunks(
+def gradient_in_chunks(
     rendered: Tensor,
     features_of: Callable[[Tensor], Tensor],
     compare: Callable[[Tensor], tuple[Tensor, Tensor]],
     chunk_items: int,
-) -> Tensor:
-    """The loss of all items' features; its gradient goes through the network chunk by chunk, and to the items at once.
+) -> tuple[Tensor, Tensor]:
+    """The loss of all items' features and its gradient with respect to the items, found chunk by chunk.
 
     Where items do not fit in one chunk, their features are found without graph first, and then again with one.
 
     Args:
-        rendered: the items, with their graph.
+        rendered: the items; their own graph is left alone.
         features_of: items to features, differentiable.
         compare: all features, without graph, to (loss, its gradient with respect to them).
         chunk_items: the most items that go through the network at once.
@@ -357,5 +357,4 @@ def backward_in_chunks(
     gradients: list[Tensor] = []
     for leaf, of_chunk in zip(leaves, of_features.split(chunk_items), strict=True):
         gradients += torch.autograd.grad(features if in_one else features_of(leaf), leaf, of_chunk)
-    rendered.backward(torch.cat(gradients))
-    return loss
+    return loss, torch.cat(gradients)
