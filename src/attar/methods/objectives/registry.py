@@ -12,6 +12,11 @@ from attar.methods.objectives.inversion import InversionConfig
 from attar.methods.objectives.trajectories import TrajectoriesConfig
 
 PartConfig: TypeAlias = (
-    FeaturesConfig | GradientsConfig | TrajectoriesConfig | AlignmentConfig | InversionConfig | DiscrepancyConfig
-)
+    FeaturesConfig
+    | GradientsConfig
+    | TrajectoriesConfig
+    | AlignmentConfig
+    | InversionConfig
+    | DiscrepancyConfig
+)  # fmt: skip
 """Objectives that match by themselves; each can be a part of a sum."""
