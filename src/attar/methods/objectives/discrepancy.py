@@ -24,8 +24,8 @@ from attar.methods.objectives.objective import (
     MatchingConfig,
     Objective,
     Synthetic,
-    gradient_in_chunks,
     draw_trajectory,
+    gradient_in_chunks,
 )
 from attar.models.experts.config import ExpertsConfig
 from attar.models.networks.network import Network, NetworkConfig, num_parameters
