@@ -27,7 +27,7 @@ WITHOUT_FIGURES = {
     *("mtt-bird-128-ipc1", "mtt-yellow-128-ipc1"),  # figures exist, but were not found in a source
     *(f"{method}-{data}" for method in ("dc", "dsa") for data in ("cifar100-ipc50", "tiny-ipc1", "tiny-ipc10")),
     *("dc", "dsa", "dc-tiny-ipc50", "dsa-tiny-ipc50"),
-    *("lic", "random-regions", "fred-dc"),
+    *("lic", "random-regions", "fred-dc", "ncfm"),
     *("ld3m-dc-official", "ld3m-dm-official", "ld3m-mtt-official"),  # the official code gives none
     *("d3", "d3-fixed", "d3-mtt", "d3-mmd", "d3-alternating"),
     *("d3-cifar100-2lpc", "d3-cifar100-5lpc"),  # figures exist, but were not found in a source

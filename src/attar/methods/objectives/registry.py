@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from attar.methods.objectives.alignment import AlignmentConfig
+from attar.methods.objectives.characteristic import CharacteristicConfig
 from attar.methods.objectives.discrepancy import DiscrepancyConfig
 from attar.methods.objectives.features import FeaturesConfig
 from attar.methods.objectives.gradients import GradientsConfig
@@ -18,5 +19,6 @@ PartConfig: TypeAlias = (
     | AlignmentConfig
     | InversionConfig
     | DiscrepancyConfig
+    | CharacteristicConfig
 )  # fmt: skip
 """Objectives that match by themselves; each can be a part of a sum."""

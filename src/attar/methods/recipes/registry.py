@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from attar.base.errors import unknown
-from attar.methods.recipes import condensation, coresets, d3, fred, generative, latentdd, mtt, observed
+from attar.methods.recipes import condensation, coresets, d3, fred, generative, latentdd, mtt, ncfm, observed
 from attar.methods.recipes.recipe import Recipe
 
 
@@ -38,6 +38,7 @@ REGISTRY: dict[str, Callable[[], Recipe]] = {
     **_table(mtt.ftd, mtt.FTD),
     **_table(mtt.datm, mtt.DATM),
     **_table(fred.fred, fred.FRED),
+    **_table(ncfm.ncfm, ncfm.NCFM),
     **_table(d3.d3_small, d3.D3_SMALL),
     **_table(d3.d3_published, d3.D3),
     **_table(generative.ld3m, generative.LD3M),
