@@ -29,8 +29,17 @@ from attar.studies.audit.auditing import audit
 from attar.studies.audit.card import NO_GUARANTEE, AuditCard
 from attar.studies.audit.labels import label_facts
 from attar.studies.audit.membership import roc_figures
-from attar.studies.audit.neighbours import Nearest, compared, copy_limit, equal_parts, nearest, pixel_space
-from attar.studies.audit.statistics import binomial_interval, quantiles_of_others, tail_probability
+from attar.studies.audit.neighbours import (
+    Nearest,
+    binomial_interval,
+    compared,
+    copy_limit,
+    equal_parts,
+    nearest,
+    pixel_space,
+    quantiles_of_others,
+    tail_probability,
+)
 from small_sets import build, digit_images
 
 NETWORK = "convnet:d1w8"

@@ -22,14 +22,7 @@ CHECKPOINT_STEPS = 100
 
 @dataclass(frozen=True)
 class Distillation:
-    """One set to make.
-
-    Args:
-        room: of the cache.
-        recipe, budget, seed, device: as of `distill`.
-        train: the only images that the run sees.
-        data: name of the images.
-    """
+    """One set to make of nothing but `train`, images of the data of that name, kept in a room of the cache."""
 
     room: str
     recipe: Recipe

@@ -100,6 +100,8 @@ def audit(
     splits = load_splits(data, conditions.progress)
     check_fit(small, splits)
     job = conditions.measurement(small.image_shape, small.preprocess.code_shape, splits.name)
+    if len(job.networks) > 1:
+        raise InputError(f"an audit has one network and was given {len(job.networks)}; name one, e.g. convnet")
     training = Training(job.networks[0], job.protocol, job.device)
     subject = _Subject(small, splits, training, seed, job.progress)
     neighbours, comparisons = subject.compare(subject.spaces(features))
@@ -115,12 +117,7 @@ def audit(
 
 @dataclass(frozen=True)
 class _Subject:
-    """A set beside real images.
-
-    Args:
-        distilled, splits, seed, progress: as of `audit`, loaded.
-        training: of networks on the set; its device is where distances are computed.
-    """
+    """A set beside real images; distances are computed on the device of `training`."""
 
     distilled: DistilledSet
     splits: Splits
@@ -131,11 +128,6 @@ class _Subject:
     @cached_property
     def images(self) -> Tensor:
         return self.distilled.images(clamp=True)
-
-    @property
-    def mirror(self) -> bool:
-        """Whether a mirrored copy is a copy too."""
-        return not mirroring_harms(self.splits.name)
 
     @property
     def parts(self) -> dict[Part, ImageSet]:
@@ -155,10 +147,9 @@ class _Subject:
                 raise InputError(f"{error}; or take --features random") from None
             name = f"features of a {network.name} trained on the set ({self.training.protocol.label})"
         images = self.images.to(device)
-        spaces = [
-            pixel_space(images, self.mirror),
-            feature_space(images, self.mirror, built, preprocess.to(device), name),
-        ]
+        mirror = not mirroring_harms(self.splits.name)
+        pixels = pixel_space(images, mirror)
+        spaces = [pixels, feature_space(images, mirror, built, preprocess.to(device), name)]
         codes = code_space(self.distilled, device)
         return spaces if codes is None else [*spaces, codes]
 

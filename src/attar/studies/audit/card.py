@@ -45,7 +45,7 @@ class Neighbours(Config):
         p_value: of so many or more, each neighbour being a training image with the expected probability, by itself:
             distilled images that share a neighbour count together.
         train_indices, heldout_indices: places of the neighbours in their part, one for each distilled image.
-        train_distances, heldout_distances: in the unit.
+        train_distances, heldout_distances: to them, in the unit.
     """
 
     space: str
@@ -102,8 +102,7 @@ class Limit(Config):
         factor * the quantile of the distances from held-out images to their nearest training images
 
     Args:
-        space, unit: where distances are taken.
-        distance: the limit; 0 where so many held-out images are in the training data.
+        distance: the limit, in `space`; 0 where so many held-out images are in the training data.
         quantile, factor: of the rule.
         num_heldout: held-out images behind it.
         median: of their distances.
@@ -137,14 +136,10 @@ class Copy(Config):
     """A distilled image that is a real one, or next to it.
 
     Args:
-        item: its place among the distilled ones.
-        item_class: its class.
-        part: of the real data: "train" or "test".
-        index: place of the real image in its part.
-        image_class: class of the real image.
+        item, item_class: its place among the distilled ones, and its class.
+        part, index, image_class: of the real image.
         kind: "verbatim": equal up to 8-bit rounding; "near": below the limit.
-        space: where it was found.
-        distance: there.
+        space, distance: where it was found, and how near.
         mirrored: whether the real image's mirror image is meant.
     """
 
@@ -171,20 +166,13 @@ class AuditCard(Card):
     """Everything that one audit found.
 
     Args:
-        name: what the set is called here.
-        fingerprint: of the set.
-        num_items: distilled images.
+        name, fingerprint, num_items: of the set.
         initial, real_pixels_inside, provenance, privacy: what the file says of itself.
         data, train_fingerprint, test_fingerprint: name of the real data, and its parts.
-        seed: of what was drawn.
-        device, versions: of the computation.
         neighbours: in every space, with equally many training and held-out images; in cheap ones with all of them too.
         limits: for copies, in every space where they are looked for.
         copies: each distilled image at most once for each part.
         membership: of images in the training half of sets made alike; None where it was not tested.
-        labels: what the labels give away.
-        guarantee: what is not claimed.
-        notes: what a reader should know.
     """
 
     noun = "audit"

@@ -42,13 +42,7 @@ KEPT = TypeAdapter(list[FiniteFloat])
 
 
 class Estimate(Config):
-    """A mean over attacked sets.
-
-    Args:
-        mean: over the sets.
-        low, high: 95 % interval, cut to [0, 1].
-        values: one for each set.
-    """
+    """A mean over attacked sets with its 95 % interval, cut to [0, 1], and the value of each set."""
 
     mean: float
     low: float
@@ -80,12 +74,7 @@ class Estimate(Config):
 
 
 class Rate(Config):
-    """Members found where so small a share of the others is taken for one.
-
-    Args:
-        false_positive_rate: that share.
-        found: the share of members; None where there are too few other images to resolve the rate.
-    """
+    """The share of members found at a false-positive rate; None where the other images are too few to resolve it."""
 
     false_positive_rate: float
     found: Estimate | None
@@ -180,10 +169,7 @@ def roc_figures(
     Args:
         members, others: scores float [P] and [N], at least one of each; a high one means "member".
         false_positive_rates: f; at each, the lowest threshold that takes no larger share of the others for members.
-
-    Returns:
-        The area, and for each f the share of members found; None where there are fewer than 1 / f others, because that
-        rate cannot be told from 0.
+            With fewer than 1 / f others it cannot be told from 0, and there is no rate.
     """
     from sklearn.metrics import auc, roc_curve
 
@@ -216,13 +202,7 @@ def attack(confidences: Float[Tensor, "sets candidates"], members: Tensor) -> tu
 
 @dataclass(frozen=True)
 class Training:
-    """How a network is trained on a distilled set.
-
-    Args:
-        network: with its depth resolved.
-        protocol: with its flip resolved.
-        device: where.
-    """
+    """How a network is trained on a distilled set; the network's depth and the protocol's flip are resolved."""
 
     network: NetworkConfig
     protocol: Protocol
@@ -359,11 +339,7 @@ def half(seed: int, number: int, labels: Int64[Tensor, " images"]) -> Tensor:
 
 
 def recipe_of(distilled: DistilledSet) -> tuple[Recipe, str]:
-    """The recipe and the budget that the set was made with, from its file.
-
-    Raises:
-        InputError: the file does not say it, or says what no recipe is.
-    """
+    """The recipe and the budget that the set was made with. Raises InputError where its file does not say them."""
     settings = {key: value for key, value in distilled.manifest.recipe.items() if key not in ("subtasks", "split")}
     try:
         recipe = Recipe.model_validate_json(json.dumps(settings))

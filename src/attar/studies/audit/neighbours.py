@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,11 +14,11 @@ from attar.base.progress import Progress
 from attar.base.randomness import generator
 from attar.base.shapes import Float, Int64
 from attar.data.image_set import ImageSet, Splits
+from attar.evaluation.statistics import CONFIDENCE
 from attar.models.codecs.codec import Codec
 from attar.models.networks.network import Network
 from attar.sets.distilled import DistilledSet
 from attar.studies.audit.card import Copy, Limit, Neighbours, Part
-from attar.studies.audit.statistics import binomial_interval, quantiles_of_others, tail_probability
 
 BLOCK_VALUES = 1 << 24
 LEVELS = 255.0
@@ -76,12 +78,7 @@ class Comparison:
 
 
 def pixel_space(images: Float[Tensor, "items C H W"], mirror: bool) -> Space:
-    """Pixels in 8-bit levels.
-
-    Args:
-        images: the distilled ones, in [0, 1].
-        mirror: look for mirrored images too.
-    """
+    """Pixels in 8-bit levels; `images` are the distilled ones, in [0, 1]."""
 
     def centred(batch: Tensor) -> Tensor:
         return batch.flatten(1) - 0.5  # small values, because distances are differences of their squares
@@ -124,13 +121,7 @@ def _queries(values: Callable[[Tensor], Tensor], images: Tensor, mirror: bool) -
 
 
 def equal_parts(splits: Splits, most: int, seed: int) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"]]:
-    """Places of equally many training and held-out images: of each class as many as both parts have.
-
-    Args:
-        splits: both parts.
-        most: images of each part, about.
-        seed: of the draw.
-    """
+    """Places of equally many training and held-out images: of each class as many as both have, about `most` in all."""
     share = max(1, most // splits.train.num_classes)
     members_of_both = zip(splits.train.class_indices, splits.test.class_indices, strict=True)
     counts = [min(share, len(train), len(test)) for train, test in members_of_both]
@@ -224,10 +215,6 @@ def copy_limit(space: Space, strangers: Float[Tensor, " heldout"]) -> Limit:
 
         limit = 0.5 q,   q the 1 % quantile of the distances from held-out images to the nearest training image
 
-    Args:
-        space: of the distances.
-        strangers: the distances.
-
     Source: ours. Half of a low quantile, because distances of unrelated images thin out fast below it, and because
         images that a data set holds twice, as CIFAR-10 does, lie there: they make the limit smaller, never larger.
     """
@@ -258,10 +245,8 @@ def find_copies(
     """Each distilled image that is a copy, once: verbatim where it is, else in the space where it is nearest.
 
     Args:
-        distilled: the set.
-        images: of its items.
-        part: of the real data.
-        real: the images of that part.
+        distilled, images: the set, and the images of its items.
+        part, real: of the real data.
         comparisons: in pixels first.
     """
     differences = _largest_differences(images, real, comparisons[0].nearest[part])
@@ -304,3 +289,40 @@ def _largest_differences(images: Tensor, real: ImageSet, near: Nearest) -> Int64
         levels = (turned.clamp(0, 1) * LEVELS).round().to(torch.int16)
         largest.append((levels - real.images[near.indices[items]].to(torch.int16)).abs().flatten(1).amax(1))
     return torch.cat(largest)
+
+
+def binomial_interval(hits: int, trials: int) -> tuple[float, float]:
+    """The exact 95 % confidence interval of a share of `hits` in `trials`, of which there is at least one.
+
+    Source: Clopper & Pearson 1934.
+    """
+    from scipy.stats import binomtest
+
+    low, high = binomtest(hits, trials).proportion_ci(CONFIDENCE, method="exact")
+    return float(low), float(high)
+
+
+def tail_probability(weights: Sequence[int], share: float, observed: int) -> float:
+    """The probability that a sum of weights reaches what was observed, when each counts with one probability.
+
+        P(sum_u w_u b_u >= observed),   b_u independent, P(b_u = 1) = share
+
+    Exact: the binomial law of the number of each distinct weight, convolved with those of the other weights.
+    """
+    from scipy.stats import binom
+
+    law = np.ones(1)
+    for weight, number in sorted(Counter(weights).items()):
+        spaced = np.zeros(weight * number + 1)
+        spaced[::weight] = binom.pmf(np.arange(number + 1), number, share)
+        law = np.convolve(law, spaced)
+    return min(1.0, float(law[observed:].sum()))
+
+
+def quantiles_of_others(values: Float[Tensor, " values"], share: float) -> Float[Tensor, " values"]:
+    """For each value the quantile of all others, in O(N^2) memory; for a single value itself."""
+    count = len(values)
+    if count == 1:
+        return values.clone()
+    others = values.expand(count, count)[~torch.eye(count, dtype=torch.bool)]
+    return others.view(count, count - 1).quantile(share, dim=1)

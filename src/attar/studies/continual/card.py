@@ -21,10 +21,8 @@ class Step(Config):
     """One step: a group of classes was added to the memory, and networks were trained on all of it from scratch.
 
     Args:
-        classes: names of those that were added.
-        num_classes: seen so far.
-        num_test: test images of all classes seen so far.
-        fingerprint: of the distilled set that was added.
+        classes, fingerprint: names of the classes, and of the distilled set, that were added.
+        num_classes, num_test: classes so far, and test images of them.
         rows: as of a scorecard, network by network; `num_bytes` is what the whole memory takes.
     """
 
@@ -36,15 +34,7 @@ class Step(Config):
 
 
 class Average(Config):
-    """A row's average incremental accuracy: the mean over all steps, seed by seed.
-
-    Args:
-        name: of the row.
-        network: of the row.
-        accuracies: percent, one a seed.
-        mean: percent.
-        std: percent over seeds; None for a single seed.
-    """
+    """A row's average incremental accuracy: the mean over all steps, seed by seed, in percent."""
 
     name: str
     network: NetworkConfig
@@ -76,13 +66,9 @@ class ContinualCard(Card):
         order_seed: of the order of the classes; None for the data's own.
         protocol: every setting, as used.
         data, test_fingerprint, train_fingerprint: name of the data and its two parts, all classes.
-        image_shape: (C, H, W).
         seeds: of the networks and of the random images; the same for all rows and steps.
-        device, versions: of the measurement.
-        steps: in their order.
         differences: the distilled row minus each other one at the last step.
         averages: of each row over all steps.
-        notes: what a reader should know before believing a number.
     """
 
     noun = "continual card"

@@ -29,12 +29,7 @@ METHOD = (
 
 
 class Contender(Config):
-    """A network and what is changed in its training.
-
-    Args:
-        network: with its depth resolved.
-        settings: of the protocol's training, replaced.
-    """
+    """A network with its depth resolved, and the settings that are replaced in the protocol's training."""
 
     network: NetworkConfig
     settings: dict[str, Any]
@@ -49,11 +44,8 @@ class Scores(Config):
     """What every candidate reaches when it is trained on one kind of items.
 
     Args:
-        name: of the items, as in a scorecard.
-        num_items: training items.
-        num_bytes: as stored.
+        name, num_items, num_bytes, note: of the items, as in a scorecard.
         accuracies: percent, [candidate][seed].
-        note: what should be known about the items.
     """
 
     name: str
@@ -124,13 +116,9 @@ class RankCard(Card):
         data, train_fingerprint, test_fingerprint, num_test: name of the data, its parts and its number of test images.
         protocol: how candidates are trained on the set and on what is compared with it, before their own settings.
         reference: the same on all real images.
-        seeds: the same for all.
-        device, versions: of the measurement.
-        candidates: at least 3.
         scores: all real images first, then the set, then real images of its bytes.
         agreements: of each but the first.
         itself: Spearman and Kendall of one seed on all real images with the mean of the others; None for one seed.
-        notes: what a reader should know.
     """
 
     noun = "rank card"
