@@ -106,7 +106,7 @@ def splits() -> Splits:
 @pytest.fixture(scope="module")
 def short() -> Protocol:
     chosen = protocol("quick")
-    few = {"epochs": 20, "min_steps": None, "max_steps": 20, "learning_rate": 0.05}
+    few = {"epochs": 10, "min_steps": None, "max_steps": 10, "learning_rate": 0.05}
     return chosen.model_copy(update={"training": TrainingConfig.model_validate({**dict(chosen.training), **few})})
 
 
