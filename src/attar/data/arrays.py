@@ -14,12 +14,11 @@ from torch import Tensor
 from attar.base.errors import InputError
 from attar.base.shapes import Int64, UInt8
 from attar.data.image_set import ImageSet
-from attar.data.offers import Source, offer_of
+from attar.data.offers import TEST_NAMES, Source, offer_of
 
 _IMAGE_KEYS = ("images", "image", "x", "data")
 _LABEL_KEYS = ("labels", "label", "y", "targets")
 _CLASS_KEYS = ("classes", "class_names", "label_names")
-_TEST_PARTS = ("test", "val", "valid", "validation")
 
 
 def open_arrays(images: Any, labels: Any) -> Source:
@@ -44,7 +43,7 @@ def open_array_file(path: Path) -> Source:
                 f"{path.name} holds {sorted(archive.files)}; name its arrays images and labels (or x_train, y_train, "
                 "x_test, y_test)"
             )
-        test = next((pair for pair in (_find_pair(keys, part) for part in _TEST_PARTS) if pair), None)
+        test = next((pair for pair in (_find_pair(keys, part) for part in TEST_NAMES) if pair), None)
         names = next((_member(archive, keys[key], path) for key in _CLASS_KEYS if key in keys), None)
         pairs = [pair for pair in (train, test) if pair]
         parts = [(_member(archive, images, path), _member(archive, labels, path)) for images, labels in pairs]

@@ -11,12 +11,11 @@ from typing import Any
 import torch
 
 from attar.base.errors import InputError
-from attar.data.offers import Encoded, Offer, Source
+from attar.data.offers import TEST_NAMES, Encoded, Offer, Source, stamps
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}) | {
     *(".jp2", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"),
 }
-_TEST_NAMES = ("test", "val", "valid", "validation")
 
 
 def open_folder(root: Path) -> Source:
@@ -30,18 +29,14 @@ def open_folder(root: Path) -> Source:
         InputError: no class folders, a single one, or one without pictures (one line with the mend).
     """
     train, test = _parts(root)
-    return Source(_display_name(root), _offer(train), _offer(test) if test is not None else None)
-
-
-def _display_name(root: Path) -> str:
-    """The folder's own name, never its absolute path."""
-    return root.resolve().name or "images"
+    name = root.resolve().name or "images"  # never an absolute path: it stands in manifests
+    return Source(name, _offer(train), _offer(test) if test is not None else None)
 
 
 def _parts(root: Path) -> tuple[Path, Path | None]:
     folders = {folder.name.lower(): folder for folder in _subfolders(root)}
-    tests = [folders[name] for name in _TEST_NAMES if name in folders and _subfolders(folders[name])]
-    only_splits = set(folders) <= {"train", *_TEST_NAMES}
+    tests = [folders[name] for name in TEST_NAMES if name in folders and _subfolders(folders[name])]
+    only_splits = set(folders) <= {"train", *TEST_NAMES}
     if "train" in folders and _subfolders(folders["train"]) and (tests or only_splits):
         return folders["train"], tests[0] if tests else None
     if tests and only_splits and "train" not in folders:
@@ -98,10 +93,7 @@ class _Files:
 
     def identity(self, positions: Sequence[int]) -> list[Any]:
         paths = [self.paths[position] for position in positions]
-        facts = [os.stat(path) for path in paths]  # noqa: PTH116
-        names = [os.path.relpath(path, self.root) for path in paths]
-        stats = [(fact.st_size, fact.st_mtime_ns, fact.st_ctime_ns) for fact in facts]
-        return [str(self.root.resolve()), names, stats]
+        return [str(self.root.resolve()), [os.path.relpath(path, self.root) for path in paths], stamps(paths)]
 
 
 def _listed(root: Path, folders: dict[str, Path], chosen: list[str]) -> Encoded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from attar.base.shapes import Int64
 from attar.data.image_set import ImageSet, items_of_classes
 
 Picture = Path | bytes | Image.Image
+TEST_NAMES = ("test", "val", "valid", "validation")
 
 
 @runtime_checkable
@@ -28,6 +30,12 @@ class Pictures(Protocol):
 
     def identity(self, positions: Sequence[int]) -> list[Any]:
         """JSON-able facts that change whenever one of these pictures does: what a cache entry is keyed by."""
+
+
+def stamps(paths: Sequence[Path | str]) -> list[tuple[int, int, int]]:
+    """Size and times of each file, which change whenever the file does."""
+    stats = [os.stat(path) for path in paths]  # noqa: PTH116 (called for every file)
+    return [(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats]
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,8 @@ def _open_parts(
     places, names = (list(range(len(available))), available) if classes is None else match_classes(classes, available)
     train = source.train.open(places)
     if source.test is None:
-        return list(stratified(train, test_fraction, split_seed)), tuple(names)
+        rest, share = stratified_places(train.labels, train.classes, test_fraction, split_seed)
+        return [train.select(rest), train.select(share)], tuple(names)
     missing = [available[place] for place in places if available[place] not in source.test.classes]
     surplus = sorted(set(source.test.classes) - set(available)) if classes is None else []
     if missing or surplus:
@@ -167,26 +168,18 @@ def _open_parts(
     return [train, source.test.open(test_places)], tuple(names)
 
 
-def stratified(part: Part, fraction: float, seed: int) -> tuple[Part, Part]:
-    """(the rest, a seeded share of each class, at least one image and never all), both in the part's order.
-
-    Raises:
-        InputError: a class of fewer than two images.
-    """
-    rest, share = stratified_places(part.labels, part.classes, fraction, seed)
-    return part.select(rest), part.select(share)
-
-
 def stratified_places(
     labels: Int64[Tensor, " items"], classes: Sequence[str], fraction: float, seed: int, purpose: str = "split"
 ) -> tuple[Int64[Tensor, " rest"], Int64[Tensor, " share"]]:
-    """The places of the two parts of `stratified`, both ascending; another purpose is another draw.
+    """(the rest, a seeded share of each class: at least one item and never all), both ascending.
+
+    Another purpose is another draw.
 
     Raises:
         InputError: a class of fewer than two images.
     """
-    train: list[Int64[Tensor, " members"]] = []
-    test: list[Int64[Tensor, " members"]] = []
+    rests: list[Int64[Tensor, " members"]] = []
+    shares: list[Int64[Tensor, " members"]] = []
     for label, name in enumerate(classes):
         members = (labels == label).nonzero().flatten()
         if len(members) < 2:
@@ -195,9 +188,9 @@ def stratified_places(
             )
         count = min(max(round(len(members) * fraction), 1), len(members) - 1)
         order = members[torch.randperm(len(members), generator=generator(seed, purpose, name))]
-        test.append(order[:count])
-        train.append(order[count:])
-    return torch.cat(train).sort().values, torch.cat(test).sort().values
+        shares.append(order[:count])
+        rests.append(order[count:])
+    return torch.cat(rests).sort().values, torch.cat(shares).sort().values
 
 
 def digits() -> ImageSet:

@@ -16,7 +16,7 @@ import torch
 
 from attar.base.errors import InputError
 from attar.data.arrays import class_names_from_labels, labels_from_array
-from attar.data.offers import Encoded, Offer, Pictures, Source, offer_of
+from attar.data.offers import Encoded, Offer, Pictures, Source, offer_of, stamps
 
 _IMAGE_COLUMNS = ("image", "img", "images", "picture", "pixel_values", "png", "jpg", "webp")
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "cls", "category")
@@ -154,13 +154,8 @@ def rows_of(table: Any) -> Rows:
 
 def _table(files: Sequence[Path], root: Path, soft: bool) -> Table:
     title = files[0].name if len(files) == 1 else f"{files[0].name} and {len(files) - 1} more"
-    facts = [[str(file.resolve()) for file in files], _stats(files)]
+    facts = [[str(file.resolve()) for file in files], stamps(files)]
     return Table([_open(file) for file in files], title, facts, root.resolve(), soft)
-
-
-def _stats(files: Sequence[Path]) -> list[tuple[int, int, int]]:
-    stats = [file.stat() for file in files]
-    return [(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats]
 
 
 def _open(path: Path) -> Rows:
@@ -255,7 +250,7 @@ class Table(Pictures):
     def identity(self, positions: Sequence[int]) -> list[Any]:
         """See `Pictures`."""
         files = [Path(self.read(position)) for position in positions] if self._names_files else []  # type: ignore[arg-type]
-        return [*self._facts, self.image_column, list(positions), *([_stats(files)] if files else [])]
+        return [*self._facts, self.image_column, list(positions), *([stamps(files)] if files else [])]
 
     def soft_labels(self) -> np.ndarray | None:
         """A number for every class as the table has them, float32 [N, K]; None without such a column."""

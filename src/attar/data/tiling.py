@@ -96,10 +96,12 @@ def squeeze(images: Float[Tensor, "items C H W"], grid: Grid) -> Float[Tensor, "
     if grid.side == 1:
         return images
     height, width = images.shape[2:]
+    start = images.new_zeros(1)
     canvases = images.new_empty(len(images) // grid.num_tiles, *images.shape[1:])
     for place, (top, left, bottom, right) in enumerate(tile_boxes(height, width, grid).tolist()):
         members = images[place :: grid.num_tiles]
-        rows, columns = _reducing(images, height, bottom - top), _reducing(images, width, right - left)
+        rows = resize_weights(start, start + height, height, bottom - top)
+        columns = resize_weights(start, start + width, width, right - left)
         canvases[:, :, top:bottom, left:right] = resize_by(members, rows, columns)
     return canvases
 
@@ -125,12 +127,6 @@ def expand(
     rows = _enlarging(canvases, heights, height, places // grid.side)
     columns = _enlarging(canvases, widths, width, places % grid.side)
     return resize_by(_cut(canvases, heights, widths)[tiles], rows, columns)
-
-
-def _reducing(images: Tensor, size: int, new_size: int) -> Float[Tensor, "1 new_size size"]:
-    """Weights that bring a whole side of `size` pixels to `new_size`."""
-    start = images.new_zeros(1)
-    return resize_weights(start, start + size, size, new_size)
 
 
 def _cut(canvases: Tensor, heights: list[int], widths: list[int]) -> Float[Tensor, "tiles C h w"]:
