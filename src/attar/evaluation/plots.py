@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette without its yellow: told apart by readers of every colour vision; markers differ as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+QUIET_STYLE: dict[str, Any] = {"markersize": 5.5, "markerfacecolor": "white", "linewidth": 0.8, "zorder": 3}
 QUIET = ("#7f7f7f", "#a8927c", "#7c93a8", "#93a87c", "#a07c9c")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LOG_MINUTES = 5.0
@@ -92,24 +93,20 @@ def plot_accuracy(
     path = _png(out, overwrite, points)
     timed = [point for point in points if point.minutes]
     figure, panels = _figure(2 if timed else 1)
-    styles = _styles(points)
+    _draw_points(panels[0], points, [point.num_bytes for point in points])
     log_axis(panels[0], [point.num_bytes for point in points], size_label, bytes_text)
-    for point in points:
-        _draw_point(panels[0], point, point.num_bytes, styles[point.series])
-    for point in timed:
-        _draw_point(panels[1], point, point.minutes or 0.0, styles[point.series])
+    _accuracy_axis(panels[0], points, chance)
     if timed:
+        _draw_points(panels[1], points, [point.minutes or math.nan for point in points])
         _minutes_axis(panels[1], [point.minutes or 0.0 for point in timed], minutes_label)
         panels[1].sharey(panels[0])
-    for panel in panels:
-        _accuracy_axis(panel, points, chance)
-    for panel in panels[1:]:
-        panel.set_ylabel("")
+        _accuracy_axis(panels[1], points, chance)
+        panels[1].set_ylabel("")
     figure.suptitle("\n".join(textwrap.wrap(title, 75 * len(panels))), x=0.01, ha="left", fontsize=10)
-    handles, labels = panels[0].get_legend_handles_labels()
-    entries = dict(zip(labels, handles, strict=True))  # points of one series have one entry
-    columns = min(2 + len(panels), _columns(figure.get_figwidth(), list(entries)))
-    _legend(figure, columns, entries.values(), entries.keys())
+    _, labels = panels[0].get_legend_handles_labels()
+    # About 15 letters of a small type fit an inch, and a marker takes 6.
+    fitting = int(15 * figure.get_figwidth() / (6 + max(map(len, labels))))
+    _legend(figure, max(1, min(2 + len(panels), fitting)), *panels[0].get_legend_handles_labels())
     return _save(figure, path)
 
 
@@ -183,32 +180,20 @@ def _save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def _styles(points: Sequence[Point]) -> dict[str, dict[str, Any]]:
-    """How each series is drawn: sets in full colours, baselines hollow and in greys."""
-    styles: dict[str, dict[str, Any]] = {}
+def _draw_points(axes: Axes, points: Sequence[Point], x: Sequence[float]) -> None:
+    """Draw each series in its own way: sets in full colours, baselines hollow and in greys."""
     for baseline in (False, True):
-        for number, series in enumerate(dict.fromkeys(point.series for point in points if point.baseline == baseline)):
+        pairs = [(where, point) for where, point in zip(x, points, strict=True) if point.baseline == baseline]
+        for number, name in enumerate(dict.fromkeys(point.series for _, point in pairs)):
             lap, place = divmod(number, len(COLOURS))
             colour = QUIET[number % len(QUIET)] if baseline else COLOURS[place]
-            styles[series] = {
-                "color": colour,
-                "marker": MARKERS[(place + lap) % len(MARKERS)],
-                "markersize": 5.5 if baseline else 8,
-                "markerfacecolor": "white" if baseline else colour,
-                "linewidth": 0.8 if baseline else 1.2,
-                "zorder": 3 if baseline else 4,
-            }
-    return styles
-
-
-def _draw_point(axes: Axes, point: Point, where: float, style: dict[str, Any]) -> None:
-    spread = math.nan if point.std is None else point.std
-    axes.errorbar([where], [point.mean], yerr=[spread], capsize=3, linestyle="none", label=point.series, **style)
-
-
-def _columns(inches: float, labels: Sequence[str]) -> int:
-    """How many columns of the longest label fit, at about 15 letters of a small type an inch and 6 for the marker."""
-    return max(1, int(15 * inches / (6 + max(map(len, labels)))))
+            style = QUIET_STYLE if baseline else {"markersize": 8, "linewidth": 1.2, "zorder": 4}
+            series = [(where, point) for where, point in pairs if point.series == name]
+            axes.errorbar(
+                [where for where, _ in series], [point.mean for _, point in series],
+                yerr=_bars([point.std for _, point in series]), capsize=3, linestyle="none", label=name,
+                color=colour, marker=MARKERS[(place + lap) % len(MARKERS)], **style,
+            )  # fmt: skip
 
 
 def _legend(figure: Figure, columns: int, *entries: Any) -> None:
