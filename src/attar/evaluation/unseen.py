@@ -24,16 +24,6 @@ def networks_of(recipe: Mapping[str, Any]) -> tuple[NetworkConfig, ...]:
     return tuple(dict.fromkeys(network for source in SOURCES for network in _networks(recipe.get(source))))
 
 
-def unseen(networks: Sequence[NetworkConfig], distilled_with: Sequence[NetworkConfig]) -> tuple[NetworkConfig, ...]:
-    """The networks of another family (`kind`) than any that the set was distilled with; none where nothing was.
-
-    Deviation: papers call every network but the one they distil with unseen. Here a ConvNet of another width, depth or
-        norm counts as seen.
-    """
-    families = {network.kind for network in distilled_with}
-    return tuple(network for network in networks if families and network.kind not in families)
-
-
 @dataclass(frozen=True)
 class UnseenMean:
     """The mean accuracy of one row over unseen networks, seed by seed.
@@ -54,8 +44,15 @@ class UnseenMean:
 
 
 def unseen_means(rows: Sequence[Row], distilled_with: Sequence[NetworkConfig]) -> list[UnseenMean]:
-    """The means of every row that was measured on all unseen networks, in the rows' order."""
-    networks = unseen(list(dict.fromkeys(row.network for row in rows)), distilled_with)
+    """The means of every row that was measured on all unseen networks, in the rows' order.
+
+    Unseen is a network of another family (`kind`) than any that the set was distilled with; none is where that is not
+    known.
+    Deviation: papers call every network but the one they distil with unseen. Here a ConvNet of another width, depth or
+        norm counts as seen.
+    """
+    families = {network.kind for network in distilled_with}
+    networks = tuple(dict.fromkeys(row.network for row in rows if families and row.network.kind not in families))
     means = []
     for name in dict.fromkeys(row.name for row in rows):
         measured = [row for row in rows if row.name == name and row.network in networks and row.absent is None]
