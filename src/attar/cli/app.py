@@ -60,7 +60,7 @@ def _hints(function: Any) -> dict[str, Any]:
 
 
 def _parameters(function: Any) -> list[inspect.Parameter]:
-    """The parameters as typer wants them, with a group's fields in the place of the group."""
+    """Return the parameters as typer wants them, with a group's fields in the place of the group."""
     hints, parameters = _hints(function), list[inspect.Parameter]()
     for name, parameter in inspect.signature(function).parameters.items():
         hint = hints[name]

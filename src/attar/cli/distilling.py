@@ -81,14 +81,14 @@ def merge_verb(
 
 @dataclass(frozen=True, kw_only=True)
 class Preparing:
-    """How networks are trained that distilling needs."""
+    """How a verb trains a network that distilling needs."""
 
     device: options.Device = "auto"
     settings: options.Settings = None
     loading: options.Loading
 
     def arguments(self) -> dict[str, Any]:
-        """The arguments of what trains them. Raises InputError."""
+        """Return the arguments of the function that trains it. Raises InputError."""
         settings = options.assignments(self.settings)
         return {"device": self.device, "settings": settings, **self.loading.arguments()}
 
@@ -175,7 +175,7 @@ class Foreign:
     resize: options.Resize = "refuse"
 
     def arguments(self) -> dict[str, Any]:
-        """The arguments of `import_set`. Raises InputError, also for an option that has no effect."""
+        """Return the arguments of `import_set`. Raises InputError, also for an option that has no effect."""
         if self.data is None and self.test is not None:
             raise InputError("--test has no effect without --data; give it, or leave --test out")
         if self.resize != "refuse" and self.data is None and self.image_size is None:

@@ -26,7 +26,7 @@ STOPPED = "stopped; the same command continues: networks already trained are kep
 
 @dataclass(frozen=True, kw_only=True)
 class Judging:
-    """What is trained, and what stands beside it."""
+    """Which networks are trained, and which baselines stand beside the set."""
 
     protocol: options.Protocol = "quick"
     networks: options.Networks = None
@@ -37,7 +37,7 @@ class Judging:
     no_baselines: Annotated[bool, "Only the distilled sets themselves."] = False
 
     def arguments(self) -> dict[str, Any]:
-        """Arguments of `evaluate` and `compare`. Raises InputError."""
+        """Return the arguments of `evaluate` and `compare`. Raises InputError."""
         if self.baselines is not None and self.no_baselines:
             raise InputError("--baselines and --no-baselines are both given; give one of them")
         return {
@@ -56,7 +56,7 @@ class Recording:
     commit: Annotated[str | None, "Of attar's source, where it does not run from its checkout."] = None
 
     def recorder(self, context: typer.Context, overwrite: bool) -> Recorder:
-        """Raise InputError, before any work, where a run could not be recorded."""
+        """Return what records the run. Raises InputError, before any work, where it could not be recorded."""
         if self.record is None:
             if self.commit is not None:
                 raise InputError("--commit has no effect without --record; leave it out, or give --record FOLDER")

@@ -57,7 +57,7 @@ JsonOut = Annotated[Path | None, typer.Option("--json", help="Write the card as 
 
 @dataclass(frozen=True, kw_only=True)
 class Loading:
-    """How real images are read."""
+    """How a verb reads real images."""
 
     test: Test = None
     classes: Classes = None
@@ -66,7 +66,7 @@ class Loading:
     channels: Channels = "keep"
 
     def arguments(self) -> dict[str, Any]:
-        """The arguments of `load_images`. Raises InputError."""
+        """Return the arguments of `load_images`. Raises InputError."""
         classes = names(self.classes) if self.classes and "," in self.classes else self.classes
         size = None if self.image_size is None else side(self.image_size)
         return {**vars(self), "classes": classes, "image_size": size}
@@ -74,14 +74,14 @@ class Loading:
 
 @dataclass(frozen=True, kw_only=True)
 class RealImages:
-    """How real images are read that stand beside those of a distilled set, in its size and colours."""
+    """How a verb reads real images that must look like those of a distilled set."""
 
     test: Test = None
     classes: Classes = None
     resize: Resize = "refuse"
 
     def like(self, distilled: DistilledSet, data: str, progress: Progress) -> Splits:
-        """The real images in the size, colours and classes of the distilled ones."""
+        """Load the real images in the size, colours and classes of the distilled ones."""
         channels, height, width = distilled.image_shape
         colours: Literal["grey", "rgb"] = "grey" if channels == 1 else "rgb"
         loading = Loading(
@@ -105,7 +105,7 @@ class Jobs:
     gpus: Annotated[float | None, typer.Option(min=0, help="GPUs of one job on Ray: 1, or a fraction, 0.25.")] = None
 
     def chosen(self, needs: str | None = None) -> Engine:
-        """The engine, with its options.
+        """Return the engine, with its options.
 
         Args:
             needs: an option that is not given and without which there is one job only; None where there are several.
@@ -144,14 +144,14 @@ class Session:
 
     @contextlib.contextmanager
     def opened(self, distilled: DistilledSet, data: str, engine: Engine) -> Iterator[tuple[Splits, dict[str, Any]]]:
-        """The real images, and the arguments that evaluate, compare, rank and audit share."""
+        """Load the real images, and return them with the arguments that evaluate, compare, rank and audit share."""
         with engine, progress_bar(self.output.quiet) as progress:
             shared = {"device": self.device, "cache": not self.no_cache, "progress": progress, "engine": engine}
             yield self.real.like(distilled, data, progress), shared
 
 
 def progress_bar(quiet: bool) -> Any:
-    """The bar, or silence, as a context manager."""
+    """Return the progress bar, or a silent one, as a context manager."""
     return contextlib.nullcontext(Silent()) if quiet else RichProgress()
 
 
@@ -169,7 +169,7 @@ def require_suffix(option: str, path: Path | None, suffixes: Sequence[str], mend
 
 
 def assignments(texts: Sequence[str] | None) -> dict[str, Any]:
-    """{"steps": 50} from ["steps=50"]; a value that is not JSON is text. Raises InputError."""
+    """Turn ["steps=50"] into {"steps": 50}; a value that is not JSON is text. Raises InputError."""
     settings: dict[str, Any] = {}
     for text in texts or ():
         key, equals, value = text.partition("=")
@@ -186,12 +186,12 @@ def assignments(texts: Sequence[str] | None) -> dict[str, Any]:
 
 
 def names(text: str | None) -> list[str] | None:
-    """["a", "b"] from "a, b"; None from None."""
+    """Turn "a, b" into ["a", "b"], and None into None."""
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def side(text: str) -> int | tuple[int, int]:
-    """64 from "64", (64, 96) from "64x96". Raises InputError."""
+    """Turn "64" into 64, and "64x96" into (64, 96). Raises InputError."""
     sides = text.lower().split("x")
     if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
         raise InputError(f"--image-size {text!r} is not understood; give pixels, 64, or height x width, 64x96")

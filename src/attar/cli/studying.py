@@ -164,7 +164,7 @@ def audit_verb(
 
 
 def memory_budget(budget: str | None, memory_bytes: str | None) -> str:
-    """The budget of a replay memory, of each class or of all. Raises InputError."""
+    """Return the budget of a replay memory, for each class or for all. Raises InputError."""
     from attar.runs.budget import Budget, num_bytes
 
     if memory_bytes is None:
@@ -181,7 +181,7 @@ def memory_budget(budget: str | None, memory_bytes: str | None) -> str:
 
 
 def training_settings(text: str) -> list[Any]:
-    """The list in JSON text, or in a file of it. Raises InputError."""
+    """Read a list from JSON text, or from a file. Raises InputError."""
     try:
         json_text = text if text.lstrip().startswith("[") else Path(text).read_text(encoding="utf-8")
         settings = json.loads(json_text)

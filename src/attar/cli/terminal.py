@@ -37,7 +37,7 @@ def say_lines(lines: Iterable[str]) -> None:
 
 
 def say_set(path: Path, distilled: DistilledSet) -> None:
-    """Say what was written to `path`."""
+    """Say which set was written to `path`, and how large the file is."""
     say(f"{path}: {len(distilled)} items of {len(distilled.classes)} classes in {path.stat().st_size} bytes")
 
 
@@ -92,7 +92,7 @@ def _os_text(error: OSError) -> str:
 
 
 def _usage_text(error: Any) -> str:
-    """What typer says of a wrong command line, with the nearest option for an unknown one."""
+    """Return what typer says of a wrong command line, with the nearest option for an unknown one."""
     received = getattr(error, "option_name", None)
     if received is None or not type(error).__name__.startswith("NoSuchOption"):
         return str(error.format_message())

@@ -77,72 +77,79 @@ def show(
     """
     path = Path(out)
     refuse_existing(path, overwrite)
-    _check(distilled, path, per_class, scale, real, epoch)
-    _check_other_pictures(distilled, per_class, real, epoch, samples, between, steps, interpolation)
-    magnification = scale or _scale_for(distilled.image_shape)
-    told = title or _title(distilled)
+    if path.suffix.lower() != ".png":
+        raise InputError(f"a contact sheet is a PNG and {path.name!r} is not; name it e.g. {path.stem}.png")
+    _check_numbers(distilled, per_class, scale, real, epoch, samples)
+    of_classes = {"real images": real, "epoch": epoch, "per_class": per_class}
+    _check_effects(between, samples, {"steps": steps, "interpolation": interpolation}, of_classes)
+    sheet = _Sheet(distilled, scale or _scale_for(distilled.image_shape), title or _title(distilled))
     if between is not None:
-        sheet = _sheet_between(distilled, between, steps or STEPS, interpolation or "linear", magnification, told)
+        image = sheet.between(between, steps or STEPS, interpolation or "linear")
     elif samples is not None:
-        sheet = _sheet_of_samples(distilled, samples, per_class, magnification, told)
+        image = sheet.samples(samples, per_class)
     else:
-        sheet = _sheet_of_classes(distilled, per_class, magnification, real, epoch, told)
+        image = sheet.classes(per_class, real, epoch)
+    return _save(image, path)
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """The kinds of sheets of one set, whose images are magnified `scale` times."""
+
+    distilled: DistilledSet
+    scale: float
+    title: str
+
+    def classes(self, per_class: int | None, real: ImageSet | None, epoch: int | None) -> Image.Image:
+        """Draw a row for each class: its items, and real images beside them."""
+        most = _most_items(self.distilled)
+        count = min(per_class or _columns_for(self.distilled.image_shape, self.scale, real), most)
+        self._refuse_cells(count * (1 if real is None else 2), len(self.distilled.classes))
+        labels = self.distilled.labels.cpu()
+        members = [(labels == label).nonzero()[:count, 0] for label in range(len(self.distilled.classes))]
+        groups = [
+            [_pictures(self.distilled.images(items, epoch), self.scale) if len(items) else [] for items in members]
+        ]
+        if real is not None:
+            groups.append([_pictures(real.images[items[:count]], self.scale) for items in real.class_indices])
+        return draw_sheet(self._titled(count, most), self.distilled.classes, groups, ("distilled", "real"))
+
+    def samples(self, samples: int, per_class: int | None) -> Image.Image:
+        """Draw a row for each item: its mean, and so many samples."""
+        labels, most = self.distilled.labels.cpu(), _most_items(self.distilled)
+        count = per_class or most
+        members = [(labels == label).nonzero()[:count, 0] for label in range(len(self.distilled.classes))]
+        items = torch.cat(members)
+        self._refuse_cells(1 + samples, len(items))
+        columns = [_pictures(self.distilled.images(items, epoch), self.scale) for epoch in range(samples)]
+        means = _pictures(self.distilled.images(items, None), self.scale)
+        groups = [[[mean] for mean in means], [list(row) for row in zip(*columns, strict=True)]]
+        names = [item_name(self.distilled, int(item)) for item in items]
+        return draw_sheet(self._titled(count, most), names, groups, ("mean", "samples"))
+
+    def between(self, between: Sequence[str] | str, steps: int, interpolation: Interpolation) -> Image.Image:
+        """Draw one row from an item to another, or a square of rows."""
+        items, images = images_between(self.distilled, between, steps, interpolation)
+        self._refuse_cells(images.shape[1], len(images))
+        names = [item_name(self.distilled, item) for item in items]
+        ends = [f"{one} to {other}" for one, other in zip(names[::2], names[1::2], strict=True)]
+        rows = [ends[0], *[""] * (len(images) - 2), ends[-1]] if len(images) > 1 else ends
+        title = f"{self.title}, {interpolation} between {' and '.join(names) if len(names) == 2 else 'four items'}"
+        return draw_sheet(title, rows, [[_pictures(row, self.scale) for row in images]], ("between",))
+
+    def _titled(self, count: int, most: int) -> str:
+        return self.title if count >= most else f"{self.title}  (the first {count} of {most} of each class)"
+
+    def _refuse_cells(self, columns: int, rows: int) -> None:
+        """Refuse a sheet that is too large before anything is decoded."""
+        _, height, width = (round(side * self.scale) for side in self.distilled.image_shape)
+        _refuse_large(width * columns, height * rows)
+
+
+def _save(image: Image.Image, path: Path) -> Path:
     with atomic_path(path) as temporary:
-        sheet.save(temporary, format="PNG")
+        image.save(temporary, format="PNG")
     return path
-
-
-def _sheet_of_classes(
-    distilled: DistilledSet,
-    per_class: int | None,
-    magnification: float,
-    real: ImageSet | None,
-    epoch: int | None,
-    title: str,
-) -> Image.Image:
-    count = min(per_class or _columns_for(distilled.image_shape, magnification, real), _most_items(distilled))
-    _refuse_cells(distilled, magnification, count * (1 if real is None else 2), len(distilled.classes))
-    groups = [_distilled_rows(distilled, count, magnification, epoch)]
-    if real is not None:
-        groups.append(_real_rows(real, count, magnification))
-    shown = (
-        "" if count >= _most_items(distilled) else f"  (the first {count} of {_most_items(distilled)} of each class)"
-    )
-    return draw_sheet(title + shown, distilled.classes, groups, ("distilled", "real"))
-
-
-def _sheet_of_samples(
-    distilled: DistilledSet, samples: int, per_class: int | None, magnification: float, title: str
-) -> Image.Image:
-    """A row for each item: its mean, and so many samples."""
-    labels, most = distilled.labels.cpu(), per_class or _most_items(distilled)
-    members = [(labels == label).nonzero()[:most, 0] for label in range(len(distilled.classes))]
-    items = torch.cat(members)
-    _refuse_cells(distilled, magnification, 1 + samples, len(items))
-    drawn = [_pictures(distilled.images(items, epoch), magnification) for epoch in range(samples)]
-    means = _pictures(distilled.images(items, None), magnification)
-    groups = [[[mean] for mean in means], [list(row) for row in zip(*drawn, strict=True)]]
-    names = [item_name(distilled, int(item)) for item in items]
-    shown = "" if most >= _most_items(distilled) else f"  (the first {most} of {_most_items(distilled)} of each class)"
-    return draw_sheet(title + shown, names, groups, ("mean", "samples"))
-
-
-def _sheet_between(
-    distilled: DistilledSet,
-    between: Sequence[str] | str,
-    steps: int,
-    interpolation: Interpolation,
-    magnification: float,
-    title: str,
-) -> Image.Image:
-    """One row from an item to another, or a square of rows."""
-    items, images = images_between(distilled, between, steps, interpolation)
-    _refuse_cells(distilled, magnification, images.shape[1], len(images))
-    names = [item_name(distilled, item) for item in items]
-    ends = [f"{one} to {other}" for one, other in zip(names[::2], names[1::2], strict=True)]
-    rows = [ends[0], *[""] * (len(images) - 2), ends[-1]] if len(images) > 1 else ends
-    told = f"{title}, {interpolation} between {' and '.join(names) if len(names) == 2 else 'four items'}"
-    return draw_sheet(told, rows, [[_pictures(row, magnification) for row in images]], ("between",))
 
 
 def show_beside(
@@ -172,10 +179,7 @@ def show_beside(
     scale = _scale_for((channels, height, width))
     _refuse_large(round(width * scale) * len(columns), round(height * scale) * len(names))
     groups = [[[picture] for picture in _pictures(images, scale)] for images in columns]
-    sheet = draw_sheet(title, names, groups, headings)
-    with atomic_path(out) as temporary:
-        sheet.save(temporary, format="PNG")
-    return out
+    return _save(draw_sheet(title, names, groups, headings), out)
 
 
 def draw_sheet(
@@ -184,7 +188,7 @@ def draw_sheet(
     groups: Sequence[Sequence[Sequence[Image.Image]]],
     headings: Sequence[str],
 ) -> Image.Image:
-    """The sheet of `groups[group][class][column]`, pictures of one size; headings are drawn above two or more groups.
+    """Draw the sheet of `groups[group][class][column]`, pictures of one size; two or more groups have headings above.
 
     Raises:
         InputError: a sheet of more than `LARGEST_PIXELS` pixels.
@@ -211,7 +215,7 @@ def draw_sheet(
 
 
 def wrap(text: str, font: ImageFont.FreeTypeFont, width: float, num_lines: int) -> list[str]:
-    """`text` in at most `num_lines` lines of at most `width` pixels.
+    """Break `text` into at most `num_lines` lines of at most `width` pixels.
 
     Lines break at spaces, then after hyphens and underscores; what is still too long loses its middle, because the
     beginning and the end tell long names apart.
@@ -231,7 +235,7 @@ def wrap(text: str, font: ImageFont.FreeTypeFont, width: float, num_lines: int) 
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where things go, in pixels. With many classes, blocks of rows stand side by side."""
+    """Where rows and columns lie, in pixels. Many classes are drawn in blocks that stand side by side."""
 
     cell_width: int
     pitch: int
@@ -262,7 +266,7 @@ class _Layout:
         return max(320, 2 * MARGIN + self.num_blocks * (self.block_width + 2 * DIVIDER) - 2 * DIVIDER)
 
     def place(self, index: int, top: int) -> tuple[int, int]:
-        """Left and upper corner of the row of class `index`."""
+        """Return the left and upper corner of the row of class `index`."""
         block, row = divmod(index, self.rows)
         return MARGIN + block * (self.block_width + 2 * DIVIDER), top + row * self.pitch
 
@@ -289,18 +293,12 @@ def _draw_headings(
 def _draw_name(
     draw: ImageDraw.ImageDraw, name: str, corner: tuple[int, int], layout: _Layout, font: ImageFont.FreeTypeFont
 ) -> None:
-    """The name at the right of its column, in the middle of its row."""
+    """Draw the name at the right of its column, in the middle of its row."""
     lines = wrap(name, font, layout.label_width, max(1, (layout.pitch - GAP) // (TEXT + 3)))
     upper = corner[1] + (layout.pitch - GAP - len(lines) * (TEXT + 3)) / 2
     for number, line in enumerate(lines):
         left = corner[0] + layout.label_width - font.getlength(line)
         draw.text((left, upper + number * (TEXT + 3)), line, INK, font)
-
-
-def _refuse_cells(distilled: DistilledSet, scale: float, columns: int, rows: int) -> None:
-    """Before anything is decoded."""
-    _, height, width = (round(side * scale) for side in distilled.image_shape)
-    _refuse_large(width * columns, height * rows)
 
 
 def _refuse_large(width: int, height: int) -> None:
@@ -310,54 +308,47 @@ def _refuse_large(width: int, height: int) -> None:
         )
 
 
-def _check_other_pictures(
+def _check_numbers(
     distilled: DistilledSet,
-    per_class: int | None,
-    real: ImageSet | None,
-    epoch: int | None,
-    samples: int | None,
-    between: Sequence[str] | str | None,
-    steps: int | None,
-    interpolation: Interpolation | None,
-) -> None:
-    if samples is not None and samples < 1:
-        raise InputError(f"{samples} samples were asked for; at least 1 of each item must be shown")
-    if samples is not None and not distilled.stochastic:
-        raise InputError("samples has no effect: the set's items are the same in every epoch; leave it out")
-    if between is None and (steps is not None or interpolation is not None):
-        raise InputError("steps and interpolation have no effect without between; name two items, e.g. cat,dog")
-    chosen = "between" if between is not None else "samples" if samples is not None else None
-    others = {"samples": samples, "real images": real, "epoch": epoch, "per_class": per_class}
-    unused = {"between": tuple(others), "samples": ("real images", "epoch")}.get(chosen or "", ())
-    for name in unused:
-        if others[name] is not None:
-            raise InputError(f"{name} has no effect on a picture of {chosen}; leave one of them out")
-
-
-def _check(
-    distilled: DistilledSet,
-    path: Path,
     per_class: int | None,
     scale: float | None,
     real: ImageSet | None,
     epoch: int | None,
+    samples: int | None,
 ) -> None:
-    if path.suffix.lower() != ".png":
-        raise InputError(f"a contact sheet is a PNG and {path.name!r} is not; name it e.g. {path.stem}.png")
+    """Refuse what no sheet of the set can be drawn with."""
     if per_class is not None and per_class < 1:
         raise InputError(f"per_class is {per_class}; at least 1 item of each class must be shown")
-    if epoch is not None and not distilled.stochastic:
-        raise InputError("epoch has no effect: the set's items are the same in every epoch; leave it out")
+    if samples is not None and samples < 1:
+        raise InputError(f"{samples} samples were asked for; at least 1 of each item must be shown")
+    for option, value in (("epoch", epoch), ("samples", samples)):
+        if value is not None and not distilled.stochastic:
+            raise InputError(f"{option} has no effect: the set's items are the same in every epoch; leave it out")
     if scale is not None and not (0 < scale < 1 or (scale >= 1 and scale == int(scale))):
         raise InputError(f"scale is {scale}; a whole number, or a fraction between 0 and 1, is needed")
-    if real is not None and (real.classes, real.image_shape) != (
-        tuple(distilled.classes),
-        tuple(distilled.image_shape),
-    ):
+    shape = tuple(distilled.image_shape)
+    if real is not None and (real.classes, real.image_shape) != (tuple(distilled.classes), shape):
         raise InputError(
             f"the real images ({real.num_classes} classes of {real.image_shape}) do not fit the set "
-            f"({len(distilled.classes)} classes of {tuple(distilled.image_shape)}); load them as for distilling"
+            f"({len(distilled.classes)} classes of {shape}); load them as for distilling"
         )
+
+
+def _check_effects(
+    between: object, samples: int | None, of_between: dict[str, object], of_classes: dict[str, object]
+) -> None:
+    """Refuse an option that has no effect on the kind of sheet that is asked for."""
+    if between is None and any(value is not None for value in of_between.values()):
+        raise InputError("steps and interpolation have no effect without between; name two items, e.g. cat,dog")
+    if between is not None:
+        sheet, others = "between", {"samples": samples, **of_classes}
+    elif samples is not None:
+        sheet, others = "samples", {**of_classes, "per_class": None}
+    else:
+        return
+    for option, value in others.items():
+        if value is not None:
+            raise InputError(f"{option} has no effect on a picture of {sheet}; leave one of them out")
 
 
 def _title(distilled: DistilledSet) -> str:
@@ -381,19 +372,6 @@ def _most_items(distilled: DistilledSet) -> int:
     return max(1, int(torch.bincount(distilled.labels.cpu(), minlength=len(distilled.classes)).max()))
 
 
-def _distilled_rows(distilled: DistilledSet, count: int, scale: float, epoch: int | None) -> list[list[Image.Image]]:
-    labels = distilled.labels.cpu()
-    rows = []
-    for index in range(len(distilled.classes)):
-        items = (labels == index).nonzero().flatten()[:count]
-        rows.append(_pictures(distilled.images(items, epoch), scale) if len(items) else [])
-    return rows
-
-
-def _real_rows(real: ImageSet, count: int, scale: float) -> list[list[Image.Image]]:
-    return [_pictures(real.images[members[:count]], scale) for members in real.class_indices]
-
-
 def _pictures(images: Float[Tensor, "items C H W"] | UInt8[Tensor, "items C H W"], scale: float) -> list[Image.Image]:
     if images.dtype != torch.uint8:
         images = (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
@@ -407,7 +385,7 @@ def _scaled(picture: Image.Image, scale: float) -> Image.Image:
 
 
 def _rest(text: str, shown: Sequence[str]) -> str:
-    """What of `text` follows the lines already shown."""
+    """Return what follows in `text` after the first lines."""
     position = 0
     for line in shown:
         position = text.index(line, position) + len(line)
@@ -417,15 +395,15 @@ def _rest(text: str, shown: Sequence[str]) -> str:
 def _without_middle(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
     if font.getlength(text) <= width:
         return text
-    for kept in range(len(text) - 1, 1, -1):
-        shortened = f"{text[: math.ceil(kept / 2)].rstrip()}…{text[len(text) - kept // 2 :].lstrip()}"
+    for length in range(len(text) - 1, 1, -1):
+        shortened = f"{text[: math.ceil(length / 2)].rstrip()}…{text[len(text) - length // 2 :].lstrip()}"
         if font.getlength(shortened) <= width:
             return shortened
     return "…"
 
 
 def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib: the same letters on every machine, well beyond Latin."""
+    """Load DejaVu Sans, which comes with matplotlib: the same letters on every machine, well beyond Latin."""
     import matplotlib
 
     name: Literal["DejaVuSans-Bold.ttf", "DejaVuSans.ttf"] = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"

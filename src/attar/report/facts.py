@@ -21,7 +21,7 @@ SAMPLED = "distributions: every epoch of training sees new samples of them"
 
 
 def facts(distilled: DistilledSet) -> list[tuple[str, str]]:
-    """Names and texts, in the order in which people ask."""
+    """Return names and texts, in the order in which people ask."""
     manifest = distilled.manifest
     began = manifest.initialization
     codecs = dict.fromkeys(f"{shard.codec.spec.get('kind')} {shard.codec.code_shape}" for shard in manifest.shards)
@@ -56,6 +56,6 @@ def _data(data: DataProvenance) -> str:
 
 
 def _assumed(recipe: Mapping[str, Any]) -> list[str]:
-    """What was assumed of a foreign set; nothing of any other."""
+    """Return what was assumed of a foreign set; nothing for any other."""
     lines = recipe.get("assumed", ())
     return [one_line(str(line)) for line in lines] if isinstance(lines, list) else []

@@ -24,7 +24,7 @@ FEWEST_STEPS, MOST_STEPS = 2, 100
 def interpolate(
     first: Float[Tensor, ...], last: Float[Tensor, ...], steps: int, kind: Interpolation = "linear"
 ) -> Float[Tensor, "steps ..."]:
-    """Codes from `first` to `last`, both included, at t = 0, 1 / (steps - 1), ..., 1.
+    """Return codes from `first` to `last`, both included, at t = 0, 1 / (steps - 1), ..., 1.
 
         linear       (1 - t) a + t b
         spherical    (sin((1 - t) w) a + sin(t w) b) / sin w,   w the angle between a and b; for w = 0 linear
@@ -59,7 +59,7 @@ def interpolate(
 def images_between(
     distilled: DistilledSet, between: Sequence[str] | str, steps: int, kind: Interpolation
 ) -> tuple[list[int], Float[Tensor, "rows steps C H W"]]:
-    """Two corners and what lies between them in one row, or four in a square; means of distributions.
+    """Decode codes between two items, in one row, or between four, in a square. Distributions stand for their means.
 
     Args:
         distilled: the set.
@@ -96,7 +96,7 @@ def images_between(
 
 
 def corners(distilled: DistilledSet, between: Sequence[str] | str) -> list[int]:
-    """The items that are named; see `images_between`. Commas and colons may belong to classes' names."""
+    """Find the items that are named; see `images_between`. Commas and colons may belong to classes' names."""
     if isinstance(between, str):
         pieces = between.split(",")
         readings = [names for names in _groupings(pieces) if all(_item(distilled, name) is not None for name in names)]
@@ -110,7 +110,7 @@ def corners(distilled: DistilledSet, between: Sequence[str] | str) -> list[int]:
 
 
 def item_name(distilled: DistilledSet, item: int) -> str:
-    """The item's class, and its place in it where there are more."""
+    """Return the item's class, and after a colon its place in it where there are more."""
     label = int(distilled.labels[item])
     name = distilled.classes[label]
     return f"{name}:{_place(distilled, item)}" if distilled.num_per_class[label] > 1 else name
@@ -132,7 +132,7 @@ def _known(distilled: DistilledSet, name: str) -> int:
 
 
 def _item(distilled: DistilledSet, name: str) -> int | None:
-    """The item called so; None where there is none."""
+    """Return the item of this name, or None."""
     name = name.strip()
     label, place = (name, "0") if name in distilled.classes else (part.strip() for part in name.rpartition(":")[::2])
     if label not in distilled.classes or not place.isdecimal():
@@ -142,17 +142,15 @@ def _item(distilled: DistilledSet, name: str) -> int | None:
 
 
 def _groupings(pieces: list[str]) -> list[list[str]]:
-    """Two or four names that the pieces may be, joined by the commas that are part of names."""
-    found = []
-    for count in (2, 4):
-        for cuts in combinations(range(1, len(pieces)), count - 1) if len(pieces) <= 12 else ():
-            ends = [0, *cuts, len(pieces)]
-            found.append([",".join(pieces[start:end]) for start, end in pairwise(ends)])
-    return found
+    """Return all ways to read the pieces as two or four names, where commas may be part of names."""
+    if len(pieces) > 12:
+        return []
+    cuts = [cut for count in (2, 4) for cut in combinations(range(1, len(pieces)), count - 1)]
+    return [[",".join(pieces[start:end]) for start, end in pairwise([0, *cut, len(pieces)])] for cut in cuts]
 
 
 def _part_of(distilled: DistilledSet, items: Sequence[int]) -> tuple[Parameterization, list[int]]:
-    """The shard that has all of the items, and their places in it."""
+    """Return the shard that has all of the items, and their places in it."""
     first = 0
     for part in distilled.parameterizations():
         inside = [first <= item < first + len(part) for item in items]

@@ -27,7 +27,7 @@ KINDS = {
 
 
 def in_words(distilled: DistilledSet) -> list[str]:
-    """What the file is, in sentences."""
+    """Say in sentences what the file is."""
     manifest = distilled.manifest
     channels, height, width = distilled.image_shape
     recipe = str(manifest.recipe.get("name") or "unknown")
@@ -47,7 +47,7 @@ def in_words(distilled: DistilledSet) -> list[str]:
 
 
 def sizes(distilled: DistilledSet) -> Table:
-    """The four sizes."""
+    """List the four sizes of the set."""
     storage = distilled.storage
     external = "; ".join(
         f"{weights.id}: {weights.num_bytes:,} bytes, sha256 {weights.sha256[:12]}..." for weights in storage.external
@@ -70,7 +70,7 @@ def sizes(distilled: DistilledSet) -> Table:
 
 
 def labels(distilled: DistilledSet) -> Table:
-    """Kind and bytes of the labels, and how region labels were made."""
+    """List kind and bytes of the labels, and how region labels were made."""
     storage, shards = distilled.storage, distilled.manifest.shards
     online = sum(observer.num_bytes for observer in online_observers(distilled.manifest))
     counts = {
@@ -93,7 +93,7 @@ def labels(distilled: DistilledSet) -> Table:
 
 
 def provenance(distilled: DistilledSet, real: ImageSet | None) -> Table:
-    """Where the file comes from: what `attar info` says, and what pins it down."""
+    """List where the file comes from: what `attar info` says, and fingerprints and versions."""
     manifest = distilled.manifest
     elsewhere = ("set", "score", "cites", "size")
     rows = [[head, text] for head, text in facts(distilled) if head not in elsewhere]
@@ -112,14 +112,14 @@ def provenance(distilled: DistilledSet, real: ImageSet | None) -> Table:
 
 
 def settings(distilled: DistilledSet) -> tuple[Table, int]:
-    """The settings of the resolved recipe, the first ones of very many, and how many there are."""
+    """List the first `MOST_SETTINGS` settings of the resolved recipe, and count them all."""
     rows = [[key, value] for key, value in _flat(distilled.manifest.recipe)]
     caption, heads = "resolved settings of the recipe", ("setting", "value")
     return Table(caption, rows[:MOST_SETTINGS], heads, style="scroll tall facts"), len(rows)
 
 
 def citations(distilled: DistilledSet) -> tuple[str, str]:
-    """BibTeX of what the file rests on, and a sentence on what of it is missing here; "" for nothing of either."""
+    """Return the BibTeX of the file's publications, and a sentence where there are none or some are unknown."""
     keys = distilled.manifest.citations
     missing = [key for key in keys if key not in ENTRIES]
     note = f"This version of attar does not know: {', '.join(missing)}." if missing else ""
@@ -129,14 +129,14 @@ def citations(distilled: DistilledSet) -> tuple[str, str]:
 
 
 def _region_settings(labels: RegionLabels) -> dict[str, Any]:
-    """The settings that have an effect with this storage."""
+    """Return the settings that have an effect with this storage."""
     settings = labels.model_dump(mode="json", exclude={"kind"}, exclude_none=True)
     idle = {"top_k": "top-k", "code_bytes": "codebook"}
     return {key: value for key, value in settings.items() if idle.get(key, labels.storage) == labels.storage}
 
 
 def file_parts(distilled: DistilledSet) -> list[tuple[str, int]]:
-    """Bytes of the file by what they are for; what no tensor takes is the manifest."""
+    """Count the bytes of the file by their use; those that no tensor takes are the manifest's."""
     counts = {"items": 0, "labels": 0, "decoder and codec": 0}
     for name, spec in distilled.manifest.tensor_table().items():
         # A tensor that is no shard's is the codec's.

@@ -22,7 +22,7 @@ LARGEST_COUNT = 2**60
 
 
 def read_cards(path: Path) -> list[Scorecard]:
-    """The scorecards in a file that `evaluate --json` or `compare --out x.json` wrote. Raises InputError."""
+    """Read the scorecards in a file that `evaluate --json` or `compare --out x.json` wrote. Raises InputError."""
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise InputError(f"{path} has more than {LARGEST_FILE:,} bytes and is no scorecard; evaluate anew")
@@ -47,7 +47,7 @@ def read_cards(path: Path) -> list[Scorecard]:
 def card_owners(
     cards: Sequence[Scorecard], files: Sequence[Path], sets: Sequence[DistilledSet]
 ) -> list[list[Scorecard]]:
-    """For each file the cards that were measured on it.
+    """Return for each file the cards that were measured on it.
 
     A card is of the file with the set's fingerprint that it names, whatever metadata were changed since. Of two such
     files it is of the one whose name it has. The data may be other: a merged set is measured on data that no party had.
@@ -73,7 +73,7 @@ def card_owners(
 
 
 def how_it_fits(card: Scorecard, distilled: DistilledSet) -> str | None:
-    """What a reader should know where the file has changed since the card was made; None where it has not."""
+    """Say that the file has changed since the card was made; None where it has not."""
     if card.storage == distilled.storage:
         return None
     return (
@@ -84,17 +84,17 @@ def how_it_fits(card: Scorecard, distilled: DistilledSet) -> str | None:
 
 
 def networks_of(card: Scorecard) -> list[NetworkConfig]:
-    """The networks of a card, in its order."""
+    """Return the networks of a card, in its order."""
     return list(dict.fromkeys(row.network for row in card.rows))
 
 
 def rows_of(card: Scorecard, network: NetworkConfig) -> list[Row]:
-    """The measured rows on one network."""
+    """Return the measured rows of one network."""
     return [row for row in card.rows if row.network == network and row.mean is not None]
 
 
 def accuracy_points(cards: Sequence[Scorecard], network: NetworkConfig) -> list[Point]:
-    """A point for each card's set and for each of its baselines, on one network and at the bytes really stored."""
+    """Return a point for each card's set and each of its baselines, on one network, at the bytes really stored."""
     points = [
         Point(
             card.name if row.name == DISTILLED else row.name,
@@ -111,7 +111,7 @@ def accuracy_points(cards: Sequence[Scorecard], network: NetworkConfig) -> list[
 
 
 def alike(cards: Sequence[Scorecard]) -> list[list[Scorecard]]:
-    """The cards in groups that may be read side by side: same protocol, seeds and data."""
+    """Group the cards that may be read side by side: those of the same protocol, seeds and data."""
     groups: dict[tuple[object, ...], list[Scorecard]] = {}
     for card in cards:
         key = (card.protocol.model_dump_json(), card.seeds, card.test_fingerprint, card.train_fingerprint)
@@ -120,7 +120,7 @@ def alike(cards: Sequence[Scorecard]) -> list[list[Scorecard]]:
 
 
 def _fingerprint(distilled: DistilledSet, classes: tuple[str, ...]) -> str:
-    """The set's fingerprint with its classes in a card's order, in which `compare` may have judged it; "" for none."""
+    """Return the fingerprint with the classes in a card's order, in which `compare` may have judged the set; or ""."""
     if set(distilled.classes) != set(classes):
         return ""
     try:

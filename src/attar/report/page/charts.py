@@ -71,7 +71,7 @@ class AccuracyCurve(NamedTuple):
 
 
 def accuracy_chart(points: Sequence[Point], chance: float, identity: str) -> Chart:
-    """Accuracy against bytes with bars of one standard deviation; sets are full, baselines hollow.
+    """Draw accuracy against bytes with bars of one standard deviation; sets are full, baselines hollow.
 
     Args:
         points: at least one.
@@ -104,7 +104,7 @@ def accuracy_chart(points: Sequence[Point], chance: float, identity: str) -> Cha
 
 
 def curve_chart(curves: Sequence[AccuracyCurve], chance: float, identity: str) -> Chart:
-    """Mean accuracy against epochs, each row with a band of one standard deviation, chance as a dashed line.
+    """Draw mean accuracy against epochs, with bands of one standard deviation, and chance as a dashed line.
 
     Args:
         curves: at least one, each of one point or more.
@@ -141,7 +141,7 @@ def curve_chart(curves: Sequence[AccuracyCurve], chance: float, identity: str) -
 
 
 def loss_chart(curves: Sequence[LossCurve], identity: str) -> Chart:
-    """The loss of every step faint, a running mean over 5 % of the steps strong.
+    """Draw the loss of every step faint, and a running mean over 5 % of the steps strong.
 
     Args:
         curves: at least one, with one loss or more.
@@ -174,7 +174,7 @@ def loss_chart(curves: Sequence[LossCurve], identity: str) -> Chart:
 
 
 def running_mean(values: Sequence[float], window: int) -> list[float]:
-    """The means of all `window` successive values."""
+    """Return the mean of every `window` successive values."""
     low, high = min(values), max(values)  # between which rounding may not keep a mean
     sums: list[float] = [0.0]
     for value in values:
@@ -184,7 +184,7 @@ def running_mean(values: Sequence[float], window: int) -> list[float]:
 
 
 def bar(percent: float) -> Markup:
-    """A bar of so many percent."""
+    """Draw a bar of so many percent."""
     return Markup(
         '<svg viewBox="0 0 120 12" class="bar" role="img" aria-label="{0:.1f} %">'
         '<rect width="120" height="12" class="trough"/><rect width="{1:.2f}" height="12" class="full s0"/></svg>'
@@ -192,7 +192,7 @@ def bar(percent: float) -> Markup:
 
 
 def seed_strip(accuracies: Sequence[float], low: float, high: float, baseline: bool) -> Markup:
-    """A dot for each seed between two accuracies, and a line at their mean."""
+    """Draw a dot for each seed between two accuracies, and a line at their mean."""
 
     def place(value: float) -> float:
         return 6 + 138 * ((value - low) / (high - low) if high > low else 0.5)
@@ -209,7 +209,7 @@ def seed_strip(accuracies: Sequence[float], low: float, high: float, baseline: b
 
 
 def stacked_bar(parts: Sequence[tuple[str, int]], identity: str) -> Chart:
-    """What the bytes of a file are, one after another, with a legend."""
+    """Draw the parts of a file's bytes one after another, with a legend."""
     whole, start, drawn, legend = sum(count for _, count in parts), 0.0, [], []
     box = Markup('<rect x="{:.2f}" width="{:.2f}" height="26" class="full {}"/>')
     for colour, (name, count) in zip(SERIES, parts, strict=False):
@@ -222,7 +222,7 @@ def stacked_bar(parts: Sequence[tuple[str, int]], identity: str) -> Chart:
 
 
 def _axes(up: str, across: str = "") -> Axes:
-    """Axes of a figure of its own, with a grid and the names of both directions."""
+    """Return the axes of a new figure, with a grid and the names of both directions."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
@@ -244,14 +244,14 @@ def _axes(up: str, across: str = "") -> Axes:
 
 
 def _mark(axes: Axes, x: float, y: float, style: Style, size: float, number: int) -> None:
-    """A marker, which gets the title of this number in `_svg`."""
+    """Draw a marker, which gets the title of this number in `_svg`."""
     face = PAPER if style.hollow else style.paint
     look: dict[str, Any] = {"color": style.paint, "markersize": size, "markeredgewidth": 1.5, "markerfacecolor": face}
     axes.plot([x], [y], marker=style.marker, linestyle="none", gid=f"title{number}", clip_on=False, zorder=4, **look)
 
 
 def _svg(axes: Axes, text: str, identity: str, titles: Sequence[str]) -> Markup:
-    """What matplotlib drew, without what a page may not have: styles, names that occur twice, addresses."""
+    """Return what matplotlib drew without what the page may not have: styles, ids that occur twice, addresses."""
     from matplotlib import rc_context
 
     buffer = io.StringIO()
@@ -270,7 +270,7 @@ def _svg(axes: Axes, text: str, identity: str, titles: Sequence[str]) -> Markup:
 
 
 def _attributes(style: str) -> str:
-    """CSS of an element as attributes of SVG, which the page's policy allows; the font is the page's."""
+    """Turn an element's CSS into attributes of SVG, which the page's policy allows. The font stays the page's."""
     pairs = (rule.partition(":")[::2] for rule in style.split(";") if rule.strip())
     return " ".join(f'{name.strip()}="{value.strip()}"' for name, value in pairs if not name.strip().startswith("font"))
 
@@ -282,7 +282,7 @@ def _drawing(inside: Markup, text: str, identity: str, height: int) -> Markup:
 
 
 def _styles(rows: Sequence[Point] | Sequence[AccuracyCurve]) -> dict[str, Style]:
-    """A style for each series: sets in full colours, baselines hollow and in quiet ones."""
+    """Return a style for each series: sets in full colours, baselines hollow and in quiet ones."""
     styles = {}
     for baseline in (False, True):
         palette = list((QUIET if baseline else SERIES).items())
@@ -298,7 +298,7 @@ def _legend(styles: dict[str, Style], with_chance: bool) -> list[tuple[str, str,
 
 
 def _fewer(steps: Sequence[int], losses: Sequence[float]) -> tuple[list[float], list[float]]:
-    """At most `MOST_POINTS`: means of as many runs of successive steps."""
+    """Reduce a curve to at most `MOST_POINTS`, each the mean of successive steps."""
     count = min(len(steps), MOST_POINTS)
     spans = list(pairwise(place * len(steps) // count for place in range(count + 1)))
     return (

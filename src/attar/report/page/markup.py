@@ -37,7 +37,7 @@ class Table:
 
 
 def environment() -> Environment:
-    """Of the templates in this folder: text that they are given is escaped, `Markup` is not."""
+    """Return jinja's environment of the templates in this folder, which escape text but not `Markup`."""
     return Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
@@ -49,15 +49,15 @@ def environment() -> Environment:
 
 
 def clean(text: str) -> str:
-    """`text` without the characters of `UNFIT`; what is HTML already stays as it is."""
+    """Replace the characters of `UNFIT`; what is HTML already stays as it is."""
     return text if isinstance(text, Markup) else UNFIT.sub("\ufffd", text)
 
 
 def name(text: str) -> Markup:
-    """A name from a file, whose letters' direction changes nothing around it."""
+    """Wrap a name from a file, so that the direction of its letters changes nothing around it."""
     return Markup("<bdi>{}</bdi>").format(clean(text))
 
 
 def joined(pieces: Iterable[str]) -> Markup:
-    """Several pieces as one, each escaped where it is not HTML."""
+    """Join pieces, each escaped where it is not HTML."""
     return Markup().join(clean(piece) for piece in pieces)

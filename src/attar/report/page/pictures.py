@@ -48,7 +48,7 @@ class Room:
 
     @classmethod
     def of(cls, image_shape: tuple[int, int, int], num_classes: int, shares: int) -> Room:
-        """The room of one of `shares` equal parts of a page."""
+        """Return the room of one of `shares` equal parts of a page."""
         longest = max(image_shape[1:])
         small = longest <= SMALL_SIDE
         pixels = (SMALL_PIXELS if small else LARGE_PIXELS) // shares
@@ -85,7 +85,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Blocks, and what they are in words. Without blocks the words say why."""
+    """Blocks, and a note on what they are; without blocks the note says why there are none."""
 
     blocks: list[Block]
     note: str
@@ -101,7 +101,7 @@ class Region:
 
 
 def contact_sheet(distilled: DistilledSet, real: ImageSet | None, room: Room) -> Sheet:
-    """Every class with its stored images, and real ones below; and in words how many are drawn.
+    """Return every class with its stored images, and real ones below.
 
     Items that share a stored image, as the tiles of a mosaic do, are seen in it. Of distributions it is the mean.
     """
@@ -127,7 +127,7 @@ def contact_sheet(distilled: DistilledSet, real: ImageSet | None, room: Room) ->
 
 
 def samples(distilled: DistilledSet, room: Room) -> Sheet:
-    """Of the first distributions of each class, the mean and what epochs 0, 1, ... see."""
+    """Return the mean and samples of epochs 0, 1, ... of the first distributions of each class."""
     labels = distilled.labels.cpu()
     rows = max(1, room.num_images // (1 + NUM_SAMPLES))
     num_classes = min(distilled.num_classes, MOST_SAMPLED_CLASSES, rows)
@@ -153,7 +153,7 @@ def samples(distilled: DistilledSet, room: Room) -> Sheet:
 
 
 def between_classes(distilled: DistilledSet, room: Room) -> Sheet:
-    """What lies between the first items of classes 0 and 1, 2 and 3, ..."""
+    """Return what lies between the first items of classes 0 and 1, 2 and 3, ..."""
     classes = distilled.classes
     pairs = list(zip(classes[0::2], classes[1::2], strict=False))
     blocks = []
@@ -172,7 +172,7 @@ def between_classes(distilled: DistilledSet, room: Room) -> Sheet:
 
 
 def labelled_regions(distilled: DistilledSet, room: Room) -> tuple[list[Region], str]:
-    """Some regions of the first epoch with the classes that their labels give most to, and a note; or only the note."""
+    """Return some regions of the first epoch with their likeliest classes, and a note; or only the note."""
     if any(shard.regions and shard.regions.online for shard in distilled.manifest.shards):
         return [], "The labels are not stored: whoever trains asks the observer, so that none are drawn here."
     if distilled.num_training_items * math.prod(distilled.image_shape) > MOST_REGION_VALUES:
@@ -190,7 +190,7 @@ def labelled_regions(distilled: DistilledSet, room: Room) -> tuple[list[Region],
 
 
 def _by_class(distilled: DistilledSet) -> list[list[Canvas]]:
-    """The stored images of each class; one with tiles of several classes is among those of its first."""
+    """Return the stored images of each class; one with tiles of several classes counts for its first."""
     groups: list[list[Canvas]] = [[] for _ in range(distilled.num_classes)]
     for shard, part in enumerate(distilled.parameterizations()):
         tiles = part.labels.cpu().reshape(part.num_canvases, -1).tolist()
@@ -234,7 +234,7 @@ class _Captions:
 
 
 def most_likely(probabilities: Tensor, classes: Sequence[str]) -> list[str]:
-    """The few classes that a label gives most to, and how much.
+    """Return the few classes that a label gives most to, and how much.
 
     Example:
         >>> most_likely(torch.tensor([0.25, 0.75]), ["cat", "dog"])
@@ -260,7 +260,7 @@ def _what_is_drawn(distilled: DistilledSet, groups: Sequence[Sequence[Canvas]], 
 
 
 def _sources(images: Float[Tensor, "items C H W"] | UInt8[Tensor, "items C H W"], side: int) -> list[str]:
-    """Each image as a data URI."""
+    """Return each image as a data URI."""
     if images.dtype != torch.uint8:
         images = (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
     arrays = images.cpu().permute(0, 2, 3, 1).contiguous().numpy()

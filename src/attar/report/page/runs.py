@@ -36,7 +36,7 @@ class LossCurve:
 
 
 def loss_curves(file: Path, distilled: DistilledSet) -> tuple[list[LossCurve], str]:
-    """What the folder beside `file` has of losses, and in words what it has not.
+    """Read the losses in the folder beside `file`, and say in words what is missing.
 
     Nothing is taken from the folder of a run with other data, another recipe or another seed.
     """
@@ -58,12 +58,13 @@ def loss_curves(file: Path, distilled: DistilledSet) -> tuple[list[LossCurve], s
 
 
 def _places(folder: Path) -> list[tuple[Path, str]]:
-    """Files of losses, with the part's name."""
-    own = folder / "metrics.jsonl"
-    if own.is_file():
-        return [(own, "")]
+    """Return the files of losses, each with the name of its part, which is "" where there is one run."""
+    whole = folder / "metrics.jsonl"
+    if whole.is_file():
+        return [(whole, "")]
     parts = [(part / "metrics.jsonl", part.stem) for part in (folder / "parts").glob("*.run")]
-    return sorted(((path, name) for path, name in parts if path.is_file()), key=lambda each: (len(each[1]), each[1]))
+    # Parts are numbered without leading zeros: the shorter name comes first.
+    return sorted(((path, name) for path, name in parts if path.is_file()), key=lambda part: (len(part[1]), part[1]))
 
 
 def _curve(path: Path, name: str) -> LossCurve:
@@ -79,28 +80,28 @@ def _curve(path: Path, name: str) -> LossCurve:
     return LossCurve(name, tuple(steps), tuple(losses))
 
 
-def _difference(found: Any, distilled: DistilledSet) -> str:
-    """In what the run's configuration is not that of the file; "" where it is."""
-    about = distilled.manifest
-    if not isinstance(found, dict):
+def _difference(run: Any, distilled: DistilledSet) -> str:
+    """Say where a run's configuration differs from that of the file; "" where it does not."""
+    manifest = distilled.manifest
+    if not isinstance(run, dict):
         return "its run.json is no configuration"
-    for name, wanted in (("seed", about.seed), ("data", about.data.fingerprint), ("device", about.device)):
-        if found.get(name) != wanted:
+    expected = {"seed": manifest.seed, "data": manifest.data.fingerprint, "device": manifest.device}
+    for name, value in expected.items():
+        if run.get(name) != value:
             return f"{name} differs"
-    recipe = without_folders(found.get("recipe"))
+    recipe = without_folders(run.get("recipe"))
     if not isinstance(recipe, dict):
         return "it names no recipe"
-    return _first_difference(
-        {key: value for key, value in recipe.items() if key not in REWORDED}, about.recipe, "recipe"
-    )
+    comparable = {key: value for key, value in recipe.items() if key not in REWORDED}
+    return _first_difference(comparable, manifest.recipe, "recipe")
 
 
-def _first_difference(found: Any, wanted: Any, where: str) -> str:
-    """The first setting that both have and that differs; run.json leaves out what is at a default of later versions."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        told = (_first_difference(found[key], wanted[key], f"{where}.{key}") for key in found if key in wanted)
-        return next((text for text in told if text), "")
-    return "" if _plain(found) == _plain(wanted) else f"{where} differs"
+def _first_difference(run: Any, manifest: Any, where: str) -> str:
+    """Name the first setting that both have and that differs."""
+    if isinstance(run, dict) and isinstance(manifest, dict):
+        differences = (_first_difference(run[key], manifest[key], f"{where}.{key}") for key in run if key in manifest)
+        return next((difference for difference in differences if difference), "")
+    return "" if _plain(run) == _plain(manifest) else f"{where} differs"
 
 
 def _plain(value: Any) -> str:
@@ -121,7 +122,7 @@ def _refuse_large(path: Path) -> None:
 
 
 def read_metrics(path: Path) -> tuple[list[int], list[float]]:
-    """Steps and their finite losses. Raises InputError for a file that has none."""
+    """Read steps and their finite losses. Raises InputError for a file that has none."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         records = [json.loads(line) for line in lines if line.strip()]

@@ -59,7 +59,7 @@ class Confusions:
 
 
 def verdict(card: Scorecard, network: NetworkConfig) -> tuple[str, list[str]]:
-    """What the card says of one network, in words: the file, then each baseline."""
+    """Say in words what the card says of one network: the file, then each baseline."""
     distilled = _distilled_row(card, network)
     if distilled is None:
         return f"Under protocol {card.protocol.label} nothing was measured of {network.name} on the file itself.", []
@@ -77,7 +77,7 @@ def verdict(card: Scorecard, network: NetworkConfig) -> tuple[str, list[str]]:
 
 
 def against(difference: Difference, row: Row) -> str:
-    """A baseline in a sentence."""
+    """Say in a sentence how the set differs from a baseline."""
     counts = (("stored", row.num_bytes), ("by the papers' count", row.paper_bytes))
     sizes = "".join(f", {count:,} bytes {what}" for what, count in counts if count is not None)
     start = f"Against “{row.name}” ({row.num_items:,} items{sizes}) with {_figure(row)} %: "
@@ -90,7 +90,7 @@ def against(difference: Difference, row: Row) -> str:
 
 
 def accuracy_figures(cards: Sequence[Scorecard], prefix: str) -> list[Figure]:
-    """Accuracy against bytes, once for every protocol and network, of all cards that may be read side by side."""
+    """Draw accuracy against bytes once for every network and every group of cards that may be read side by side."""
     figures: list[Figure] = []
     for group in alike(cards):
         first, devices = group[0], ", ".join(dict.fromkeys(card.device for card in group))
@@ -110,7 +110,7 @@ def accuracy_figures(cards: Sequence[Scorecard], prefix: str) -> list[Figure]:
 
 
 def score_table(card: Scorecard) -> tuple[Table, str]:
-    """The card's table with every seed, and between which accuracies the dots of seeds lie."""
+    """Return the card's table with a dot for every seed, and a note between which accuracies the dots lie."""
     accuracies = [accuracy for row in card.rows for accuracy in row.accuracies]
     low, high = (min(accuracies) - 1, max(accuracies) + 1) if accuracies else (0.0, 100.0)
     strips = [
@@ -126,7 +126,7 @@ def score_table(card: Scorecard) -> tuple[Table, str]:
 
 
 def accuracy_curves(card: Scorecard, network: NetworkConfig, identity: str) -> Figure | None:
-    """Accuracy against epochs of every row of one network; None where the card has no curves."""
+    """Draw accuracy against epochs of every row of one network; None where the card has no curves."""
     rows = [row for row in rows_of(card, network) if row.curves]
     if not rows:
         return None
@@ -143,7 +143,7 @@ def accuracy_curves(card: Scorecard, network: NetworkConfig, identity: str) -> F
 def class_accuracies(
     card: Scorecard, network: NetworkConfig, baseline: str | None = None
 ) -> tuple[Markup, Table] | None:
-    """The share of each class that is recognised, beside that of the baselines; None where the card has it not.
+    """Return the share of each class that is recognised, beside the baselines'; None where the card has none.
 
     Args:
         card: of the set.
@@ -185,7 +185,7 @@ def class_accuracies(
 
 
 def confusions(card: Scorecard, network: NetworkConfig) -> Confusions | None:
-    """True classes against predicted ones, all seeds together; None where the card has no such counts."""
+    """Count true classes against predicted ones, all seeds together; None where the card has no such counts."""
     row, size = _distilled_row(card, network), len(card.classes)
     if row is None or len(row.confusion) != size or any(len(line) != size for line in row.confusion):
         return None
@@ -203,7 +203,7 @@ def confusions(card: Scorecard, network: NetworkConfig) -> Confusions | None:
 
 
 def _picture(shares: np.ndarray) -> str:
-    """One pixel for each pair of classes: dark is much."""
+    """Draw one pixel for each pair of classes: the more, the darker."""
     share = np.sqrt(shares[:MOST_ROWS, :MOST_ROWS])[:, :, None]
     pixels = (np.array(LIGHT) * (1 - share) + np.array(DARK) * share).round().astype(np.uint8)
     buffer = io.BytesIO()
@@ -219,7 +219,7 @@ def _picture_caption(network: NetworkConfig, size: int) -> str:
 
 
 def _mistakes(card: Scorecard, counts: np.ndarray, shares: np.ndarray) -> Table | None:
-    """The pairs that are confused most."""
+    """List the pairs that are confused most."""
     wrong = shares.copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:NUM_MISTAKES]
@@ -254,19 +254,19 @@ def _curve_of(row: Row) -> AccuracyCurve:
 
 
 def _compared(rows: Sequence[Row], baseline: str | None) -> Row | None:
-    """The row called `baseline`, else the first of what the set should beat; None without any."""
+    """Return the row called `baseline`, else the first that the set should beat; None without any."""
     names = (baseline, NAMES["same-labels"], NAMES["random"])
     return next((row for name in names for row in rows if row.name == name), next(iter(rows), None))
 
 
 def _gains(first: Row, second: Row) -> list[float | None]:
-    """Points for each class by which the first row is better; None where a class has no test image."""
+    """Return by how many points the first row is better in each class; None where a class has no test image."""
     pairs = zip(first.per_class, second.per_class, strict=True)
     return [None if one is None or other is None else one - other for one, other in pairs]
 
 
 def _extremes(values: Sequence[float | None], classes: Sequence[str], sentence: str) -> Markup:
-    """The classes with the highest and the lowest value, in the sentence; nothing where no value is there."""
+    """Fill the classes with the highest and the lowest value into the sentence; "" where there is no value."""
     pairs = [(value, place) for place, value in enumerate(values) if value is not None]
     if not pairs:
         return Markup()

@@ -98,7 +98,7 @@ def write_page(
 
 
 def page(subjects: Sequence[Subject]) -> str:
-    """The whole page as text."""
+    """Return the whole page as text."""
     style, script = ((HERE / file).read_text(encoding="utf-8") for file in ("page.css", "page.js"))
     sources = f"img-src data:; style-src {_hash(style)}; script-src {_hash(script)}"
     return (
@@ -117,7 +117,7 @@ def page(subjects: Sequence[Subject]) -> str:
 
 
 def file_values(subject: Subject) -> dict[str, Any]:
-    """What the template is given of one file."""
+    """Return what the template is given of one file."""
     distilled, prefix = subject.distilled, subject.prefix
     settings, num_settings = about.settings(distilled)
     bibtex, citation_note = about.citations(distilled)
@@ -148,7 +148,7 @@ def file_values(subject: Subject) -> dict[str, Any]:
 
 
 def _image_values(subject: Subject) -> dict[str, Any]:
-    """The sheets of images, of samples and of what lies between classes, and regions; or why there are none."""
+    """Return the sheets of images, samples and interpolations, and the regions; or why there are none."""
     distilled = subject.distilled
     try:
         stochastic = distilled.stochastic
@@ -200,7 +200,7 @@ def _loss_values(subject: Subject) -> dict[str, Any]:
 
 
 def _overview(subjects: Sequence[Subject]) -> Table:
-    """All files beside one another."""
+    """List all files beside one another."""
     heads = ("file", "recipe", "items", "bytes", "protocol", "network", "accuracy %")
     rows = [cells for subject in subjects for cells in _overview_rows(subject)]
     return Table("the files of this page", rows, heads, numbers=frozenset({"items", "bytes", "accuracy %"}))
@@ -220,7 +220,7 @@ def _overview_rows(subject: Subject) -> list[list[str]]:
 
 
 def _row_compared(kind: str, cards: Sequence[Scorecard]) -> str:
-    """The row's name. Raises InputError for an unknown kind, or one that no card has class by class."""
+    """Return the row's name. Raises InputError for an unknown kind, or one that no card has class by class."""
     if kind not in NAMES:
         raise unknown("baseline", kind, tuple(NAMES))
     measured = {row.name for card in cards for row in card.rows if row.per_class}
