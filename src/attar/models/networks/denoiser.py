@@ -50,7 +50,8 @@ class Denoiser(nn.Module):
         self.config, self.code_shape, self.num_classes = config, code_shape, num_classes
         size = config.conditioning_size
         widths = [config.width << level for level in range(config.levels)]
-        self.classes = nn.Embedding(num_classes + 1, size)
+        # Without values: their default law on the meta device would import the compiler, a second for nothing.
+        self.classes = nn.Embedding.from_pretrained(torch.empty(num_classes + 1, size), freeze=False)
         self.time = nn.Sequential(nn.Linear(2 * FREQUENCIES, size), nn.SiLU(), nn.Linear(size, size))
         self.first = nn.Conv2d(code_shape[0], widths[0], 3, padding=1)
         self.down = nn.ModuleList(_Residual(before, after, size) for before, after in pairwise([widths[0], *widths]))

@@ -55,7 +55,7 @@ class Synthesis(nn.Module):
         sides = [-(-side // 2**doublings) for side in (height, width)]
         widths = [max(_NARROWEST, config.width >> level) for level in range(doublings + 1)]
         self.num_layers = LAYERS_PER_SIDE * len(widths)
-        self.classes = nn.Embedding(num_classes, config.noise_size)
+        self.classes = nn.Embedding.from_pretrained(torch.empty(num_classes, config.noise_size), freeze=False)
         self.enter = nn.Linear(2 * config.noise_size, config.latent_size)
         self.leave = nn.Linear(config.latent_size, config.latent_size)
         self.first = nn.Parameter(torch.empty(1, widths[0], *sides))
