@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from attar.base.device import free_bytes, is_out_of_memory, saved_bytes_per_item, size_text
 from attar.base.errors import InputError
-from attar.base.footprint import free_bytes, is_out_of_memory, saved_bytes_per_item, size_text
 from attar.data.image_set import ImageSet
 from attar.methods.labels import class_major_labels
 from attar.methods.objectives.features import Features, FeaturesConfig

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from attar.base.device import free_bytes, size_text
 from attar.base.errors import InputError, unknown
 from attar.base.files import atomic_path, cache_directory, content_key
-from attar.base.footprint import free_bytes, size_text
 from attar.base.progress import Progress
 from attar.data.image_set import ImageSet
 from attar.data.offers import Encoded, Part, Picture

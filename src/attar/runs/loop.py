@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from attar.base.device import is_out_of_memory
 from attar.base.errors import InputError, NonFiniteLossError
-from attar.base.footprint import is_out_of_memory
 from attar.base.interrupts import stop_requested
 from attar.base.progress import Progress
 from attar.base.randomness import generator

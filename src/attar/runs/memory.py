@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from attar.base.device import free_bytes, saved_bytes_per_item, size_text
 from attar.base.errors import InputError
-from attar.base.footprint import free_bytes, saved_bytes_per_item, size_text
 from attar.methods.objectives.objective import VALUE_BYTES, Context, MatchingConfig
 from attar.methods.parameterizations.parameterization import Parameterization
 from attar.methods.recipes import Recipe

@@ -10,8 +10,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from attar.base.device import saved_bytes_per_item
 from attar.base.errors import InputError, NonFiniteLossError
-from attar.base.footprint import saved_bytes_per_item
 from attar.data.augmentation import DsaConfig
 from attar.methods.objectives.objective import (
     SECOND_ORDER,

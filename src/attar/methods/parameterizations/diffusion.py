@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from attar.base.config import Config
+from attar.base.device import saved_bytes_per_item
 from attar.base.errors import InputError
-from attar.base.footprint import saved_bytes_per_item
 from attar.base.randomness import generator
 from attar.base.shapes import Float, Int64
 from attar.methods.parameterizations.codes import Storage, codes_table, read_codes, store_codes

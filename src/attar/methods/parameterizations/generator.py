@@ -10,8 +10,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from attar.base.config import Config
+from attar.base.device import saved_bytes_per_item
 from attar.base.errors import InputError
-from attar.base.footprint import saved_bytes_per_item
 from attar.base.shapes import Float, Int64
 from attar.methods.labels.hard import class_major_labels
 from attar.methods.parameterizations.decoders import DecoderStorage

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from attar.base.device import free_bytes, saved_bytes_per_item
 from attar.base.engines.engine import Engine, Local
 from attar.base.errors import InputError, NonFiniteLossError
-from attar.base.footprint import free_bytes, saved_bytes_per_item
 from attar.base.interrupts import stop_requested
 from attar.base.locks import Claims
 from attar.base.progress import Progress, Silent, Within
