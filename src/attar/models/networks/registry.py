@@ -11,11 +11,10 @@ import torch
 from attar.base.config import parse_config
 from attar.base.errors import InputError, unknown
 from attar.base.randomness import generator as derived_generator
-from attar.models.networks.convnet import ConvNet
+from attar.models.networks.convnet import ConvNet, PlainNet
 from attar.models.networks.convnext import ConvNextTiny
 from attar.models.networks.mobile import MobileNetV2, ShuffleNetV2
 from attar.models.networks.network import _WORDS, NORMS, Network, NetworkConfig, initialise_parameters
-from attar.models.networks.plain import Plain
 from attar.models.networks.resnet import ResNet
 from attar.models.networks.vit import Vit
 
@@ -23,8 +22,8 @@ _FAMILIES: dict[str, Callable[[NetworkConfig, tuple[int, int, int], int], Networ
     "convnet": ConvNet,
     "resnet18": ResNet,
     "resnet50": ResNet,
-    "vgg11": Plain,
-    "alexnet": Plain,
+    "vgg11": PlainNet,
+    "alexnet": PlainNet,
     "mobilenet_v2": MobileNetV2,
     "shufflenet_v2": ShuffleNetV2,
     "convnext_tiny": ConvNextTiny,

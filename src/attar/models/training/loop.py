@@ -289,15 +289,16 @@ class Trainer:
                 buffers = list(self.network.buffers())
                 hooks.callback(Snapshot.take(seeds, epoch, parameters, optimizer, losses, buffers))
 
-        first_epoch = 0
-        if not trial and self.hooks.start is None:
-            report(0)
+        first_epoch, start, augmentation = 0, self.hooks.start, self.hooks.augmentation
+        if start is not None and not trial:
+            snapshot = start if len(seeds) == len(start.seeds) else start.row(start.seeds.index(seeds[0]))
+            snapshot.restore(parameters, optimizer, list(self.network.buffers()))
+            first_epoch = start.epoch
+            monitor.skip(min(first_epoch * self.plan.steps_per_epoch, self.plan.num_steps))
         elif not trial:
-            first_epoch = self._go_on(parameters, seeds, optimizer, monitor)
+            report(0)
         streams = [
-            training_batches(
-                self.items, self.training, self.plan, seed, self.device, self.hooks.augmentation, first_epoch
-            )
+            training_batches(self.items, self.training, self.plan, seed, self.device, augmentation, first_epoch)
             for seed in seeds
         ]
         for step, batches in enumerate(zip(*streams, strict=True), first_epoch * self.plan.steps_per_epoch):
@@ -315,17 +316,6 @@ class Trainer:
             if not trial and self.plan.ends_epoch(step):
                 report(step // self.plan.steps_per_epoch + 1)
         monitor.flush()
-
-    def _go_on(
-        self, parameters: list[Tensor], seeds: Sequence[int], optimizer: torch.optim.Optimizer, monitor: _LossMonitor
-    ) -> int:
-        """Restores the state of the start, and returns its epoch."""
-        start = self.hooks.start
-        assert start is not None
-        snapshot = start if len(seeds) == len(start.seeds) else start.row(start.seeds.index(seeds[0]))
-        snapshot.restore(parameters, optimizer, list(self.network.buffers()))
-        monitor.skip(min(start.epoch * self.plan.steps_per_epoch, self.plan.num_steps))
-        return start.epoch
 
 
 class _LossMonitor:
