@@ -201,17 +201,16 @@ def label_regions(
     first = checkpoints.read_into(stored)
     progress.start("labelling regions", config.epochs * num_canvases)
     progress.advance(first * num_canvases)
-    with checkpoints:
-        for epoch in range(first, config.epochs):
-            if epoch < len(logits_of_codebook):
-                logits = logits_of_codebook[epoch]
-                progress.advance(num_canvases)
-            else:
-                logits = ask(epoch)
-            labels = store_logits(logits, config, codebook)
-            for name, tensor in labels.items():
-                stored[name][epoch] = tensor
-            checkpoints.add(labels)
+    for epoch in range(first, config.epochs):
+        if epoch < len(logits_of_codebook):
+            logits = logits_of_codebook[epoch]
+            progress.advance(num_canvases)
+        else:
+            logits = ask(epoch)
+        labels = store_logits(logits, config, codebook)
+        for name, tensor in labels.items():
+            stored[name][epoch] = tensor
+        checkpoints.write(epoch, labels)
     progress.finish()
     return stored | ({} if codebook is None else {name: part.cpu().half() for name, part in vars(codebook).items()})
 
