@@ -19,6 +19,7 @@ from attar.data.augmentation import DsaConfig
 from attar.evaluation.protocol import protocol
 from attar.methods.labels.regions import ObserverFacts, Regions, apply_regions, draw_regions
 from attar.methods.parameterizations.codes import Codes
+from attar.methods.parameterizations.mosaic import MosaicConfig
 from attar.models.codecs.pixels import PixelsConfig
 from attar.models.codecs.registry import codec_from_text, fit_codec
 from attar.models.networks.network import NetworkConfig
@@ -224,8 +225,8 @@ def test_bytes_are_known_beforehand(storage: str) -> None:
     labels = settings(storage=storage, **VARIANTS["augmented and mixed"], **SMALL.get(storage, {}))
     facts: dict[str, Any] = {"classes": CLASSES, "recipe": RECIPE, "data": manifest.data, "seed": 0}
     estimate = DistilledSet.estimate_bytes(
-        codec, codec, storage="int8", num_per_class=2, grid=2, regions=labels, initial=manifest.initialization,
-        observer=ObserverFacts(identity="ab" * 32, num_bytes=4000), **facts,
+        codec, codec, items=MosaicConfig(storage="int8"), labels=labels, num_per_class=2,
+        initial=manifest.initialization, observer=ObserverFacts(identity="ab" * 32, num_bytes=4000), **facts,
     )  # fmt: skip
     assert estimate == built.file_bytes
 

@@ -21,9 +21,9 @@ from attar.evaluation.baselines import images_at_paper_bytes
 from attar.evaluation.compare import compare
 from attar.evaluation.evaluate import evaluate
 from attar.evaluation.protocol import Protocol, protocol
+from attar.methods.labels import HardLabels, SoftLabels
 from attar.methods.objectives.objective import Synthetic
-from attar.methods.parameterizations.codes import Codes, LabelStorage
-from attar.methods.parameterizations.parameterization import Parameterization
+from attar.methods.parameterizations.codes import Codes, CodesConfig, LabelStorage
 from attar.methods.parameterizations.registry import restore_parameterization
 from attar.models.codecs.pixels import PixelsConfig
 from attar.models.codecs.registry import codec_from_text, fit_codec
@@ -92,25 +92,6 @@ def test_logits_are_trained_like_the_codes(digits: ImageSet) -> None:
     assert torch.equal(soft.soft_labels, given) and soft.soft_labels is not given
     torch.nn.functional.cross_entropy(torch.randn(10, 10), soft.soft_labels.softmax(1)).backward()
     assert soft.soft_labels.grad is not None and bool((soft.soft_labels.grad != 0).all())
-
-
-def test_a_parameterization_without_soft_labels_has_none(digits: ImageSet) -> None:
-    class Other(Parameterization):
-        kind = "other"
-
-        def forward(self, items: Tensor, generator: torch.Generator | None = None) -> Tensor:
-            return items
-
-        def images(self, items: Tensor, generator: torch.Generator | None = None) -> Tensor:
-            return items
-
-        def payload(self) -> dict[str, Tensor]:
-            return {}
-
-        def spec(self) -> dict[str, Any]:
-            return {}
-
-    assert Other().soft_labels is None
 
 
 @pytest.mark.parametrize(("storage", "dtype"), [("float16", torch.float16), ("float32", torch.float32)])
@@ -217,9 +198,10 @@ def test_bytes_are_known_before_the_items_are(
     codes = Codes(codec, torch.zeros(30, 4, 2, 2), digits.labels[indices], "int8", logits, storage or "float16")
     facts: dict[str, Any] = {"classes": CLASSES, "recipe": RECIPE, "data": ("digits", digits)}
     built = DistilledSet.build(codes, preprocess, initial=("random", [1796] * 30), learned=learned, **facts)
+    labels = HardLabels() if storage is None else SoftLabels(initial="class", storage=storage)
     estimate = DistilledSet.estimate_bytes(
-        codec, preprocess, storage="int8", num_per_class=count, label_storage=storage, learned=tuple(learned),
-        initial=("random", ()), **facts,
+        codec, preprocess, items=CodesConfig(storage="int8"), labels=labels, num_per_class=count,
+        learned=tuple(learned), initial=("random", ()), **facts,
     )  # fmt: skip
     assert estimate == built.file_bytes == len(built.to_bytes())
 
