@@ -63,7 +63,7 @@ def test_the_official_codes_residual() -> None:
     model, codes, conditioning, noise = _double()
     config = SamplingConfig(num_steps=10, residual_target="clean")
     found = sampled(model, config, codes, conditioning, noise)
-    kept = steps_of(config, model.alpha_bars)[0].kept
+    kept = steps_of(config, model.alpha_bars)[0].alpha_bar
     begin = kept**0.5 * codes + (1 - kept) ** 0.5 * noise(0)
     wanted = official_steps(model.predict, model.alpha_bars, codes, conditioning, model.null, begin, 10)
     assert _relative(found, wanted) < 1e-12
@@ -185,8 +185,8 @@ def test_any_grid_goes_down_to_little_noise(kind: str, num_steps: int, grid: str
     assert ((kept > 0) & (kept < 1)).all() and (kept.diff() < 0).all()
     steps = steps_of(SamplingConfig(num_steps=num_steps, residual="none", grid=grid, eta=1.0), kept)
     assert [step.number for step in steps] == list(range(num_steps, 0, -1))
-    assert all(one.kept_after == two.kept for one, two in pairwise(steps))
-    assert all(step.kept_after > step.kept for step in steps) and steps[-1].kept_after > 0.999
+    assert all(one.alpha_bar_after == two.alpha_bar for one, two in pairwise(steps))
+    assert all(step.alpha_bar_after > step.alpha_bar for step in steps) and steps[-1].alpha_bar_after > 0.999
     assert all(0 <= step.deviation < 1 for step in steps)
 
 

@@ -67,7 +67,7 @@ def sampled(
     """
     steps = steps_of(config, model.alpha_bars)
     first = steps[0]
-    begin = math.sqrt(first.kept) * codes + math.sqrt(1 - first.kept) * noise(0)
+    begin = math.sqrt(first.alpha_bar) * codes + math.sqrt(1 - first.alpha_bar) * noise(0)
     now, earlier = begin, None
     before: Step | None = None
     for step in steps:
@@ -98,7 +98,7 @@ def _step(
 ) -> tuple[Tensor, Tensor]:
     """Return z_{t-1} without its noise, and the prediction of z_0 that the next step may use."""
     eps = guided(model, now, step.level, conditioning, config.guidance)
-    clean = (now - math.sqrt(1 - step.kept) * eps) / math.sqrt(step.kept)
+    clean = (now - math.sqrt(1 - step.alpha_bar) * eps) / math.sqrt(step.alpha_bar)
     if config.residual_target == "clean":
         clean = (1 - step.weight) * clean + step.weight * codes
     mean = step_mean(config.solver, step, before, now, eps, clean, earlier)
@@ -136,7 +136,7 @@ def step_mean(
 
     Source: Song et al. 2021, Eq. 12; Ho et al. 2020, Eq. 7; Lu et al. 2022 (DPM-Solver++), Algorithm 2.
     """
-    a, b = step.kept, step.kept_after
+    a, b = step.alpha_bar, step.alpha_bar_after
     if solver == "ddpm":
         share = a / b
         return (math.sqrt(b) * (1 - share) * clean + math.sqrt(share) * (1 - b) * now) / (1 - a)
@@ -146,13 +146,13 @@ def step_mean(
         return clean
     length = _half_log_ratio(b) - _half_log_ratio(a)
     if earlier is not None and before is not None and step.number > 1:
-        ratio = (_half_log_ratio(before.kept_after) - _half_log_ratio(before.kept)) / length
+        ratio = (_half_log_ratio(before.alpha_bar_after) - _half_log_ratio(before.alpha_bar)) / length
         clean = (1 + 0.5 / ratio) * clean - 0.5 / ratio * earlier
     return math.sqrt((1 - b) / (1 - a)) * now - math.sqrt(b) * math.expm1(-length) * clean
 
 
-def _half_log_ratio(kept: float) -> float:
-    return 0.5 * math.log(kept / (1 - kept))
+def _half_log_ratio(alpha_bar: float) -> float:
+    return 0.5 * math.log(alpha_bar / (1 - alpha_bar))
 
 
 def recomputed(function: Callable[..., Any], *tensors: Tensor) -> Any:

@@ -19,7 +19,7 @@ _COSINE_OFFSET = 0.008
 _LARGEST_COSINE_BETA = 0.999
 _SMALLEST_BETA = 1e-8
 SMALLEST_SHARE = 1e-12
-"""Of a code's variance at the last level: predictions of z_0 are divided by its root."""
+"""The least share of a code's variance at the last level: predictions of z_0 are divided by its root."""
 
 
 class ScheduleConfig(Config):
@@ -28,8 +28,8 @@ class ScheduleConfig(Config):
     Args:
         kind: of the betas: "linear"; "scaled-linear", linear in their square roots (Rombach et al. 2022); "cosine".
         num_levels: S, more than the steps of any sampling.
-        first: beta of level 0; of "cosine" it has no effect, as `last`.
-        last: beta of level S - 1.
+        first: beta of level 0; it has no effect on "cosine".
+        last: beta of level S - 1; it has no effect on "cosine".
 
     Raises:
         ValueError: less than 1e-12 of the variance is left at the last level.
@@ -132,39 +132,35 @@ class Step:
     Args:
         number: t, from T down to 1.
         level: of the schedule, where the model is asked.
-        kept: alpha_bar there.
-        kept_after: alpha_bar after the step.
+        alpha_bar: of that level.
+        alpha_bar_after: of the level after the step.
         deviation: sigma_t of the noise that is added.
         weight: w_t of the residual.
     """
 
     number: int
     level: int
-    kept: float
-    kept_after: float
+    alpha_bar: float
+    alpha_bar_after: float
     deviation: float
     weight: float
 
 
-def steps_of(config: SamplingConfig, kept: Float[Tensor, " levels"]) -> list[Step]:
-    """The T steps in the order they are taken.
+def steps_of(config: SamplingConfig, alpha_bars: Float[Tensor, " levels"]) -> list[Step]:
+    """The T steps in the order they are taken, through a model of these `alpha_bars`.
 
         sigma_t = eta sqrt((1 - alpha_bar_{t-1}) / (1 - alpha_bar_t)) sqrt(1 - alpha_bar_t / alpha_bar_{t-1})
 
-    Args:
-        config: how many, and with what noise and residual.
-        kept: `alpha_bars` of the model.
-
     Source: Song et al. 2021 (DDIM), Eq. 16.
     """
-    count, num_levels = config.num_steps, len(kept)
+    count, num_levels = config.num_steps, len(alpha_bars)
     if config.grid == "leading":
         levels = [(t - 1) * (num_levels // count) + 1 for t in range(1, count + 1)]
-        shares = [float(kept[0])]
+        shares = [float(alpha_bars[0])]
     else:
         levels = [round(t * num_levels / count) - 1 for t in range(1, count + 1)]
         shares = [1.0]
-    shares += [float(kept[level]) for level in levels]
+    shares += [float(alpha_bars[level]) for level in levels]
     steps = []
     for t in range(count, 0, -1):
         now, after = shares[t], shares[t - 1]
