@@ -11,7 +11,7 @@ from torch import Tensor
 from attar.base.randomness import generator
 from attar.data.augmentation import DsaConfig
 from attar.data.image_set import ImageSet
-from attar.data.tiling import Grid, squeeze
+from attar.data.resizing import Grid, squeeze
 from attar.methods.labels.regions import RegionLabels
 from attar.methods.parameterizations.mosaic import Mosaic
 from attar.models.codecs.pixels import PixelsConfig

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from attar.base.config import override
 from attar.base.randomness import generator
 from attar.data.augmentation import Dsa, DsaConfig
-from attar.data.tiling import Grid, squeeze
+from attar.data.resizing import Grid, squeeze
 from attar.methods.objectives.alignment import Alignment, AlignmentConfig
 from attar.methods.objectives.objective import Context
 from attar.methods.parameterizations.codes import Codes

@@ -14,8 +14,8 @@ from attar.base.config import Config
 from attar.base.randomness import generator
 from attar.data.augmentation import DsaConfig
 from attar.data.image_set import ImageSet
+from attar.data.resizing import Grid, squeeze
 from attar.data.sources import load_images
-from attar.data.tiling import Grid, squeeze
 from attar.methods.initialization import Sources
 from attar.methods.labels import class_logits, class_major_labels
 from attar.methods.objectives.alignment import AlignmentConfig

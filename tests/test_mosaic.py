@@ -16,9 +16,8 @@ from attar.base.errors import InputError
 from attar.base.files import canonical_json
 from attar.base.randomness import generator
 from attar.data.image_set import ImageSet
-from attar.data.resizing import crop_and_resize
+from attar.data.resizing import Grid, crop_and_resize, expand, squeeze, tile_boxes
 from attar.data.sources import load_images
-from attar.data.tiling import Grid, expand, squeeze, tile_boxes
 from attar.methods.labels import class_major_labels
 from attar.methods.parameterizations.codes import Codes, Storage
 from attar.methods.parameterizations.mosaic import Mosaic, MosaicConfig

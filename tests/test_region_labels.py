@@ -11,7 +11,7 @@ from torch import Tensor
 from attar.base.config import parse_config
 from attar.base.errors import InputError
 from attar.data.augmentation import DsaConfig
-from attar.data.tiling import Grid, expand, tile_boxes
+from attar.data.resizing import Grid, expand, tile_boxes
 from attar.methods.labels.region_logits import (
     check_region_tensors,
     epoch_bytes,

@@ -1,4 +1,4 @@
-"""Squeezing and enlarging one pixel at a time, in float64: the oracle of attar.data.tiling."""
+"""Squeezing and enlarging one pixel at a time, in float64: the oracle of attar.data.resizing."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from attar.data.tiling import Grid
+from attar.data.resizing import Grid
 from attar.methods.initialization import Sources, initial_indices, key_samples
 from attar.methods.initialization.sources import encoded
 from attar.methods.parameterizations.parameterization import Material, Parameterization

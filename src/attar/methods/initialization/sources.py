@@ -7,8 +7,7 @@ from torch import Tensor
 
 from attar.base.shapes import Float, Int64
 from attar.data.image_set import ImageSet
-from attar.data.resizing import crop_and_resize
-from attar.data.tiling import Grid, squeeze
+from attar.data.resizing import Grid, crop_and_resize, squeeze
 from attar.methods.initialization.selection import initial_indices
 from attar.models.codecs.codec import Codec
 

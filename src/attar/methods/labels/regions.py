@@ -17,8 +17,7 @@ from attar.base.errors import InputError
 from attar.base.randomness import Counter
 from attar.base.shapes import Float, Int64
 from attar.data.augmentation import Dsa, DsaConfig, DsaParameters, cutmix_boxes, paste
-from attar.data.resizing import crop_and_resize
-from attar.data.tiling import Grid, tile_boxes
+from attar.data.resizing import Grid, crop_and_resize, tile_boxes
 from attar.methods.composition import Composition, Unmet
 from attar.methods.labels.hard import LabelsConfig
 from attar.models.codecs.codec import Codec

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from attar.base.errors import InputError
 from attar.base.shapes import Float, Int64
-from attar.data.tiling import Grid
+from attar.data.resizing import Grid
 from attar.methods.initialization.sources import Sources, encoded
 from attar.methods.parameterizations.parameterization import (
     DTYPE_OF,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from attar.base.errors import InputError
 from attar.base.shapes import Float, Int64
-from attar.data.tiling import Grid
+from attar.data.resizing import Grid
 from attar.methods.initialization.sources import Sources, encoded
 from attar.methods.parameterizations.codes import Storage, codes_table, read_codes, store_codes
 from attar.methods.parameterizations.parameterization import (

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attar.base.errors import InputError
 from attar.base.shapes import Float, Int64
-from attar.data.tiling import LARGEST_SIDE, Grid, expand, tile_boxes
+from attar.data.resizing import LARGEST_SIDE, Grid, expand, tile_boxes
 from attar.methods.initialization.sources import Sources, encoded
 from attar.methods.parameterizations.codes import Codes, CodesConfig, CodesSpec, Storage, codes_table, read_codes
 from attar.methods.parameterizations.parameterization import (

@@ -16,7 +16,7 @@ from attar.base.files import canonical_json
 from attar.base.randomness import generator
 from attar.base.shapes import Float, Int64
 from attar.data.image_set import ImageSet
-from attar.data.tiling import Grid
+from attar.data.resizing import Grid
 from attar.methods.composition import Composition, Unmet, starts_from_noise
 from attar.methods.initialization.sources import Sources, encoded
 from attar.methods.labels.hard import class_major_labels

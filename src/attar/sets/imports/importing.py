@@ -16,8 +16,8 @@ from attar.base.progress import Progress, Silent
 from attar.data.decoding import Channels, Resize, Rules
 from attar.data.hub import HUB
 from attar.data.image_set import ImageSet, Splits
+from attar.data.resizing import Grid
 from attar.data.sources import load_images, local_path, sides
-from attar.data.tiling import Grid
 from attar.methods.parameterizations.codes import Codes, Storage
 from attar.methods.parameterizations.mosaic import Mosaic
 from attar.models.codecs.pixels import Pixels
