@@ -66,9 +66,13 @@ def test_resnet_with_instance_norm_refuses_inputs_it_cannot_see() -> None:
 
 
 def test_short_names_are_read_back() -> None:
-    for text in ("convnet", "convnet:d3w64-batch", "resnet18", "resnet18:batch", "convnet:nonorm-max-sigmoid"):
+    texts = ("convnet", "convnet:d3w64-batch", "resnet18", "resnet18:batch", "convnet:nonorm-max-sigmoid")
+    for text in (*texts, "vgg11", "vgg11:batch", "alexnet", "alexnet:batch"):
         config = network_from_text(text)
         assert config.name == text and network_from_text(config.name) == config
+        assert NetworkConfig.model_validate_json(config.model_dump_json()) == config
+    assert network_from_text("alexnet").norm == NetworkConfig(kind="alexnet").norm == "none"
+    assert network_from_text("alexnet:nonorm").name == "alexnet"
     assert network_from_text("resnet18-batch") == NetworkConfig(kind="resnet18", norm="batch")
 
 
@@ -81,6 +85,12 @@ def test_short_names_are_read_back() -> None:
         ("resnet18:layer", "'instance' or 'batch'"),
         ("convnet:d3-d4", "sets depth twice"),
         ("convnet:d0", "depth"),
+        ("vgg", "did you mean 'vgg11'"),
+        ("vgg11:layer", "take 'instance' or 'batch'"),
+        ("vgg11:nonorm", "take 'instance' or 'batch'"),
+        ("alexnet:instance", "take 'none' or 'batch'"),
+        ("alexnet:w64", "alexnet has no width"),
+        ("vgg11:d3", "vgg11 has no depth"),
         ("", "unknown network"),
     ],
 )
@@ -138,64 +148,6 @@ def test_initial_values_do_not_depend_on_format_precision_or_global_state() -> N
 def test_layers_without_a_known_law_are_refused() -> None:
     with pytest.raises(ValueError, match="PReLU"):
         initialise_parameters(torch.nn.Sequential(torch.nn.PReLU()), generator(0))
-
-
-RESNET18_SHAPES = {
-    "conv1.weight": (64, 3, 7, 7),
-    "bn1.running_var": (64,),
-    "bn1.num_batches_tracked": (),
-    "layer1.0.conv1.weight": (64, 64, 3, 3),
-    "layer1.1.bn2.weight": (64,),
-    "layer2.0.conv1.weight": (128, 64, 3, 3),
-    "layer2.0.downsample.0.weight": (128, 64, 1, 1),
-    "layer2.0.downsample.1.running_mean": (128,),
-    "layer3.0.downsample.0.weight": (256, 128, 1, 1),
-    "layer4.0.downsample.0.weight": (512, 256, 1, 1),
-    "layer4.1.conv2.weight": (512, 512, 3, 3),
-    "fc.weight": (1000, 512),
-    "fc.bias": (1000,),
-}
-MOBILENET_V2_SHAPES = {
-    "features.0.0.weight": (32, 3, 3, 3),
-    "features.0.1.running_mean": (32,),
-    "features.1.conv.0.0.weight": (32, 1, 3, 3),
-    "features.1.conv.0.1.weight": (32,),
-    "features.1.conv.1.weight": (16, 32, 1, 1),
-    "features.1.conv.2.bias": (16,),
-    "features.2.conv.0.0.weight": (96, 16, 1, 1),
-    "features.2.conv.1.0.weight": (96, 1, 3, 3),
-    "features.2.conv.1.1.num_batches_tracked": (),
-    "features.2.conv.2.weight": (24, 96, 1, 1),
-    "features.2.conv.3.running_var": (24,),
-    "features.4.conv.2.weight": (32, 144, 1, 1),
-    "features.7.conv.2.weight": (64, 192, 1, 1),
-    "features.11.conv.2.weight": (96, 384, 1, 1),
-    "features.14.conv.2.weight": (160, 576, 1, 1),
-    "features.17.conv.0.0.weight": (960, 160, 1, 1),
-    "features.17.conv.2.weight": (320, 960, 1, 1),
-    "features.18.0.weight": (1280, 320, 1, 1),
-    "features.18.1.bias": (1280,),
-    "classifier.1.weight": (1000, 1280),
-    "classifier.1.bias": (1000,),
-}
-
-
-@pytest.mark.parametrize(
-    ("text", "parameters", "keys", "shapes"),
-    [
-        ("resnet18:imagenet-batch", 11_689_512, 122, RESNET18_SHAPES),
-        ("mobilenet_v2:imagenet", 3_504_872, 314, MOBILENET_V2_SHAPES),
-    ],
-)
-def test_the_imagenet_stem_has_torchvisions_size_keys_and_shapes(
-    text: str, parameters: int, keys: int, shapes: dict[str, tuple[int, ...]]
-) -> None:
-    network = network_shell(network_from_text(text), (3, 224, 224), 1000)
-    found = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    assert num_parameters(network) == parameters and len(found) == keys
-    assert {name: found.get(name) for name in shapes} == shapes
-    last = {"resnet18": (512, 7, 7), "mobilenet_v2": (1280, 7, 7)}[network_from_text(text).kind]
-    assert network.maps(torch.empty(1, 3, 224, 224, device="meta"), -1).shape[1:] == last
 
 
 def test_torchvisions_state_dict_is_loaded_back_in_its_order() -> None:

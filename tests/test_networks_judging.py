@@ -26,6 +26,50 @@ COUNTS = {
 
 # Keys with their shapes in torchvision 0.28, and how many there are in all.
 SHAPES: dict[str, tuple[int, dict[str, tuple[int, ...]]]] = {
+    "resnet18:imagenet-batch": (
+        122,
+        {
+            "conv1.weight": (64, 3, 7, 7),
+            "bn1.running_var": (64,),
+            "bn1.num_batches_tracked": (),
+            "layer1.0.conv1.weight": (64, 64, 3, 3),
+            "layer1.1.bn2.weight": (64,),
+            "layer2.0.conv1.weight": (128, 64, 3, 3),
+            "layer2.0.downsample.0.weight": (128, 64, 1, 1),
+            "layer2.0.downsample.1.running_mean": (128,),
+            "layer3.0.downsample.0.weight": (256, 128, 1, 1),
+            "layer4.0.downsample.0.weight": (512, 256, 1, 1),
+            "layer4.1.conv2.weight": (512, 512, 3, 3),
+            "fc.weight": (1000, 512),
+            "fc.bias": (1000,),
+        },
+    ),
+    "mobilenet_v2:imagenet": (
+        314,
+        {
+            "features.0.0.weight": (32, 3, 3, 3),
+            "features.0.1.running_mean": (32,),
+            "features.1.conv.0.0.weight": (32, 1, 3, 3),
+            "features.1.conv.0.1.weight": (32,),
+            "features.1.conv.1.weight": (16, 32, 1, 1),
+            "features.1.conv.2.bias": (16,),
+            "features.2.conv.0.0.weight": (96, 16, 1, 1),
+            "features.2.conv.1.0.weight": (96, 1, 3, 3),
+            "features.2.conv.1.1.num_batches_tracked": (),
+            "features.2.conv.2.weight": (24, 96, 1, 1),
+            "features.2.conv.3.running_var": (24,),
+            "features.4.conv.2.weight": (32, 144, 1, 1),
+            "features.7.conv.2.weight": (64, 192, 1, 1),
+            "features.11.conv.2.weight": (96, 384, 1, 1),
+            "features.14.conv.2.weight": (160, 576, 1, 1),
+            "features.17.conv.0.0.weight": (960, 160, 1, 1),
+            "features.17.conv.2.weight": (320, 960, 1, 1),
+            "features.18.0.weight": (1280, 320, 1, 1),
+            "features.18.1.bias": (1280,),
+            "classifier.1.weight": (1000, 1280),
+            "classifier.1.bias": (1000,),
+        },
+    ),
     "resnet50:imagenet": (
         320,
         {
@@ -88,8 +132,9 @@ def test_keys_and_shapes_are_torchvisions(text: str) -> None:
     network = network_shell(network_from_text(text), (3, 224, 224), 1000)
     found = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     assert len(found) == count and {name: found.get(name) for name in shapes} == shapes
-    last = {"resnet50": 2048, "shufflenet_v2": 1024, "convnext_tiny": 768}[network_from_text(text).kind]
-    assert network.maps(torch.empty(1, 3, 224, 224, device="meta"), -1).shape[1:] == (last, 7, 7)
+    widths = {"resnet18": 512, "mobilenet_v2": 1280, "resnet50": 2048, "shufflenet_v2": 1024, "convnext_tiny": 768}
+    last = network.maps(torch.empty(1, 3, 224, 224, device="meta"), -1)
+    assert last.shape[1:] == (widths[network_from_text(text).kind], 7, 7)
 
 
 @pytest.mark.parametrize("side", [28, 32, 64, 128, 256])
@@ -127,9 +172,11 @@ def check_gradients(text: str, side: int) -> None:
     assert all(bool(gradient.isfinite().all()) and gradient.abs().max() > 0 for gradient in gradients)
 
 
-@pytest.mark.parametrize("text", [*NEW, "resnet50:instance"])
+@pytest.mark.parametrize(
+    "text", [*NEW, "resnet50:instance", "vgg11", "vgg11:batch", "alexnet", "alexnet:batch", "vit", "resnet18"]
+)
 def test_initialising_covers_every_layer_and_depends_on_the_generator_alone(text: str) -> None:
-    network = build_network(network_from_text(text), (1, 16, 16), 4, generator(0))
+    network = build_network(network_from_text(text), (1, 28, 28), 4, generator(0))
     wanted = {name: value.clone() for name, value in network.state_dict().items()}
     with torch.no_grad():
         for value in network.state_dict().values():
@@ -173,6 +220,9 @@ def test_the_last_map_pooled_is_the_features(text: str) -> None:
         ("convnext_tiny", 15, "at least 16 x 16"),
         ("convnext_tiny:imagenet", 28, "at least 32 x 32"),
         ("resnet50:instance", 8, "resnet50'"),
+        ("vgg11", 31, "at least 32 x 32"),
+        ("vgg11", 8, "at least 32 x 32"),
+        ("alexnet", 7, "at least 8 x 8"),
     ],
 )
 def test_inputs_that_cannot_be_seen_are_refused(text: str, side: int, message: str) -> None:

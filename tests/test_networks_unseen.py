@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from attar.base.errors import InputError
 from attar.base.randomness import generator
-from attar.models.networks.network import NetworkConfig, initialise_parameters, num_parameters
+from attar.models.networks.network import num_parameters
 from attar.models.networks.registry import build_network, network_from_text, network_shell
 
 # Convolutions with their biases, of three-channel inputs, written out.
@@ -73,38 +72,6 @@ def test_vgg11_has_the_indices_of_torchvisions_features() -> None:
     assert len(network.layers) == 29
 
 
-def test_short_names_are_read_back() -> None:
-    for text in ("vgg11", "vgg11:batch", "alexnet", "alexnet:batch"):
-        config = network_from_text(text)
-        assert config.name == text
-        assert NetworkConfig.model_validate_json(config.model_dump_json()) == config
-    assert network_from_text("alexnet").norm == NetworkConfig(kind="alexnet").norm == "none"
-    assert network_from_text("alexnet:nonorm").name == "alexnet"
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("vgg", "did you mean 'vgg11'"),
-        ("vgg11:layer", "take 'instance' or 'batch'"),
-        ("vgg11:nonorm", "take 'instance' or 'batch'"),
-        ("alexnet:instance", "take 'none' or 'batch'"),
-        ("alexnet:w64", "alexnet has no width"),
-        ("vgg11:d3", "vgg11 has no depth"),
-    ],
-)
-def test_settings_without_meaning_are_refused(text: str, message: str) -> None:
-    with pytest.raises(InputError, match=message) as caught:
-        network_from_text(text)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(("text", "side"), [("vgg11", 31), ("vgg11", 8), ("alexnet", 7)])
-def test_inputs_too_small_to_pool_are_refused(text: str, side: int) -> None:
-    with pytest.raises(InputError, match="at least"):
-        build_network(network_from_text(text), (3, side, side), 10)
-
-
 @pytest.mark.parametrize("text", ["vgg11", "alexnet"])
 def test_gradients_are_finite_and_reach_every_parameter_and_the_input(text: str) -> None:
     network = build_network(network_from_text(text), (3, 32, 32), 4, generator(0))
@@ -113,17 +80,6 @@ def test_gradients_are_finite_and_reach_every_parameter_and_the_input(text: str)
     gradients = torch.autograd.grad(loss, [inputs, *network.parameters()])
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
     assert all(gradient.abs().max() > 0 for gradient in (gradients[0], gradients[1], gradients[-2]))
-
-
-@pytest.mark.parametrize("text", ["vgg11", "vgg11:batch", "alexnet", "alexnet:batch"])
-def test_initialising_covers_every_layer(text: str) -> None:
-    network = build_network(network_from_text(text), (3, 32, 32), 4, generator(0))
-    wanted = {name: value.clone() for name, value in network.state_dict().items()}
-    with torch.no_grad():
-        for value in network.state_dict().values():
-            value.fill_(7)
-    initialise_parameters(network, generator(0))
-    assert all(torch.equal(value, wanted[name]) for name, value in network.state_dict().items())
 
 
 def test_vit_has_the_size_of_vit_tiny_and_its_keys() -> None:
