@@ -244,8 +244,9 @@ def _read_codec(
 def implied_facts(recipe: Mapping[str, Any], real_pixels_inside: bool) -> dict[str, Any]:
     """What follows from recipe and start, and is written only where it differs: citations, privacy and network."""
     hints = recipe_hints(recipe)
+    citations = hints.get("citations")  # the recipe of a damaged file may hold anything
     return {
-        "citations": tuple(hints.get("citations", ())),
+        "citations": tuple(citations) if isinstance(citations, list | tuple) else (),
         "privacy": privacy_statement(real_pixels_inside, hints.get("steps", 1)),
         "network": hints.get("evaluation_network"),
     }
