@@ -306,12 +306,12 @@ class DistilledSet:
         Raises:
             InputError: an index out of range; public weights that are absent (their id and hash are named).
         """
-        wanted = torch.arange(len(self)) if items is None else torch.as_tensor(items, dtype=torch.int64).cpu()
-        if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < len(self):
-            raise InputError(f"items {int(wanted.min())}..{int(wanted.max())} were asked for; there are {len(self)}")
-        images = torch.empty(len(wanted), *self.image_shape)
+        places = torch.arange(len(self)) if items is None else torch.as_tensor(items, dtype=torch.int64).cpu()
+        if len(places) and not 0 <= int(places.min()) <= int(places.max()) < len(self):
+            raise InputError(f"items {int(places.min())}..{int(places.max())} were asked for; there are {len(self)}")
+        images = torch.empty(len(places), *self.image_shape)
         draw = None if epoch is None else generator(self.manifest.seed, "images", epoch)
-        for start, part in self._chunks(wanted):
+        for start, part in self._chunks(places):
             images[start : start + len(part)] = self._decode(part, draw)
         return images.clamp_(0, 1) if clamp else images
 

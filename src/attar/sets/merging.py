@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -90,10 +90,11 @@ def merge(sets: Sequence[DistilledSet | Path | str], *, order: Sequence[str] | N
 def _loaded(sets: Sequence[DistilledSet | Path | str]) -> list[_Part]:
     if isinstance(sets, str | Path | DistilledSet) or len(sets) < 2:
         raise InputError("merge needs two sets or more; give a list of sets or files")
-    return [
-        _Part(f"set {place}", each) if isinstance(each, DistilledSet) else _Part(str(each), DistilledSet.load(each))
-        for place, each in enumerate(sets, 1)
-    ]
+    parts = []
+    for place, source in enumerate(sets, 1):
+        loaded = isinstance(source, DistilledSet)
+        parts.append(_Part(f"set {place}", source) if loaded else _Part(str(source), DistilledSet.load(source)))
+    return parts
 
 
 def _content(part: _Part) -> str:
@@ -103,13 +104,11 @@ def _content(part: _Part) -> str:
 def _check_images(parts: Sequence[_Part]) -> None:
     first = parts[0]
     for part in parts[1:]:
-        for name in ("image_shape",):
-            ours, theirs = getattr(first.manifest, name), getattr(part.manifest, name)
-            if ours != theirs:
-                raise InputError(
-                    f"{name} is {ours} in {first.name} and {theirs} in {part.name}; distil all of them with the same "
-                    "--image-size and --channels"
-                )
+        if part.manifest.image_shape != first.manifest.image_shape:
+            raise InputError(
+                f"image_shape is {first.manifest.image_shape} in {first.name} and {part.manifest.image_shape} in "
+                f"{part.name}; distil all of them with the same --image-size and --channels"
+            )
 
 
 def _check_overlaps(parts: Sequence[_Part]) -> None:
@@ -125,12 +124,12 @@ def _check_overlaps(parts: Sequence[_Part]) -> None:
 
 
 def _class_order(parts: Sequence[_Part], order: Sequence[str] | None) -> tuple[str, ...]:
-    known = {name for part in parts for name in part.manifest.classes}
+    names = {name for part in parts for name in part.manifest.classes}
     if order is None:
-        return tuple(sorted(known))
+        return tuple(sorted(names))
     if isinstance(order, str) or len(set(order)) < len(order):
         raise InputError(f"the order {order!r:.200} must be a list that names each class once")
-    absent, renamed = sorted(set(order) - known), sorted(known - set(order))
+    absent, renamed = sorted(set(order) - names), sorted(names - set(order))
     if absent or renamed:
         faults = [f"no set has {_some(absent)}"] * bool(absent) + [f"it lacks {_some(renamed)}"] * bool(renamed)
         raise InputError(
@@ -167,17 +166,17 @@ def _check_labels(parts: Sequence[_Part]) -> None:
 
 def _region_settings(part: _Part) -> list[Any]:
     regions = [shard.regions for shard in part.manifest.shards if shard.regions]
-    trees = [[each.labels.model_dump(mode="json"), each.observer and each.observer.identity] for each in regions]
+    trees = [[spec.labels.model_dump(mode="json"), spec.observer and spec.observer.identity] for spec in regions]
     return [json for place, json in enumerate(trees) if json not in trees[:place]]
 
 
 def _preprocess(parts: Sequence[_Part]) -> tuple[CodecSpec, Tensors]:
     """What makes network inputs: that of all parts, or the normalisation of all their images together."""
-    known = {part.manifest.preprocess.identity: part for part in parts}
-    if len(known) == 1:
+    kinds = {part.manifest.preprocess.identity: part for part in parts}
+    if len(kinds) == 1:
         spec = parts[0].manifest.preprocess
         return spec, parts[0].distilled.contents.codecs[spec.identity]
-    for part in known.values():
+    for part in kinds.values():
         about = part.manifest.preprocess.spec
         kind = about.get("whitening") or about.get("kind")
         if kind != "normalise":
@@ -187,20 +186,11 @@ def _preprocess(parts: Sequence[_Part]) -> tuple[CodecSpec, Tensors]:
             )
         if not part.manifest.data.num_items:
             raise InputError(f"{part.name} does not say how many images it was distilled from; distil it again")
-    pooled = pooled_normalisation([(part.manifest.data.num_items, _pixels(part)) for part in _sources(parts)])
+    # Parts that were distilled from the same images with the same normalisation count once.
+    sources = {(part.manifest.data.fingerprint, part.manifest.preprocess.identity): part for part in reversed(parts)}
+    counted = [(part.manifest.data.num_items, part.distilled.preprocess) for part in reversed(sources.values())]
+    pooled = pooled_normalisation([(count, cast(Pixels, codec)) for count, codec in counted])
     return describe_codec(pooled), {name: at_rest(tensor) for name, tensor in pooled.stored_tensors().items()}
-
-
-def _sources(parts: Sequence[_Part]) -> list[_Part]:
-    """One part for all that were distilled from the same images with the same normalisation."""
-    known = {(part.manifest.data.fingerprint, part.manifest.preprocess.identity): part for part in reversed(parts)}
-    return list(reversed(known.values()))
-
-
-def _pixels(part: _Part) -> Pixels:
-    preprocess = part.distilled.preprocess
-    assert isinstance(preprocess, Pixels)
-    return preprocess
 
 
 def pooled_normalisation(parts: Sequence[tuple[int, Pixels]]) -> Pixels:
@@ -215,8 +205,8 @@ def pooled_normalisation(parts: Sequence[tuple[int, Pixels]]) -> Pixels:
     """
     total = sum(count for count, _ in parts)
     shares = [count / total for count, _ in parts]
-    means = torch.stack([each.mean.double().cpu() for _, each in parts])
-    deviations = torch.stack([each.std.double().cpu() for _, each in parts])
+    means = torch.stack([codec.mean.double().cpu() for _, codec in parts])
+    deviations = torch.stack([codec.std.double().cpu() for _, codec in parts])
     weights = torch.tensor(shares, dtype=torch.float64).unsqueeze(1)
     mean = (weights * means).sum(0)
     variance = (weights * (deviations.square() + (means - mean).square())).sum(0)
@@ -254,27 +244,27 @@ def _shards(
 def _manifest(
     parts: Sequence[_Part], classes: Sequence[str], preprocess: CodecSpec, shards: Sequence[ShardSpec]
 ) -> Manifest:
-    every = [part.manifest for part in parts]
-    recipe = merged_recipe([(each.classes, each.recipe) for each in every])
-    networks = [each.network for each in every]
-    manifest = compose_manifest(
+    manifests = [part.manifest for part in parts]
+    recipe = merged_recipe([(manifest.classes, manifest.recipe) for manifest in manifests])
+    networks = [manifest.network for manifest in manifests]
+    merged = compose_manifest(
         preprocess,
         shards,
         classes,
         recipe,
-        _data([each.data for each in every]),
-        _initialization([each.initialization for each in every]),
-        min(each.seed for each in every),
-        " + ".join(sorted({each.device for each in every})),
+        _data([manifest.data for manifest in manifests]),
+        _initialization([manifest.initialization for manifest in manifests]),
+        min(manifest.seed for manifest in manifests),
+        " + ".join(sorted({manifest.device for manifest in manifests})),
         None,
         (),
         _learned(parts),
     )
-    return manifest.model_copy(
+    return merged.model_copy(
         update={
-            "citations": tuple(sorted({key for each in every for key in each.citations})),
-            "privacy": strongest_caution([each.privacy for each in every]),
-            "network": networks[0] if all(each == networks[0] for each in networks) else None,
+            "citations": tuple(sorted({key for manifest in manifests for key in manifest.citations})),
+            "privacy": strongest_caution([manifest.privacy for manifest in manifests]),
+            "network": networks[0] if all(network == networks[0] for network in networks) else None,
         }
     )
 
@@ -289,15 +279,15 @@ def merged_recipe(recipes: Sequence[tuple[Sequence[str], Mapping[str, Any]]]) ->
     if all(dict(recipe) == first for _, recipe in recipes):
         return first
     names = sorted({str(recipe.get("name", "distilled")) for _, recipe in recipes})
-    told = [{"classes": list(classes), "recipe": dict(recipe)} for classes, recipe in recipes]
-    return {"name": " + ".join(names), "parts": told}
+    parts = [{"classes": list(classes), "recipe": dict(recipe)} for classes, recipe in recipes]
+    return {"name": " + ".join(names), "parts": parts}
 
 
 def strongest_caution(statements: Sequence[str]) -> str:
     """What is to be said of all parts together: the strongest caution, and any that is not one of ours beside it."""
-    known = [CAUTIONS.index(each) for each in statements if each in CAUTIONS]
-    strange = sorted({each for each in statements if each not in CAUTIONS})
-    return " ".join([CAUTIONS[max(known)]] * bool(known) + strange)
+    ranks = [CAUTIONS.index(statement) for statement in statements if statement in CAUTIONS]
+    strange = sorted({statement for statement in statements if statement not in CAUTIONS})
+    return " ".join([CAUTIONS[max(ranks)]] * bool(ranks) + strange)
 
 
 def _data(parts: Sequence[DataProvenance]) -> DataProvenance:

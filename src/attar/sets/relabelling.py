@@ -67,15 +67,13 @@ def with_regions(
     preprocess = deepcopy(distilled.preprocess).to(device)
     labelled = []
     for index, part in enumerate(parts):
-        home = part.labels.device
-        kept = None
+        epochs, home = None, part.labels.device
         if folder is not None and facts is not None:
-            kept = KeptEpochs(folder / str(index), labels_key(distilled, index, config, facts, seed, device))
-        grid = int(part.spec().get("grid", 1))
-        canvases, shape = part.to(device).canvases, part.codec.image_shape
-        regions = Regions(canvases, part.num_canvases, shape, config, preprocess, grid, seed, device)
+            epochs = KeptEpochs(folder / str(index), labels_key(distilled, index, config, facts, seed, device))
+        grid, canvases = int(part.spec().get("grid", 1)), part.to(device).canvases
+        regions = Regions(canvases, part.num_canvases, distilled.image_shape, config, preprocess, grid, seed, device)
         tensors = label_regions(
-            observer, regions, distilled.num_classes, batch_size=batch_size, progress=progress, kept=kept
+            observer, regions, distilled.num_classes, batch_size=batch_size, progress=progress, kept=epochs
         )
         spec = RegionSpec(labels=config, seed=seed, observer=facts, tensors=describe_tensors(tensors))
         labelled.append((spec, tensors))

@@ -81,7 +81,7 @@ class Storage(Config):
         counted = "codes, scales, soft labels and decoder" if soft else "codes, scales and decoder"
         if regions:
             counted = "codes, scales, region labels or observer, and decoder"
-        told = [
+        lines = [
             f"file: {self.file_bytes:,} bytes, {self.bits_per_class:,.0f} bits per class",
             f"items alone: {self.codes_bytes:,} bytes as stored",
             *[f"soft labels: {self.soft_label_bytes:,} bytes as stored"] * soft,
@@ -89,16 +89,16 @@ class Storage(Config):
             f"papers' count: {self.paper_bytes:,} bytes (every value as float32; {counted})",
         ]
         for weights in self.external:
-            told.append(
+            lines.append(
                 f"not inside: {weights.id}, {weights.num_bytes:,} bytes, sha256 {weights.sha256[:12]}...: "
                 f"as large as {math.ceil(weights.num_bytes / self.file_bytes):,} such files"
             )
-        return told
+        return lines
 
 
 def storage_of(manifest: Manifest, num_bytes: int) -> Storage:
     """The sizes of a set with this manifest, in a file of so many bytes."""
-    tensors = [named for shard in manifest.shards for named in shard.tensors.items()]
+    tensors = [entry for shard in manifest.shards for entry in shard.tensors.items()]
     items = [(name, spec) for name, spec in tensors if name not in LABELS]
     soft = [spec for name, spec in tensors if name == SOFT_LABELS]
     decoders = {shard.codec.identity: shard.codec for shard in manifest.shards}
@@ -123,7 +123,7 @@ def storage_of(manifest: Manifest, num_bytes: int) -> Storage:
 def online_observers(manifest: Manifest) -> list[ObserverFacts]:
     """The observers that training on a set must ask, each once."""
     regions = [shard.regions for shard in manifest.shards if shard.regions and shard.regions.online]
-    facts = {each.observer.identity: each.observer for each in regions if each.observer}
+    facts = {spec.observer.identity: spec.observer for spec in regions if spec.observer}
     return list(facts.values())
 
 

@@ -85,12 +85,12 @@ def _settings(tree: Tree) -> Tree | None:
     usual = _registered(tree.get("name"))
     if usual is not None:
         return _differences(usual, tree)
-    known = {name: value for name, value in tree.items() if name in Recipe.model_fields}
+    fields = {name: value for name, value in tree.items() if name in Recipe.model_fields}
     try:
-        recipe = Recipe.model_validate_json(canonical_json(known))
+        recipe = Recipe.model_validate_json(canonical_json(fields))
     except ValueError:
         return None
-    settings = {name: value for name, value in tree.items() if name not in known} | _without_defaults(recipe)
+    settings = {name: value for name, value in tree.items() if name not in fields} | _without_defaults(recipe)
     return {name: value for name, value in settings.items() if name != "name"}
 
 
@@ -107,8 +107,8 @@ def _with_settings(stored: Mapping[str, Any]) -> Tree | None:
     try:
         if usual is not None:
             return _applied(usual, settings)
-        known = {name: value for name, value in settings.items() if name in Recipe.model_fields}
-        recipe = Recipe.model_validate_json(canonical_json(known | {"name": stored.get("name")}))
+        fields = {name: value for name, value in settings.items() if name in Recipe.model_fields}
+        recipe = Recipe.model_validate_json(canonical_json(fields | {"name": stored.get("name")}))
         return settings | recipe.model_dump(mode="json")
     except (LookupError, TypeError, ValueError, RecursionError):  # the file may hold anything
         return None

@@ -168,14 +168,14 @@ class RegionInputs:
         if len(self._parts) == 1:
             regions, parameters = self._parts[0]
             return regions.images(parameters, indices.to(regions.device))
-        first, found = 0, torch.empty(len(indices), *self._parts[0][0].image_shape, device=indices.device)
+        first, images = 0, torch.empty(len(indices), *self._parts[0][0].image_shape, device=indices.device)
         for regions, parameters in self._parts:
             here = ((indices >= first) & (indices < first + regions.num_canvases)).nonzero()[:, 0]
             if len(here):
-                own = (indices[here] - first).to(regions.device)
-                found[here] = regions.images(parameters, own).to(found)
+                places = (indices[here] - first).to(regions.device)
+                images[here] = regions.images(parameters, places).to(images)
             first += regions.num_canvases
-        return found
+        return images
 
 
 def labelled_regions(
@@ -203,16 +203,16 @@ def _regions_of(part: Parameterization, spec: RegionSpec, preprocess: Codec, dev
 def check_observer_of(needed: Sequence[ObserverFacts], observer: Labeller | None, where: str) -> None:
     """Raise InputError unless the observer is the one that labels are asked of."""
     for facts in needed:
-        called = f"{facts.network or 'network'} {facts.identity[:12]}... ({facts.num_bytes:,} bytes)"
+        title = f"{facts.network or 'network'} {facts.identity[:12]}... ({facts.num_bytes:,} bytes)"
         if observer is None:
             raise InputError(
-                f"{where} stores no labels: training needs the observer {called}, identity {facts.identity}; give it, "
+                f"{where} stores no labels: training needs the observer {title}, identity {facts.identity}; give it, "
                 "or label the set again with another storage"
             )
         identity = getattr(observer, "identity", None)
         if identity != facts.identity:
             raise InputError(
-                f"{where} has labels of the observer {called}; the one given is {str(identity)[:12]}...: give that one"
+                f"{where} has labels of the observer {title}; the one given is {str(identity)[:12]}...: give that one"
             )
 
 

@@ -37,12 +37,12 @@ def folder_names(classes: tuple[str, ...]) -> tuple[str, ...]:
 
 def _safe(name: str) -> str:
     name = unicodedata.normalize("NFC", name)
-    kept = "".join(letter if letter.isalnum() or letter in " ._-()+,'" else "_" for letter in name)
-    kept = kept.encode()[:LONGEST_NAME_BYTES].decode(errors="ignore").rstrip(". ").lstrip(" ")
-    if not kept.strip("."):
-        kept = "class"
-    taken = kept.casefold() in (ABOUT, CLASSES) or kept.split(".")[0].casefold() in RESERVED
-    return f"_{kept}" if kept.startswith(".") or taken else kept
+    safe = "".join(letter if letter.isalnum() or letter in " ._-()+,'" else "_" for letter in name)
+    safe = safe.encode()[:LONGEST_NAME_BYTES].decode(errors="ignore").rstrip(". ").lstrip(" ")
+    if not safe.strip("."):
+        safe = "class"
+    reserved = safe.casefold() in (ABOUT, CLASSES) or safe.split(".")[0].casefold() in RESERVED
+    return f"_{safe}" if safe.startswith(".") or reserved else safe
 
 
 def refuse_folder(out: Path, overwrite: bool) -> None:
@@ -73,20 +73,20 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     """A temporary folder beside `out`, renamed to it when the block ends well and removed when it does not."""
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
     try:
-        made = work / "new"
-        made.mkdir()
-        yield made
-        _exchange(made, out, work / "old")
+        folder = work / "new"
+        folder.mkdir()
+        yield folder
+        _exchange(folder, out, work / "old")
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _exchange(made: Path, out: Path, old: Path) -> None:
-    """`made` becomes `out`; whatever stops it on the way, Ctrl-C too, what was there is put back."""
+def _exchange(new: Path, out: Path, old: Path) -> None:
+    """`new` becomes `out`; whatever stops it on the way, Ctrl-C too, what was there is put back."""
     try:
         if out.exists():
             out.rename(old)
-        made.rename(out)
+        new.rename(out)
     except BaseException:
         if old.exists() and not out.exists():
             old.rename(out)

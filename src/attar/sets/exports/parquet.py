@@ -43,9 +43,9 @@ def export_parquet(distilled: DistilledSet, out: Path, overwrite: bool) -> None:
         with pyarrow.parquet.ParquetWriter(temporary / TABLE, schema) as writer:
             for columns in _groups(rendered):
                 writer.write_table(pyarrow.table(columns, schema=schema), row_group_size=ROW_GROUP)
-        told = about(distilled, "parquet", lost_with_pictures(rendered))
-        (temporary / "README.md").write_text(_card(distilled, told), encoding="utf-8")
-        write_json(temporary / ABOUT, told)
+        note = about(distilled, "parquet", lost_with_pictures(rendered))
+        (temporary / "README.md").write_text(_card(distilled, note), encoding="utf-8")
+        write_json(temporary / ABOUT, note)
 
 
 def _groups(rendered: Rendered) -> Iterator[dict[str, Any]]:
@@ -76,7 +76,7 @@ def _features(distilled: DistilledSet) -> dict[str, Any]:
     return features
 
 
-def _card(distilled: DistilledSet, told: dict[str, Any]) -> str:
+def _card(distilled: DistilledSet, note: dict[str, Any]) -> str:
     """README.md: the columns and files for tools (JSON is YAML too), what the set is for people."""
     names = {str(index): name for index, name in enumerate(distilled.classes)}
     columns: list[dict[str, Any]] = [
@@ -92,15 +92,15 @@ def _card(distilled: DistilledSet, told: dict[str, Any]) -> str:
         "dataset_info": {"features": columns},
     }
     header = "".join(f"{key}: {json.dumps(value)}\n" for key, value in facts.items())
-    lines = [f"- {line}" for line in told["lost"]]
+    lines = [f"- {line}" for line in note["lost"]]
     learned = [f"- {name}: {value:.6g}" for name, value in sorted(distilled.learned.items())]
     return "\n".join(
         [
             f"---\n{header}---\n",
             "# A distilled set of images\n",
             f"{len(distilled)} synthetic images of {distilled.num_classes} classes, made to train a classifier in",
-            f"place of a larger data set. Written by {told['made_by']} from a file with the content",
-            f"sha256 {told['content_sha256']}; more is in {ABOUT}.\n",
+            f"place of a larger data set. Written by {note['made_by']} from a file with the content",
+            f"sha256 {note['content_sha256']}; more is in {ABOUT}.\n",
             f"{distilled.manifest.privacy}\n",
             "What this copy does not hold of the distilled file:\n",
             *lines,

@@ -23,7 +23,7 @@ from attar.methods.parameterizations.mosaic import Mosaic
 from attar.models.codecs.pixels import Pixels
 from attar.sets.composing import without_folders
 from attar.sets.distilled import DistilledSet
-from attar.sets.imports.found import Found, check_rate, labels_of
+from attar.sets.imports.foreign_set import ForeignSet, check_rate, labels_of
 from attar.sets.imports.pictures import read_hub, read_pictures
 from attar.sets.imports.preprocessing import CHOICES, Look, Values, look_at, normalisation, whitening
 from attar.sets.imports.tensors import load_labels, read_arrays, read_tensors
@@ -125,25 +125,25 @@ def import_set(
         InputError: a file that cannot be read without trusting it, answers that it contradicts, or a question that
             only its makers can answer; one line.
     """
-    known = Answers(**answers)
+    options = Answers(**answers)
     progress = progress or Silent()
-    found = _read(source, None if labels is None else local_path(labels), known, resize, progress)
-    splits = None if data is None else _real(found, data, known.classes, test, resize, progress)
+    foreign = _read(source, None if labels is None else local_path(labels), options, resize, progress)
+    splits = None if data is None else _real(foreign, data, options.classes, test, resize, progress)
     real = None if splits is None else splits.train
-    read, assumed = list(found.notes), list[str]()
-    found, classes = _classes(found, known, real, assumed)
-    codec, preprocess = _codecs(found, known, real, assumed)
-    items = _items(found, known, codec, preprocess, assumed)
-    rate = _rate(found, known)
-    named = known.name or (splits.name if splits else UNKNOWN)
-    told = {name: answer for name, answer in vars(known).items() if answer != getattr(Answers, name)}
-    recipe = {"name": FOREIGN, "source": _called(source), "format": found.format, "read": read}
+    read, assumed = list(foreign.notes), list[str]()
+    foreign, classes = _classes(foreign, options, real, assumed)
+    codec, preprocess = _codecs(foreign, options, real, assumed)
+    items = _items(foreign, options, codec, preprocess, assumed)
+    rate = _rate(foreign, options)
+    title = options.name or (splits.name if splits else UNKNOWN)
+    settings = {name: answer for name, answer in vars(options).items() if answer != getattr(Answers, name)}
+    recipe = {"name": FOREIGN, "source": _called(source), "format": foreign.format, "read": read}
     built = DistilledSet.build(
         items,
         preprocess,
         classes=classes,
-        recipe=recipe | {"told": told, "assumed": assumed},
-        data=DataProvenance(name=without_folders(named), fingerprint=UNKNOWN, num_items=0, split=UNKNOWN),
+        recipe=recipe | {"told": settings, "assumed": assumed},
+        data=DataProvenance(name=without_folders(title), fingerprint=UNKNOWN, num_items=0, split=UNKNOWN),
         initial=InitialProvenance(kind=UNKNOWN, real_pixels_inside=True),
         device=UNKNOWN,
         learned=None if rate is None else {RATE: rate},
@@ -159,17 +159,17 @@ def _called(source: Path | str) -> str:
     return path.name if path.name not in ("", "..") else path.resolve().name
 
 
-def _rate(found: Found, known: Answers) -> float | None:
-    if known.rate is not None:
-        return check_rate(float(known.rate), "--rate")
-    return None if found.rate is None else check_rate(found.rate, "the rate that lies with the images")
+def _rate(foreign: ForeignSet, answers: Answers) -> float | None:
+    if answers.rate is not None:
+        return check_rate(float(answers.rate), "--rate")
+    return None if foreign.rate is None else check_rate(foreign.rate, "the rate that lies with the images")
 
 
 def _real(
-    found: Found, data: Any, classes: Sequence[str] | None, test: Any, resize: Resize, progress: Progress
+    foreign: ForeignSet, data: Any, classes: Sequence[str] | None, test: Any, resize: Resize, progress: Progress
 ) -> Splits:
     """The real images in the size and colours of the foreign ones. Raises InputError where they are in others."""
-    channels, height, width = found.images.shape[1:]
+    channels, height, width = foreign.images.shape[1:]
     if isinstance(data, Splits):
         splits = (
             Splits(data.train.with_classes(classes), data.test.with_classes(classes), data.name) if classes else data
@@ -193,126 +193,129 @@ def _real(
     return splits
 
 
-def _read(source: Path | str, labels: Path | None, known: Answers, resize: Resize, progress: Progress) -> Found:
+def _read(source: Path | str, labels: Path | None, answers: Answers, resize: Resize, progress: Progress) -> ForeignSet:
     path = local_path(source)
     hub = str(source).startswith(HUB)
     suffix = "" if hub else path.suffix.lower()
     tensors = suffix in (".pt", ".pth")
-    if known.experiment and not tensors:
-        raise InputError(f"--experiment {known.experiment} has no effect: {path.name} holds one set; leave it out")
-    if (tensors or suffix == ".npz") and (known.image_size is not None or known.channels != "keep"):
+    if answers.experiment and not tensors:
+        raise InputError(f"--experiment {answers.experiment} has no effect: {path.name} holds one set; leave it out")
+    if (tensors or suffix == ".npz") and (answers.image_size is not None or answers.channels != "keep"):
         raise InputError(f"--image-size and --channels have no effect: {path.name} holds numbers, no pictures")
     if tensors:
-        return read_tensors(path, labels, known.experiment)
-    size = sides(known.image_size)
-    rules = Rules(size, "refuse" if size is None else resize, known.channels)
+        return read_tensors(path, labels, answers.experiment)
+    size = sides(answers.image_size)
+    rules = Rules(size, "refuse" if size is None else resize, answers.channels)
     if hub:
-        found = read_hub(str(source), rules, progress)
+        foreign = read_hub(str(source), rules, progress)
     elif not path.exists():
         raise InputError(f"{path} does not exist; give {KINDS}")
     elif suffix == ".npz":
-        found = read_arrays(path)
+        foreign = read_arrays(path)
     elif path.is_dir() or suffix in (".parquet", ".arrow"):
-        found = read_pictures(path, rules, progress)
+        foreign = read_pictures(path, rules, progress)
     else:
         raise InputError(f"{path} is no set of others; give {KINDS}")
     if labels is None:
-        return found
+        return foreign
     hard, soft = labels_of(load_labels(labels), f"the labels of {labels.name}")
-    return replace(found, labels=hard, soft=soft, classes=None)
+    return replace(foreign, labels=hard, soft=soft, classes=None)
 
 
-def _classes(found: Found, known: Answers, real: ImageSet | None, assumed: list[str]) -> tuple[Found, tuple[str, ...]]:
+def _classes(
+    foreign: ForeignSet, answers: Answers, real: ImageSet | None, assumed: list[str]
+) -> tuple[ForeignSet, tuple[str, ...]]:
     """The classes' names in the labels' order; labels follow where the file has names of its own."""
-    names = tuple(known.classes) if known.classes else real.classes if real is not None else found.classes
-    if found.labels is None and found.soft is None:
-        found = _class_after_class(found, names, assumed)
-    if found.labels is None and found.soft is not None:
+    names = tuple(answers.classes) if answers.classes else real.classes if real is not None else foreign.classes
+    if foreign.labels is None and foreign.soft is None:
+        foreign = _class_after_class(foreign, names, assumed)
+    if foreign.labels is None and foreign.soft is not None:
         assumed.append("an item's class is that of its largest soft label")
-        found = replace(found, labels=found.soft.argmax(1))
-    if found.labels is None or not len(found.labels) == len(found.images):
+        foreign = replace(foreign, labels=foreign.soft.argmax(1))
+    if foreign.labels is None or not len(foreign.labels) == len(foreign.images):
         raise InputError(
-            f"{len(found.images)} images and {len(found.labels if found.labels is not None else ())} labels were "
+            f"{len(foreign.images)} images and {len(foreign.labels if foreign.labels is not None else ())} labels were "
             "found; give one label for each image, e.g. --labels labels_best.pt"
         )
-    needed = int(found.labels.max()) + 1 if found.soft is None else found.soft.shape[1]
-    if found.classes is not None and needed > len(found.classes):
-        if not known.classes:
+    needed = int(foreign.labels.max()) + 1 if foreign.soft is None else foreign.soft.shape[1]
+    if foreign.classes is not None and needed > len(foreign.classes):
+        if not answers.classes:
             raise InputError(
-                f"labels are of {needed} classes and the file names {len(found.classes)}; give --classes for all"
+                f"labels are of {needed} classes and the file names {len(foreign.classes)}; give --classes for all"
             )
-        found = replace(found, classes=None)
+        foreign = replace(foreign, classes=None)
     if names is None:
         names = tuple(str(index) for index in range(max(2, needed)))
         assumed.append(f"classes have no names and are called {names[0]} to {names[-1]}; --data or --classes name them")
-    if found.classes is not None and found.classes != names:
-        found = _renamed(found, found.classes, names, assumed)
-    elif found.classes is None and (known.classes or real is not None):
+    if foreign.classes is not None and foreign.classes != names:
+        foreign = _renamed(foreign, foreign.classes, names, assumed)
+    elif foreign.classes is None and (answers.classes or real is not None):
         assumed.append(f"labels count the classes in this order: {', '.join(names[:12])}{', ...' * (len(names) > 12)}")
-    if needed > len(names) or (found.soft is not None and found.soft.shape[1] != len(names)):
+    if needed > len(names) or (foreign.soft is not None and foreign.soft.shape[1] != len(names)):
         raise InputError(f"labels are of {needed} classes and {len(names)} are named; give --classes for all of them")
     check_classes(names)
-    return found, names
+    return foreign, names
 
 
-def _class_after_class(found: Found, names: tuple[str, ...] | None, assumed: list[str]) -> Found:
-    count = len(found.images)
+def _class_after_class(foreign: ForeignSet, names: tuple[str, ...] | None, assumed: list[str]) -> ForeignSet:
+    count = len(foreign.images)
     if names is None or count % len(names):
         raise InputError(
             f"{count} images have no labels; give --labels FILE, or --classes (or --data) whose number divides {count}"
         )
-    each = count // len(names)
-    assumed.append(f"labels are missing: {each} images of each class, class after class")
-    return replace(found, labels=torch.arange(len(names)).repeat_interleave(each), classes=None)
+    per_class = count // len(names)
+    assumed.append(f"labels are missing: {per_class} images of each class, class after class")
+    return replace(foreign, labels=torch.arange(len(names)).repeat_interleave(per_class), classes=None)
 
 
-def _renamed(found: Found, own: tuple[str, ...], names: tuple[str, ...], assumed: list[str]) -> Found:
+def _renamed(foreign: ForeignSet, stored: tuple[str, ...], names: tuple[str, ...], assumed: list[str]) -> ForeignSet:
     """Labels by `names` instead of the file's own names: by name where these are the same, else by number or order."""
-    if sorted(own) == sorted(names):
-        places = [names.index(name) for name in own]
+    if sorted(stored) == sorted(names):
+        places = [names.index(name) for name in stored]
     else:
-        places = _places(own, names)
+        places = _places(stored, names)
         first = places.index(min(places))
         assumed.append(
-            f"the file's classes, in order, are the named ones: {own[first]!r} is {names[places[first]]!r}, and so on"
+            f"the file's classes, in order, are the named ones: {stored[first]!r} is {names[places[first]]!r}, "
+            "and so on"
         )
-    labels = None if found.labels is None else torch.tensor(places)[found.labels]
-    soft = found.soft
-    if soft is not None and len(own) == len(names):
+    labels = None if foreign.labels is None else torch.tensor(places)[foreign.labels]
+    soft = foreign.soft
+    if soft is not None and len(stored) == len(names):
         soft = soft[:, torch.tensor(places).argsort()]
-    return replace(found, labels=labels, soft=soft, classes=names)
+    return replace(foreign, labels=labels, soft=soft, classes=names)
 
 
-def _places(own: tuple[str, ...], names: tuple[str, ...]) -> list[int]:
+def _places(stored: tuple[str, ...], names: tuple[str, ...]) -> list[int]:
     """The place among `names` of each of the file's classes: its number where it counts them from 0, else its rank.
 
     Raises:
         InputError: more or fewer classes than are named, and no numbers of named ones.
     """
-    numbered = [re.fullmatch(r"(\D*)([0-9]{1,18})", name) for name in own]
-    alike = len({found[1] if found else None for found in numbered}) == 1 and numbered[0] is not None
-    numbers = [int(found[2]) for found in numbered if found] if alike else list(range(len(own)))
-    if len(set(numbers)) == len(own) and max(numbers) < len(names) and (alike or len(own) == len(names)):
+    numbered = [re.fullmatch(r"(\D*)([0-9]{1,18})", name) for name in stored]
+    alike = len({match[1] if match else None for match in numbered}) == 1 and numbered[0] is not None
+    numbers = [int(match[2]) for match in numbered if match] if alike else list(range(len(stored)))
+    if len(set(numbers)) == len(stored) and max(numbers) < len(names) and (alike or len(stored) == len(names)):
         return numbers
-    if len(own) != len(names) or len(set(numbers)) < len(own):
+    if len(stored) != len(names) or len(set(numbers)) < len(stored):
         raise InputError(
-            f"the file has {len(own)} classes, e.g. {own[0]!r}, and {len(names)} are named; name the same ones"
+            f"the file has {len(stored)} classes, e.g. {stored[0]!r}, and {len(names)} are named; name the same ones"
         )
-    order = sorted(range(len(own)), key=numbers.__getitem__)
-    return [order.index(place) for place in range(len(own))]
+    order = sorted(range(len(stored)), key=numbers.__getitem__)
+    return [order.index(place) for place in range(len(stored))]
 
 
-def _codecs(found: Found, known: Answers, real: ImageSet | None, assumed: list[str]) -> tuple[Pixels, Pixels]:
+def _codecs(foreign: ForeignSet, answers: Answers, real: ImageSet | None, assumed: list[str]) -> tuple[Pixels, Pixels]:
     """Of the stored values, and from images to network inputs."""
-    shape = (found.images.shape[1], found.images.shape[2], found.images.shape[3])
-    look = None if found.images.dtype == torch.uint8 else look_at(found.images)
-    values = _values(found, known, look, assumed)
-    if known.zca:
+    shape = (foreign.images.shape[1], foreign.images.shape[2], foreign.images.shape[3])
+    look = None if foreign.images.dtype == torch.uint8 else look_at(foreign.images)
+    values = _values(foreign, answers, look, assumed)
+    if answers.zca:
         preprocess = whitening(real)
-    elif known.normalization is not None:
-        preprocess = normalisation(known.normalization, shape, real)
-    elif found.preprocess is not None:
-        preprocess = found.preprocess
+    elif answers.normalization is not None:
+        preprocess = normalisation(answers.normalization, shape, real)
+    elif foreign.preprocess is not None:
+        preprocess = foreign.preprocess
     elif values == "plain" and real is not None:
         assumed.append("network inputs are normalised with the statistics of the data")
         preprocess = normalisation("data", shape, real)
@@ -323,14 +326,14 @@ def _codecs(found: Found, known: Answers, real: ImageSet | None, assumed: list[s
     return (normalisation("none", shape, None) if values == "plain" else preprocess), preprocess
 
 
-def _values(found: Found, known: Answers, look: Look | None, assumed: list[str]) -> Values:
-    if look is None or (known.values is None and found.preprocess is not None):
-        if known.values == "inputs":
+def _values(foreign: ForeignSet, answers: Answers, look: Look | None, assumed: list[str]) -> Values:
+    if look is None or (answers.values is None and foreign.preprocess is not None):
+        if answers.values == "inputs":
             raise InputError("--values inputs is no answer for pictures of 8 bits or with known preprocessing")
         return "plain"
-    if known.values is not None:
-        return known.values
-    if found.plain:
+    if answers.values is not None:
+        return answers.values
+    if foreign.plain:
         assumed.append(f"pictures, taken back from whitened inputs, as MTT's code names them: {look}")
         return "plain"
     if look.low >= 0 and look.high > MOST_OF_A_PICTURE:
@@ -340,33 +343,33 @@ def _values(found: Found, known: Answers, look: Look | None, assumed: list[str])
     if look.kind == "pictures":
         assumed.append(f"pictures as they are, because {look}")
         return "plain"
-    if not known.zca and known.normalization is None:
+    if not answers.zca and answers.normalization is None:
         mend = "--zca --data DATA" if look.kind == "whitened" else f"--normalization {CHOICES}"
         raise InputError(f"{look}, as {look.kind} images have, and the file does not say with what; give {mend}")
-    expected = "whitened" if known.zca else "normalised"
+    expected = "whitened" if answers.zca else "normalised"
     doubt = "" if look.kind == expected else f", although they look {look.kind}"
     assumed.append(f"values are {expected} network inputs{doubt}: {look}")
     return "inputs"
 
 
-def _items(found: Found, known: Answers, codec: Pixels, preprocess: Pixels, assumed: list[str]) -> Codes:
-    values = found.images.float() / 255 if found.images.dtype == torch.uint8 else found.images
-    storage = known.storage or ("float16" if found.images.dtype == torch.uint8 else "float32")
-    logits = None if found.soft is None else _logits(found.soft, known.label_kind, assumed)
-    if known.label_kind is not None and logits is None:
-        raise InputError(f"--label-kind {known.label_kind} has no effect: the labels are hard; leave it out")
-    labels = found.labels
+def _items(foreign: ForeignSet, answers: Answers, codec: Pixels, preprocess: Pixels, assumed: list[str]) -> Codes:
+    values = foreign.images.float() / 255 if foreign.images.dtype == torch.uint8 else foreign.images
+    storage = answers.storage or ("float16" if foreign.images.dtype == torch.uint8 else "float32")
+    logits = None if foreign.soft is None else _logits(foreign.soft, answers.label_kind, assumed)
+    if answers.label_kind is not None and logits is None:
+        raise InputError(f"--label-kind {answers.label_kind} has no effect: the labels are hard; leave it out")
+    labels = foreign.labels
     assert labels is not None
-    if known.grid == 1:
+    if answers.grid == 1:
         return Codes(codec, values, labels, storage, logits, "float32")
-    if any(side % known.grid for side in codec.image_shape[1:]):
+    if any(side % answers.grid for side in codec.image_shape[1:]):
         raise InputError(
-            f"--grid {known.grid} does not divide images of {codec.image_shape[1]} x {codec.image_shape[2]}; such sets "
-            "are padded before they are cut: cut them first"
+            f"--grid {answers.grid} does not divide images of {codec.image_shape[1]} x {codec.image_shape[2]}; "
+            "such sets are padded before they are cut: cut them first"
         )
-    labels = labels.repeat_interleave(known.grid**2)
-    logits = None if logits is None else logits.repeat_interleave(known.grid**2, 0)
-    return Mosaic(codec, values, labels, storage, logits, "float32", preprocess=preprocess, grid=known.grid)
+    labels = labels.repeat_interleave(answers.grid**2)
+    logits = None if logits is None else logits.repeat_interleave(answers.grid**2, 0)
+    return Mosaic(codec, values, labels, storage, logits, "float32", preprocess=preprocess, grid=answers.grid)
 
 
 def _logits(soft: Tensor, kind: LabelKind | None, assumed: list[str]) -> Tensor:

@@ -18,13 +18,13 @@ from attar.data.image_set import ImageSet
 from attar.data.offers import Encoded, Source
 from attar.data.tables import Table, holds_tables, open_tables
 from attar.sets.exports.rendering import ABOUT, CLASSES
-from attar.sets.imports.found import MOST_VALUES, Found, labels_of
+from attar.sets.imports.foreign_set import MOST_VALUES, ForeignSet, labels_of
 from attar.sets.imports.tensors import learned_rate
 
 MOST_JSON_BYTES = 2**24
 
 
-def read_pictures(path: Path, rules: Rules, progress: Progress) -> Found:
+def read_pictures(path: Path, rules: Rules, progress: Progress) -> ForeignSet:
     """Labelled pictures as uint8: a folder of class folders, tables, or a folder of these (see `open_tables`).
 
     classes.json of attar's own export gives the true names of class folders, attar-export.json the learned rate.
@@ -38,35 +38,35 @@ def read_pictures(path: Path, rules: Rules, progress: Progress) -> Found:
         InputError: as of `load_images`, or more values than are allowed.
     """
     if path.is_file() or holds_tables(path):
-        found = _found(open_tables(path, soft=True), "a table of pictures", rules, progress)
-        return replace(found, rate=_told_rate(path))
-    found = _found(open_folder(path), "a folder of class folders", rules, progress)
-    return replace(found, classes=_true_names(path, found.classes or ()), rate=_told_rate(path))
+        foreign = _found(open_tables(path, soft=True), "a table of pictures", rules, progress)
+        return replace(foreign, rate=_told_rate(path))
+    foreign = _found(open_folder(path), "a folder of class folders", rules, progress)
+    return replace(foreign, classes=_true_names(path, foreign.classes or ()), rate=_told_rate(path))
 
 
-def read_hub(name: str, rules: Rules, progress: Progress) -> Found:
+def read_hub(name: str, rules: Rules, progress: Progress) -> ForeignSet:
     """Labelled pictures as uint8 of "hf:NAME" or "hf:NAME:SPLIT". Raises InputError as of `load_images`."""
     return _found(open_hub(name, soft=True), "a data set of the Hugging Face hub", rules, progress)
 
 
-def _found(source: Source, form: str, rules: Rules, progress: Progress) -> Found:
+def _found(source: Source, form: str, rules: Rules, progress: Progress) -> ForeignSet:
     part = source.train.open(range(len(source.train.classes)))
     assert isinstance(part, Encoded)
     images = _decoded(part, rules, progress)
     notes: tuple[str, ...] = ("the train part; the test part is left out",) if source.test is not None else ()
     table = part.pictures
     if not isinstance(table, Table) or (soft := table.soft_labels()) is None:
-        return Found(images.images, form, images.labels, classes=images.classes, notes=notes)
+        return ForeignSet(images.images, form, images.labels, classes=images.classes, notes=notes)
     what = f"{table.soft_column!r} of {table.title}"
     _, numbers = labels_of(torch.from_numpy(soft), what)
     notes += (f"soft labels are the column {table.soft_column!r}",)
     if table.label_column is None:
-        return Found(images.images, form, soft=numbers, notes=notes)
+        return ForeignSet(images.images, form, soft=numbers, notes=notes)
     if table.names is None and table.labels.dtype.kind in "iu":
         # Numbers count the columns of the soft labels, whichever of them occur.
         labels, _ = labels_of(torch.from_numpy(table.labels.astype("i8")), f"{table.label_column!r} of {table.title}")
-        return Found(images.images, form, labels, numbers, notes=notes)
-    return Found(images.images, form, images.labels, numbers, images.classes, notes=notes)
+        return ForeignSet(images.images, form, labels, numbers, notes=notes)
+    return ForeignSet(images.images, form, images.labels, numbers, images.classes, notes=notes)
 
 
 def _decoded(part: Encoded, rules: Rules, progress: Progress) -> ImageSet:
@@ -85,7 +85,7 @@ def _true_names(folder: Path, folders: tuple[str, ...]) -> tuple[str, ...]:
         return folders
     try:
         names = {str(entry["folder"]): str(entry["name"]) for entry in entries}
-        return tuple(names[each] for each in folders)
+        return tuple(names[folder] for folder in folders)
     except (KeyError, TypeError):
         raise InputError(f"{listed} does not list the folders beside it; remove it, or export again") from None
 

@@ -124,7 +124,7 @@ def _numbers(text: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     number = r"\s*\d*\.?\d+(e-?\d+)?\s*"
     if len(parts) != 2 or not all(re.fullmatch(f"{number}(,{number})*", part) for part in parts):
         raise InputError(f"--normalization {text!r} is not understood; take {CHOICES}")
-    mean, std = (tuple(float(each) for each in part.split(",")) for part in parts)
-    if not all(1e-6 < each < 1e6 for each in std) or not all(each < 1e6 for each in mean):
+    mean, std = (tuple(float(number) for number in part.split(",")) for part in parts)
+    if not all(1e-6 < number < 1e6 for number in std) or not all(number < 1e6 for number in mean):
         raise InputError(f"--normalization {text!r} has a deviation that is not positive; take {CHOICES}")
     return mean, std

@@ -18,7 +18,7 @@ from torch import Tensor
 from attar.base.container import one_line, parse_json
 from attar.base.errors import InputError
 from attar.models.codecs.pixels import Pixels
-from attar.sets.imports.found import MOST_BYTES, Found, images_of, labels_of, number_of
+from attar.sets.imports.foreign_set import MOST_BYTES, ForeignSet, images_of, labels_of, number_of
 from attar.sets.manifest import RATE
 
 MOST_PICKLE_BYTES = 2**24
@@ -48,7 +48,7 @@ _NUMPY = [
 ]
 
 
-def read_tensors(path: Path, labels: Path | None = None, experiment: int = 0) -> Found:
+def read_tensors(path: Path, labels: Path | None = None, experiment: int = 0) -> ForeignSet:
     """Images and labels of a .pt file.
 
     - {"data": [[images, labels], ...], ...}, one pair for each experiment (DC, DSA, DM)
@@ -68,20 +68,20 @@ def read_tensors(path: Path, labels: Path | None = None, experiment: int = 0) ->
     if experiment and not _experiments(held):
         raise InputError(f"--experiment {experiment} has no effect: {path.name} holds one set; leave it out")
     if _experiments(held):
-        found = _of_experiment(held["data"], path, experiment)
+        foreign = _of_experiment(held["data"], path, experiment)
     elif isinstance(held, list | tuple) and len(held) == 2:
-        found = _labelled(_images(held[0], path, "a pair of images and labels (as of IDC)"), held[1], path)
+        foreign = _labelled(_images(held[0], path, "a pair of images and labels (as of IDC)"), held[1], path)
     elif isinstance(held, Tensor):
-        found = _images(held, path, "images alone (as of MTT)")
+        foreign = _images(held, path, "images alone (as of MTT)")
     elif isinstance(held, Mapping):
-        found = _of_keys(held, path)
+        foreign = _of_keys(held, path)
     else:
         raise _unknown(path, f"a {type(held).__name__}")
     if isinstance(held, Tensor):
-        found = _with_files_beside(found, path, labels is None)
+        foreign = _with_files_beside(foreign, path, labels is None)
     if labels is None:
-        return found
-    return _labelled(replace(found, labels=None, soft=None), load_labels(labels), labels)
+        return foreign
+    return _labelled(replace(foreign, labels=None, soft=None), load_labels(labels), labels)
 
 
 def load_labels(path: Path) -> Any:
@@ -142,7 +142,7 @@ def _experiments(held: Any) -> bool:
     return isinstance(held, Mapping) and isinstance(held.get("data"), list | tuple)
 
 
-def _of_experiment(pairs: Any, path: Path, experiment: int) -> Found:
+def _of_experiment(pairs: Any, path: Path, experiment: int) -> ForeignSet:
     if not 1 <= len(pairs) <= MOST_EXPERIMENTS or not 0 <= experiment < len(pairs):
         raise InputError(
             f"{path.name} holds {len(pairs)} experiments and number {experiment} was asked for; they count from 0"
@@ -150,52 +150,52 @@ def _of_experiment(pairs: Any, path: Path, experiment: int) -> Found:
     pair = pairs[experiment]
     if not isinstance(pair, list | tuple) or len(pair) != 2:
         raise _unknown(path, "experiments that are no pairs of images and labels")
-    found = _images(pair[0], path, "experiments of images and labels (as of DC, DSA, DM)")
+    foreign = _images(pair[0], path, "experiments of images and labels (as of DC, DSA, DM)")
     note = f"experiment {experiment} of {len(pairs)}, counted from 0"
-    return _labelled(replace(found, notes=(*found.notes, note)), pair[1], path)
+    return _labelled(replace(foreign, notes=(*foreign.notes, note)), pair[1], path)
 
 
-def _of_keys(held: Mapping[Any, Any], path: Path) -> Found:
+def _of_keys(held: Mapping[Any, Any], path: Path) -> ForeignSet:
     keys = {str(key).lower(): key for key in list(held)[:100] if isinstance(key, str)}
-    image, label, rate = (next((keys[key] for key in known if key in keys), None) for known in _ALL_KEYS)
+    image, label, rate = (next((keys[key] for key in names if key in keys), None) for names in _ALL_KEYS)
     if image is None:
         raise _unknown(path, f"a dictionary with the keys {', '.join(sorted(keys)[:8]) or 'of no text'}")
-    found = _images(held[image], path, "a dictionary of images and labels")
+    foreign = _images(held[image], path, "a dictionary of images and labels")
     if rate is not None:
-        found = replace(found, rate=number_of(held[rate], f"{rate!r} of {path.name}"))
-    return found if label is None else _labelled(found, held[label], path)
+        foreign = replace(foreign, rate=number_of(held[rate], f"{rate!r} of {path.name}"))
+    return foreign if label is None else _labelled(foreign, held[label], path)
 
 
 _ALL_KEYS = (IMAGE_KEYS, LABEL_KEYS, RATE_KEYS)
 
 
-def _images(value: Any, path: Path, form: str) -> Found:
+def _images(value: Any, path: Path, form: str) -> ForeignSet:
     images, notes = images_of(value, f"the images of {path.name}")
-    return Found(images, f".pt: {form}", notes=notes)
+    return ForeignSet(images, f".pt: {form}", notes=notes)
 
 
-def _labelled(found: Found, value: Any, path: Path) -> Found:
+def _labelled(foreign: ForeignSet, value: Any, path: Path) -> ForeignSet:
     labels, soft = labels_of(value, f"the labels of {path.name}")
-    return replace(found, labels=labels, soft=soft)
+    return replace(foreign, labels=labels, soft=soft)
 
 
-def _with_files_beside(found: Found, path: Path, labelled: bool) -> Found:
+def _with_files_beside(foreign: ForeignSet, path: Path, labelled: bool) -> ForeignSet:
     """With labels_best.pt, if wanted, and lr_best.pt, where they lie beside images_best.pt (or images_zca_best.pt)."""
     labels, rate = _beside(path, "labels") if labelled else None, _beside(path, "lr")
-    notes = list(found.notes)
+    notes = list(foreign.notes)
     if labels is not None:
-        found = _labelled(found, load_tensors(labels), labels)
+        foreign = _labelled(foreign, load_tensors(labels), labels)
         notes.append(f"labels are those of {labels.name}, beside it")
     if rate is not None:
-        found = replace(found, rate=number_of(load_tensors(rate), f"the rate in {rate.name}"))
+        foreign = replace(foreign, rate=number_of(load_tensors(rate), f"the rate in {rate.name}"))
         notes.append(f"the learned rate is that of {rate.name}, beside it")
-    return replace(found, notes=tuple(notes), plain=path.name.startswith(UNWHITENED))
+    return replace(foreign, notes=tuple(notes), plain=path.name.startswith(UNWHITENED))
 
 
 def _beside(path: Path, kind: str) -> Path | None:
     names = [path.name.replace("images_zca", kind), path.name.replace("images", kind)]
-    found = [path.with_name(name) for name in names if name != path.name and path.with_name(name).is_file()]
-    return found[0] if found else None
+    files = [path.with_name(name) for name in names if name != path.name and path.with_name(name).is_file()]
+    return files[0] if files else None
 
 
 def _unknown(path: Path, held: str) -> InputError:
@@ -208,7 +208,7 @@ def _unknown(path: Path, held: str) -> InputError:
 CODEC_KEYS = ("mean", "std", "triangle")
 
 
-def read_arrays(path: Path) -> Found:
+def read_arrays(path: Path) -> ForeignSet:
     """Images, labels and, where they are there, soft labels, class names, rate and preprocessing of a .npz.
 
     The keys are those of attar's own export; "images" may also be called x or data, "labels" y or targets.
@@ -218,7 +218,7 @@ def read_arrays(path: Path) -> Found:
     """
     arrays = _load_all(path)
     image, label, rate = (
-        next((key for key in known if key in arrays), None) for known in (IMAGE_KEYS, LABEL_KEYS, RATE_KEYS)
+        next((key for key in names if key in arrays), None) for names in (IMAGE_KEYS, LABEL_KEYS, RATE_KEYS)
     )
     if image is None:
         raise InputError(f"{path.name} holds {', '.join(sorted(arrays)[:8]) or 'nothing'}; name its images 'images'")
@@ -229,16 +229,16 @@ def read_arrays(path: Path) -> Found:
     if "soft_labels" in arrays:
         _, soft = labels_of(_tensor(arrays["soft_labels"], path), f"'soft_labels' of {path.name}")
     names, about = arrays.get("classes"), _about(arrays, path)
-    found_rate = (
+    learned = (
         learned_rate(about) if rate is None else number_of(_tensor(arrays[rate], path), f"{rate!r} of {path.name}")
     )
-    return Found(
+    return ForeignSet(
         images,
         ".npz",
         labels,
         soft,
         None if names is None else _names(names, path),
-        found_rate,
+        learned,
         _preprocess(arrays, about, path),
         notes,
     )

@@ -19,7 +19,7 @@ LARGEST_SIDE = 4096
 
 
 @dataclass(frozen=True)
-class Found:
+class ForeignSet:
     """Images and labels as a file gave them.
 
     Args:
@@ -75,8 +75,8 @@ def labels_of(value: Any, what: str) -> tuple[Tensor | None, Tensor | None]:
     Raises:
         InputError: neither.
     """
-    if isinstance(value, list | tuple) and value and all(isinstance(each, int) for each in value):
-        value = torch.tensor([min(max(each, -1), 10**9) for each in value])
+    if isinstance(value, list | tuple) and value and all(isinstance(label, int) for label in value):
+        value = torch.tensor([min(max(label, -1), 10**9) for label in value])
     tensor = _honest(value, what)
     if tensor.ndim == 2 and tensor.shape[1] == 1:
         tensor = tensor[:, 0]
