@@ -34,12 +34,6 @@ def draw_neighbours(
 
     There are at most `MOST_ROWS`, as many of each class, or one of each of the first classes. The two distances, in
     8-bit levels, stand with its name. Mirrored neighbours are drawn as they are compared.
-
-    Args:
-        distilled, images: the set, and the images of its items.
-        splits: the real images.
-        nearest: of all images of each part, in pixels.
-        out, overwrite: the PNG, and whether it may replace an existing one.
     """
     per_class = max(1, MOST_ROWS // distilled.num_classes)
     members = [(distilled.labels == label).nonzero()[:per_class, 0] for label in range(distilled.num_classes)]

@@ -87,15 +87,7 @@ def continual(
 
 @dataclass(frozen=True)
 class _Experiment:
-    """All steps.
-
-    Args:
-        task: recipe, budget, seed and device of distilling, resolved.
-        splits: all classes.
-        groups: the training images, group by group.
-        budget: as asked for.
-        job: of training networks on the memory.
-    """
+    """All steps: what each group is distilled by, in a budget as asked for, and how networks learn from the memory."""
 
     task: Task
     splits: Splits

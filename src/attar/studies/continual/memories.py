@@ -31,12 +31,7 @@ CLASSES_OF_A_BYTE = 256
 
 @dataclass(frozen=True)
 class Groups:
-    """The training images, class group by class group.
-
-    Args:
-        train: of all classes.
-        classes: labels of each group.
-    """
+    """The training images of all classes, and the classes of each group."""
 
     train: ImageSet
     classes: list[list[int]]
@@ -140,12 +135,10 @@ def _images(
     labelled: Callable[[int, Tensor, Tensor, torch.device], TrainingItems],
     about: Any = None,
 ) -> Candidate:
-    """A row of random images.
+    """A row of random images in the bytes of the sets of a memory.
 
     Args:
-        name: of the row.
-        groups: where images are drawn from.
-        memory: the sets whose bytes they take.
+        name, groups, memory: of the row, the images and the sets.
         budgets: for each group the bytes of its images, and those of one image with its labels.
         labelled: number of a group, images, labels among its classes and device -> items.
         about: what the items depend on beside the images.

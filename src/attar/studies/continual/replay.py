@@ -81,11 +81,7 @@ class ReplayItems:
 
 
 class JoinedInputs:
-    """Inputs one after another, read batch by batch.
-
-    Args:
-        parts: of one shape and dtype.
-    """
+    """Inputs of one shape and dtype one after another, read batch by batch."""
 
     def __init__(self, parts: Sequence[Inputs]) -> None:
         self._parts = list(parts)
@@ -106,13 +102,10 @@ class JoinedInputs:
 
 
 def lifted(labels: Tensor, first_class: int, num_classes: int, logits: bool = False) -> Tensor:
-    """A group's labels among all classes.
+    """The labels of a group among all classes, its own at `first_class` and after it.
 
     Args:
-        labels: int64 [M], or float [M, classes of the group]: probabilities, or logits.
-        first_class: the group's first column.
-        num_classes: K, of all groups.
-        logits: whether soft labels are logits.
+        labels: int64 [M], or float [M, classes of the group]: probabilities or, where `logits` says so, logits.
     """
     if not labels.is_floating_point():
         return labels + first_class

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -64,13 +64,7 @@ ORDERS: dict[Order, str] = {
 
 @dataclass(frozen=True)
 class Section:
-    """Runs that may be compared, in the order asked for: the same data and the same protocol.
-
-    Args:
-        title: data and protocol.
-        picture: file name of its plot.
-        records: of the runs.
-    """
+    """Runs that may be compared, in the order asked for: the same data and protocol. The picture is a file's name."""
 
     title: str
     picture: str
@@ -121,12 +115,9 @@ def sections(records: Sequence[Record], order: Order = "bytes") -> list[Section]
 
 
 def page(records: Sequence[Record], pictures: str, order: Order = "bytes") -> str:
-    """The page as Markdown; the same records in any order give the same text.
+    """The page of at least one record as Markdown: the same records in any order give the same text.
 
-    Args:
-        records: at least one.
-        pictures: folder of the plots, as the page links to it.
-        order: of the rows of a table.
+    `pictures` is the folder of the plots, as the page links to it.
     """
     lines = (line for section in sections(records, order) for line in _section_lines(section, pictures))
     return "\n".join([PREFACE.format(order=ORDERS[order]), *lines])
@@ -134,12 +125,6 @@ def page(records: Sequence[Record], pictures: str, order: Order = "bytes") -> st
 
 def write_page(records: Sequence[Record], out: Path, overwrite: bool = False, order: Order = "bytes") -> list[Path]:
     """Write the page, and a plot for each section into a folder beside it that is called as the page is.
-
-    Args:
-        records: at least one.
-        out: of the page, a .md.
-        overwrite: replace what exists.
-        order: of the rows of a table.
 
     Raises:
         InputError: `out` is not a .md file, or it or a plot exists and may not be overwritten.
@@ -174,7 +159,7 @@ _KEYS: dict[Order, Callable[[Record], tuple[Any, ...]]] = {
     "paper-bytes": lambda record: (record.card.storage.paper_bytes,),
     "accuracy": _minus_accuracy,
     "name": lambda record: (record.card.name,),
-    "time": lambda record: (-datetime.fromisoformat(record.time).timestamp(),),
+    "time": lambda record: (-int(re.sub(r"\D", "", record.time)),),
 }
 """What rows are sorted by; ties by the bytes of their files, then by name."""
 

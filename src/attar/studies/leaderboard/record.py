@@ -163,11 +163,7 @@ def read_record(path: Path) -> Record:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """Every record in a folder, in the order of their names.
-
-    Raises:
-        InputError: no folder, no records or too many, or a file that is not one.
-    """
+    """Every record in a folder, in the order of their names. Raises InputError for none, too many or a strange file."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; give the folder that attar evaluate --record has filled")
     paths = sorted(folder.glob("*.json"))
@@ -179,7 +175,7 @@ def read_records(folder: Path) -> list[Record]:
 
 
 def without_paths(words: Sequence[str]) -> list[str]:
-    """A command's words, those of a folder elsewhere shortened to its last part.
+    """The words of a command, paths to elsewhere shortened to their last part.
 
     Example:
         >>> without_paths(["attar", "evaluate", "/home/me/a.safetensors", "--data=/mnt/photos"])

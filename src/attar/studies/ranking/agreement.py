@@ -78,11 +78,7 @@ def interval(values: Float[Tensor, " draws"]) -> tuple[float | None, float | Non
 def against_itself(scores: Sequence[Sequence[float]]) -> tuple[float, float] | None:
     """How well one seed ranks candidates as all others together do: Spearman and Kendall, means over the seeds.
 
-    Args:
-        scores: [candidate][seed].
-
-    Returns:
-        None for a single seed, or where a seed tells no candidate from another.
+    None for scores [candidate][seed] of a single seed, or where a seed tells no candidate from another.
     """
     table = torch.tensor(scores, dtype=torch.float64)
     count = table.shape[1]

@@ -244,11 +244,7 @@ class RankCard(Card):
 
 
 def agreements(scores: Sequence[Scores]) -> list[Agreement]:
-    """Of each but the first with the first, all from the same bootstrap draws.
-
-    Args:
-        scores: of all real images, of the set, of whatever is compared with the set.
-    """
+    """The agreements of all scores but the first with the first, from the same bootstrap draws."""
     draws = Draws.of(len(scores[0].accuracies), len(scores[0].accuracies[0]))
     drawn = [draws.means(torch.tensor(items.accuracies, dtype=torch.float64)) for items in scores]
     means = [torch.tensor(items.means, dtype=torch.float64) for items in scores]

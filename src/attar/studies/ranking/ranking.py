@@ -81,14 +81,7 @@ def rank(
 
 @dataclass(frozen=True)
 class _Contest:
-    """What is compared.
-
-    Args:
-        distilled: the set.
-        conditions: its protocol is how candidates are trained on few items, before their settings.
-        reference: how they are trained on all real images.
-        settings: each combined with each network.
-    """
+    """What is compared: networks under the conditions, each with each of the settings; on all images by `reference`."""
 
     distilled: DistilledSet
     conditions: Conditions
@@ -202,12 +195,7 @@ def changed(protocol: Protocol, settings: Mapping[str, Any]) -> Protocol:
 
 
 def _scores(tables: Sequence[Sequence[Row]], networks: Sequence[NetworkConfig]) -> list[Scores]:
-    """The rows of the same name together, candidate by candidate; rows that are absent somewhere are left out.
-
-    Args:
-        tables: for each of the settings its rows.
-        networks: of every table.
-    """
+    """The rows of the same name in the tables of all settings, network by network; none that is absent somewhere."""
     scores = []
     for name in dict.fromkeys(row.name for rows in tables for row in rows):
         by_network = [{row.network: row for row in rows if row.name == name} for rows in tables]
