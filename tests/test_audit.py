@@ -325,3 +325,5 @@ def test_nothing_is_computed_for_a_picture_that_cannot_be_written(
     monkeypatch.setattr(auditing, "nearest", lambda *_: pytest.fail("neighbours were looked for"))
     with pytest.raises(InputError, match=r"near\.jpg"):
         audit(leaking[0], splits, picture="near.jpg", device="cpu")
+    with pytest.raises(InputError, match="an audit has one network and was given"):
+        audit(leaking[0], splits, network="all", device="cpu")

@@ -69,13 +69,11 @@ def audit(
     """Look for what a set gives away of the training images: copies, nearness, membership, labels.
 
     Nearness is judged against held-out images, which the set cannot have seen: with equally many of both parts, a
-    distilled image that has nothing to do with the training images is as often nearer to one as to the other. In
-    pixels, and in codes where the set has them, all training and test images are compared with too. The network behind
-    the features has seen neither part: one trained on training images would draw them towards whatever is made of them.
+    distilled image that has nothing to do with the training images is as often nearer to one as to the other. The
+    network behind the features has seen neither part: training images would draw it towards what is made of them.
 
     Args:
-        distilled: the set, or its file.
-        data: Splits, or anything `load_images` takes; its training part is what the set was distilled from.
+        distilled, data: as of `evaluate`; the data's training part is what the set was distilled from.
         features: of a network with random weights, or of one trained on the set itself.
         network, protocol: behind the features and trained on the sets of an attack, and how; see `evaluate`.
         shadows: sets to make of random halves for membership inference; 0 leaves it out.
@@ -100,9 +98,7 @@ def audit(
     splits = load_splits(data, conditions.progress)
     check_fit(small, splits)
     job = conditions.measurement(small.image_shape, small.preprocess.code_shape, splits.name)
-    if len(job.networks) > 1:
-        raise InputError(f"an audit has one network and was given {len(job.networks)}; name one, e.g. convnet")
-    training = Training(job.networks[0], job.protocol, job.device)
+    training = Training.of(job)
     subject = _Subject(small, splits, training, seed, job.progress)
     neighbours, comparisons = subject.compare(subject.spaces(features))
     if picture is not None:

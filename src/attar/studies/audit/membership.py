@@ -23,6 +23,7 @@ from attar.base.randomness import generator
 from attar.base.shapes import Float, Int64
 from attar.data.image_set import ImageSet, Splits
 from attar.evaluation.candidates import network_inputs
+from attar.evaluation.measuring import Measurement
 from attar.evaluation.protocol import Protocol
 from attar.evaluation.statistics import paired_interval
 from attar.evaluation.variants import online_observer
@@ -207,6 +208,13 @@ class Training:
     network: NetworkConfig
     protocol: Protocol
     device: torch.device
+
+    @classmethod
+    def of(cls, job: Measurement) -> Training:
+        """As an evaluation trains its one network. Raises InputError for several."""
+        if len(job.networks) > 1:
+            raise InputError(f"an audit has one network and was given {len(job.networks)}; name one, e.g. convnet")
+        return cls(job.networks[0], job.protocol, job.device)
 
     def on(self, distilled: DistilledSet, seed: int, progress: Progress) -> Network:
         """The trained network. Raises InputError where labels are asked of an observer that is not in the cache."""
