@@ -19,9 +19,7 @@ class ExpertsConfig(Config):
         count: networks.
         epochs: of each; parameters are stored after every one, and before the first.
         batch_size: items of a step.
-        learning_rate: of SGD, constant.
-        momentum: of SGD.
-        weight_decay: of SGD.
+        learning_rate, momentum, weight_decay: of SGD; the rate is constant.
         flat_radius: rho of sharpness-aware minimisation (FTD's flat trajectories); 0 is plain SGD.
         storage: of the trajectories.
         seed: expert i depends on (seed, i) and the settings above alone.

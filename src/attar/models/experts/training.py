@@ -65,8 +65,7 @@ def train_experts(
         config: architecture, experts' settings, augmentation.
         augmentation: what `config.augmentation` means for these items (see `siamese_augmentation`).
         real: the items, on the device to train on.
-        train: the images behind them.
-        codec: the codec behind them.
+        train, codec: the images and the codec behind them.
         count: how many experts there must be; None is the configuration's.
         progress: told every step, and how good each expert became.
         engine: trains the groups elsewhere, to the same bytes; this process writes the files, a whole expert at a time,

@@ -45,10 +45,6 @@ def network_from_text(text: str) -> NetworkConfig:
 
     Raises:
         InputError: an unknown kind or word, or a setting given twice.
-
-    Example:
-        >>> network_from_text("convnet:d3w64-batch").norm
-        'batch'
     """
     kind, *options = (part for part in re.split("[:-]", text) if part) if text else ("",)
     if kind not in NORMS:
@@ -79,10 +75,6 @@ def build_network(
 
     Raises:
         InputError: an architecture that does not fit the input.
-
-    Example:
-        >>> num_parameters(build_network(NetworkConfig(), (3, 32, 32), 10))
-        320010
     """
     network = network_shell(config, input_shape, num_classes).to_empty(device="cpu")
     initialise_parameters(network, generator or derived_generator(0, "network"))
@@ -90,10 +82,7 @@ def build_network(
 
 
 def network_shell(config: NetworkConfig, input_shape: tuple[int, int, int], num_classes: int) -> Network:
-    """A network of names and shapes without values, on the meta device: values can be checked before memory is taken.
-
-    Args and raises as of `build_network`.
-    """
+    """As `build_network`, but of names and shapes without values, on the meta device: no memory is taken."""
     if num_classes < 2 or min(input_shape) < 1:
         raise InputError(f"a network for {num_classes} classes of {input_shape} inputs; at least 2 classes are needed")
     with torch.device("meta"):  # no value is computed twice, and the global generator is left alone
@@ -111,10 +100,6 @@ def networks_named(
 
     Raises:
         InputError: none, an unknown one, or one named by itself that cannot see the inputs.
-
-    Example:
-        >>> [config.name for config in networks_named("unseen", (3, 16, 16))]
-        ['alexnet', 'resnet18', 'vit']
     """
     configs: list[NetworkConfig] = []
     for name in [names] if isinstance(names, str) or not isinstance(names, Sequence) else names:

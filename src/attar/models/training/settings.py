@@ -108,13 +108,7 @@ class Plan:
 def images_seen(training: TrainingConfig, num_items: int) -> int:
     """How many images one network is trained on, one after another: the items of every step together.
 
-        B per step, but for an epoch's last step, which has what is left of the M items
-
-    Example:
-        >>> images_seen(TrainingConfig(epochs=2, batch_size=256), 300)
-        600
-        >>> images_seen(TrainingConfig(epochs=2, batch_size=256, max_steps=3), 300)
-        556
+    B per step, but for an epoch's last step, which has what is left of the M items
     """
     plan = Plan.of(training, num_items)
     whole, rest = divmod(plan.num_steps, plan.steps_per_epoch)
