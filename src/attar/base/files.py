@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
 from attar.base.errors import InputError
 
 
@@ -60,6 +58,8 @@ def canonical_json(value: Any) -> str:
 
 
 def _fields(value: Any) -> dict[str, Any]:
+    from pydantic import BaseModel  # here, so that the command line's help need not wait for it
+
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     raise TypeError(f"{type(value).__name__} has no JSON form")
