@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -335,7 +335,7 @@ def _check_numbers(
 
 
 def _check_effects(
-    between: object, samples: int | None, of_between: dict[str, object], of_classes: dict[str, object]
+    between: object, samples: int | None, of_between: Mapping[str, object], of_classes: Mapping[str, object]
 ) -> None:
     """Refuse an option that has no effect on the kind of sheet that is asked for."""
     if between is None and any(value is not None for value in of_between.values()):
