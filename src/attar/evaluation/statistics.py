@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
-from scipy.special import stdtrit
-
 CONFIDENCE = 0.95
 NOISE: Literal["within noise"] = "within noise"
 SPREADLESS = 1e-9
@@ -59,6 +57,8 @@ def student_t(degrees: int) -> float:
 
     Rounded, because cards are checked against their accuracies bit for bit and scipy's last bits depend on its version.
     """
+    from scipy.special import stdtrit
+
     return round(float(stdtrit(degrees, (1 + CONFIDENCE) / 2)), 4)
 
 
