@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from attar.base.container import one_line
@@ -23,7 +25,7 @@ VARIABLE = "ATTAR_WEIGHTS"
 ID_PATTERN = r"^[^/\\:\x00-\x1f.][^/\\:\x00-\x1f]{0,99}(/[^/\\:\x00-\x1f.][^/\\:\x00-\x1f]{0,99})?$"
 WEIGHT_NAMES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
 SUBFOLDERS = ("vae", "vqvae")
-PICKLES = (".bin", ".pth", ".pt", ".ckpt")
+PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".tar", ".pkl", ".pickle")
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,23 @@ def require_weights(needed: ExternalWeights) -> Weights:
         f"absent{differing}; set {VARIABLE} to its folder or to the folder that contains it, or download it into the "
         "hub cache"
     )
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The state dict in a safetensors file of any module. Raises InputError: no such file, a pickle, a damaged file."""
+    if path.suffix in PICKLES:
+        raise InputError(
+            f"{path} is pickled, which could run code, and is not read; load it where it is trusted and save its state "
+            "dict with safetensors.torch.save_file"
+        )
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise InputError(f"{path} is not a regular file; give a .safetensors file")
+        return load_file(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or one_line(error)}") from None
+    except (SafetensorError, RuntimeError, TypeError, KeyError) as error:
+        raise InputError(f"{path} is no whole .safetensors file ({one_line(error)}); copy it again") from None
 
 
 def file_weights(path: Path, tensors: Mapping[str, Tensor]) -> ExternalWeights:

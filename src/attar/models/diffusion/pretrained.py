@@ -20,7 +20,15 @@ from attar.base.shapes import Float, Int64
 from attar.models.codecs.autoencoder import read_diffusers, read_pretrained
 from attar.models.codecs.codec import ExternalWeights
 from attar.models.codecs.restoring import PublicModel
-from attar.models.codecs.weights import WEIGHT_NAMES, Weights, named_folders, places, read_config, weight_file
+from attar.models.codecs.weights import (
+    WEIGHT_NAMES,
+    Weights,
+    named_folders,
+    places,
+    read_config,
+    read_tensors,
+    weight_file,
+)
 from attar.models.diffusion.model import DiffusionModel
 from attar.models.diffusion.schedule import ScheduleConfig, alpha_bars
 
@@ -265,13 +273,10 @@ def _attends(config: Any) -> bool:
 
 
 def _read_table(path: Path, size: int) -> Tensor:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        table = load_file(path)[TABLE_KEY].float()
-    except (OSError, SafetensorError, KeyError) as error:
-        raise InputError(f"{path} cannot be read as {TABLE_KEY!r} ({error}); restore it") from None
+    tensors = read_tensors(path)
+    if TABLE_KEY not in tensors:
+        raise InputError(f"{path} has no {TABLE_KEY!r}; restore it")
+    table = tensors[TABLE_KEY].float()
     if table.ndim != 2 or len(table) < 2 or table.shape[1] != size or not bool(table.isfinite().all()):
         raise InputError(f"{path} holds a table of {tuple(table.shape)}; [classes + 1, {size}] is needed")
     return table

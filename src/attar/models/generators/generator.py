@@ -5,15 +5,12 @@ from __future__ import annotations
 import importlib
 import math
 import os
-import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from attar.base.config import Config
@@ -23,7 +20,7 @@ from attar.base.shapes import Float, Int64
 from attar.models.codecs.codec import ExternalWeights
 from attar.models.codecs.frozen import ModelManifest, NumClasses, read_model, write_model
 from attar.models.codecs.restoring import ImageShape, fill_network, network_tensors
-from attar.models.codecs.weights import PICKLES, file_weights
+from attar.models.codecs.weights import file_weights, read_tensors
 from attar.models.networks.network import LARGEST_VALUES
 from attar.models.networks.synthesis import Synthesis, SynthesisConfig, synthesis_shell
 
@@ -227,17 +224,7 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], ExternalWeights]:
     Raises:
         InputError: no such file, a pickle, a damaged file, or values that are not finite.
     """
-    if path.suffix in (*PICKLES, ".pkl", ".pickle"):
-        raise InputError(
-            f"{path} is pickled, which could run code, and is not read; load it where it is trusted and save its state "
-            "dict with safetensors.torch.save_file"
-        )
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise InputError(f"{path} is not a regular file; give a generator's .safetensors file")
-        tensors = load_file(path)
-    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
-        raise InputError(f"{path} cannot be read as safetensors ({one_line(error)}); save it again") from None
+    tensors = read_tensors(path)
     for name, value in tensors.items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise InputError(f"{path}: tensor {name[:80]!r} has values that are not finite")

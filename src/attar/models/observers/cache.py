@@ -17,12 +17,12 @@ from attar.base.files import atomic_path, cache_directory, canonical_json
 from attar.base.version import __version__
 from attar.models.codecs.pixels import Pixels
 from attar.models.codecs.restoring import ImageShape
+from attar.models.codecs.weights import PICKLES, read_tensors
 from attar.models.networks.network import Network, NetworkConfig
 from attar.models.networks.registry import network_shell
 from attar.models.observers.observer import Observer
 
 SCHEMA_VERSION = 1
-PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl")
 COUNTS = "num_batches_tracked"
 """Ends the name of batch norm's counts, which nothing here is computed from."""
 
@@ -136,12 +136,9 @@ def find_weights(weights: str) -> dict[str, Tensor]:
     if source in ("torchvision", "timm") and name:
         return _public(source, name)
     path = Path(weights).expanduser()
-    if path.suffix in PICKLES:
-        raise InputError(
-            f"{path} is pickled, which could run code, and is not read; load it where it is trusted and save its state "
-            "dict with safetensors.torch.save_file"
-        )
-    return {key: value for key, value in _read(path).items() if not key.startswith(PREPROCESS)}
+    if path.suffix not in PICKLES and not path.exists():
+        raise InputError(f"there are no weights {path}; give a .safetensors file, torchvision:NAME or timm:NAME")
+    return {key: value for key, value in read_tensors(path).items() if not key.startswith(PREPROCESS)}
 
 
 def weights_name(weights: str) -> str:
@@ -204,22 +201,6 @@ def _check_tensor(
         )
     if not value.is_floating_point() or not bool(value.isfinite().all()):
         raise InputError(f"{source}: {name!r} holds values that are not finite numbers; restore it from its source")
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise InputError(
-            f"there are no weights {path}; give a .safetensors file, torchvision:NAME or timm:NAME"
-        ) from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or one_line(error)}") from None
-    except (SafetensorError, ValueError, RuntimeError, TypeError, KeyError) as error:
-        raise InputError(f"{path} is no whole .safetensors file ({one_line(error)}); copy it again") from None
 
 
 def _public(source: str, name: str) -> dict[str, Tensor]:
