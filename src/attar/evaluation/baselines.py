@@ -16,7 +16,7 @@ from attar.base.progress import Progress, Silent, Within
 from attar.base.randomness import generator
 from attar.base.shapes import Int64
 from attar.data.image_set import ImageSet
-from attar.evaluation.candidates import Candidate, MakeItems, absent_candidate, image_items, network_inputs
+from attar.evaluation.candidates import AbsentError, Candidate, MakeItems, absent_candidate, image_items, network_inputs
 from attar.evaluation.difficulty import el2n_scores, extremes, scoring_networks
 from attar.evaluation.jpeg import decoded, encoder_version, fitting_draws
 from attar.evaluation.relabelled import known_observer, labelled_alike, regions_of
@@ -116,7 +116,10 @@ def baseline(kind: str, distilled: DistilledSet, train: ImageSet, occasion: Occa
         "jpeg": rows.jpeg,
         "full": rows.everything,
     }
-    return makers[kind]() if kind in makers else rows.selected(kind, kind, images_at_paper_bytes(distilled))
+    try:
+        return makers[kind]() if kind in makers else rows.selected(kind, kind, images_at_paper_bytes(distilled))
+    except AbsentError as reason:
+        return absent_candidate(NAMES[kind], str(reason))
 
 
 def choose(
@@ -236,8 +239,7 @@ class _RealRows:
         size, preprocess = self.distilled.storage.file_bytes, self.distilled.preprocess
         fitting = fitting_draws(self.train, size, self.occasion.seeds)
         if fitting is None:
-            reason = f"the file's {size:,} bytes hold no JPEG image of each class, even at quality 25"
-            return absent_candidate(NAMES["jpeg"], reason)
+            raise AbsentError(f"the file's {size:,} bytes hold no JPEG image of each class, even at quality 25")
         draws, of_seed = fitting
 
         def maker(seed: int) -> MakeItems:
@@ -267,8 +269,7 @@ class _RealRows:
         count = _images_per_class(distilled, prod(self.train.image_shape) + num_classes)
         groups = [(distilled.labels == label).nonzero()[:, 0] for label in range(num_classes)]
         if not all(map(len, groups)):
-            reason = "a class has no item, and so no soft label that an image of it could have"
-            return absent_candidate(NAMES["same-labels"], reason)
+            raise AbsentError("a class has no item, and so no soft label that an image of it could have")
         sizes = zip(groups, self.counts(count), strict=True)
         labels = torch.cat([soft[group[torch.arange(size) % len(group)]] for group, size in sizes])
 
@@ -289,8 +290,6 @@ class _RealRows:
         """Random images under region labels of the set's observer."""
         distilled, count = self.distilled, images_at_paper_bytes(self.distilled)
         observer = known_observer(distilled)
-        if isinstance(observer, str):
-            return absent_candidate(NAMES["same-labels"], observer)
 
         def maker(seed: int) -> MakeItems:
             chosen = self.chosen("random", count, seed)
@@ -307,18 +306,15 @@ class _RealRows:
 
 def _initial_codes(distilled: DistilledSet, train: ImageSet) -> Candidate:
     """The set's starting point, under region labels where the set has these, else under hard labels."""
-    name, regions, preprocess = NAMES["initial"], regions_of(distilled), distilled.preprocess
-    reason = _no_initial_codes(distilled, train)
-    observer = None if regions is None or reason else known_observer(distilled)
-    reason = observer if isinstance(observer, str) else reason
-    if reason or isinstance(observer, str):
-        return absent_candidate(name, reason or "")
+    regions, preprocess = regions_of(distilled), distilled.preprocess
+    _check_start(distilled, train)
+    observer = None if regions is None else known_observer(distilled)
     start = _starting_point(distilled, train)
     soft = distilled.manifest.labels_kind == "soft"
     items = torch.arange(len(start))
     distance = (start.latents(items).cpu() - distilled.parameterizations()[0].latents(items)).abs().max()
     if not soft and float(distance) < 1e-6:
-        return absent_candidate(name, "the set is its own starting point: nothing was distilled")
+        raise AbsentError("the set is its own starting point: nothing was distilled")
     key: tuple[object, ...] = (list(distilled.manifest.initialization.indices), start.codec.identity(), start.spec())
     maker: MakeItems = partial(_rendered_items, start, preprocess)
     if regions is not None and observer is not None:
@@ -327,7 +323,7 @@ def _initial_codes(distilled: DistilledSet, train: ImageSet) -> Candidate:
     size = "with hard labels and without the bytes of soft ones" if soft else "in the same bytes"
     storage = distilled.storage
     return Candidate(
-        name,
+        NAMES["initial"],
         distilled.num_training_items,
         storage.paper_bytes - 4 * _soft_label_values(distilled),
         storage.file_bytes - storage.soft_label_bytes,
@@ -337,19 +333,20 @@ def _initial_codes(distilled: DistilledSet, train: ImageSet) -> Candidate:
     )
 
 
-def _no_initial_codes(distilled: DistilledSet, train: ImageSet) -> str | None:
-    """Why the starting point cannot be remade, or None."""
+def _check_start(distilled: DistilledSet, train: ImageSet) -> None:
+    """Raise AbsentError where the starting point cannot be remade."""
     manifest = distilled.manifest
     if len(manifest.shards) != 1 or not can_be_remade(manifest.shards[0].parameterization):
-        return "only a set of one shard of codes says how to remake its starting point"
+        raise AbsentError("only a set of one shard of codes says how to remake its starting point")
     if len(manifest.initialization.indices) != len(distilled):
-        return "the file does not say which real images it started from"
+        raise AbsentError("the file does not say which real images it started from")
     initialization = manifest.recipe.get("initialization")
     if isinstance(initialization, dict) and initialization.get("crops"):
-        return "the file does not say which crops of real images it started from"
+        raise AbsentError("the file does not say which crops of real images it started from")
     if train.fingerprint != manifest.data.fingerprint or max(manifest.initialization.indices) >= len(train):
-        return "these training images are not those the set was distilled from, so its starting point cannot be remade"
-    return None
+        raise AbsentError(
+            "these training images are not those the set was distilled from, so its starting point cannot be remade"
+        )
 
 
 @torch.no_grad()

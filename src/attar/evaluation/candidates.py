@@ -21,6 +21,10 @@ MakeItems: TypeAlias = Callable[[torch.device], TrainingItems]
 """device -> items as network inputs there; can be pickled where an evaluation's engine is to send it elsewhere."""
 
 
+class AbsentError(InputError):
+    """The reason why there are no such items."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """Items that networks are trained on, made only when they are needed.

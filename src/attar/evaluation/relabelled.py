@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from attar.base.shapes import Float, Int64
+from attar.evaluation.candidates import AbsentError
 from attar.methods.parameterizations.parameterization import Parameterization
 from attar.models.codecs.codec import Codec
 from attar.models.observers.cache import cached_observer
@@ -26,16 +27,19 @@ def regions_of(distilled: DistilledSet) -> RegionSpec | None:
     return distilled.manifest.shards[0].regions
 
 
-def known_observer(distilled: DistilledSet) -> Observer | str:
-    """The observer of the set's region labels from the cache, or why it is not at hand."""
+def known_observer(distilled: DistilledSet) -> Observer:
+    """The observer of the set's region labels from the cache. Raises AbsentError where it is not there."""
     regions = regions_of(distilled)
     assert regions is not None
     if regions.observer is None:
-        return "the set does not say whose its labels are, so that other images cannot be labelled alike"
-    return cached_observer(regions.observer.identity) or (
-        f"the observer of the set's labels, {regions.observer.network} {regions.observer.identity[:12]}..., is not in "
-        "the cache; attar observer makes it from the same data and settings"
-    )
+        raise AbsentError("the set does not say whose its labels are, so that other images cannot be labelled alike")
+    observer = cached_observer(regions.observer.identity)
+    if observer is None:
+        raise AbsentError(
+            f"the observer of the set's labels, {regions.observer.network} {regions.observer.identity[:12]}..., is not "
+            "in the cache; attar observer makes it from the same data and settings"
+        )
+    return observer
 
 
 class InOrder:

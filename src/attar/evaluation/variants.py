@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from attar.base.errors import InputError
 from attar.evaluation.baselines import Occasion, baseline, stored_label_bytes
 from attar.evaluation.candidates import Candidate, MakeItems, absent_candidate, image_items
 from attar.evaluation.relabelled import known_observer
@@ -65,10 +64,7 @@ def online_observer(distilled: DistilledSet) -> Observer | None:
     Raises:
         InputError: it is not there; what it is, is said.
     """
-    observer = known_observer(distilled) if online_observers(distilled.manifest) else None
-    if isinstance(observer, str):
-        raise InputError(observer)
-    return observer
+    return known_observer(distilled) if online_observers(distilled.manifest) else None
 
 
 def variant(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attar.base.randomness import generator
 from attar.data.image_set import ImageSet
-from attar.evaluation.candidates import Candidate, absent_candidate, image_items, network_inputs
+from attar.evaluation.candidates import AbsentError, Candidate, absent_candidate, image_items, network_inputs
 from attar.evaluation.relabelled import known_observer, labelled_alike, regions_of
 from attar.evaluation.rows import DISTILLED, NAMES
 from attar.evaluation.variants import online_observer
@@ -110,9 +110,10 @@ def _labelled_alike(groups: Groups, memory: list[DistilledSet], regions: list[Re
     observers: list[Observer] = []
     budgets, about = [], []
     for distilled, region in zip(memory, regions, strict=True):
-        observer = known_observer(distilled)
-        if isinstance(observer, str):
-            return absent_candidate(ALIKE, observer)
+        try:
+            observer = known_observer(distilled)
+        except AbsentError as reason:
+            return absent_candidate(ALIKE, str(reason))
         observers.append(observer)
         label_bytes = sum(spec.num_bytes for spec in region.tensors.values()) // distilled.num_training_items
         budgets.append((distilled.file_bytes, groups.image_bytes + label_bytes))
