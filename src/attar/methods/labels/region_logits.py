@@ -165,11 +165,11 @@ def label_regions(
 
     Args:
         observer: on the regions' device.
-        regions: of canvases as whoever trains will see them; `label_bytes` has been seen to (`fitted`).
+        regions: of canvases as training will see them; `fitted` has turned `label_bytes` into epochs.
         num_classes: K.
         batch_size: regions at once.
         progress: told every batch.
-        kept: where epochs are kept while they are made; those that are there already are not made again.
+        kept: where labels are kept epoch by epoch; epochs that are there already are not labelled again.
 
     Raises:
         InputError: logits that are not finite, or of another number of classes.
@@ -180,8 +180,12 @@ def label_regions(
     progress, checkpoints = progress or Silent(), kept or KeptEpochs()
     if config.storage == "online":
         return {}
+    logits_of_codebook: list[Tensor] = []
 
     def ask(epoch: int) -> Tensor:
+        if epoch < len(logits_of_codebook):
+            progress.advance(num_canvases)
+            return logits_of_codebook[epoch]
         logits = regions.logits(observer, epoch, batch_size, progress.advance)
         check_columns(logits, num_classes)
         return logits
@@ -189,25 +193,19 @@ def label_regions(
     table = region_table(config, num_canvases, num_classes).items() - _codebook_table(config, num_classes).items()
     # Filled epoch by epoch: stacked at the end, they would be in memory twice.
     stored = {name: torch.empty(shape, dtype=DTYPES[dtype]) for name, (dtype, shape) in sorted(table)}
-    codebook, logits_of_codebook = None, list[Tensor]()
+    codebook = None
     if config.storage == "codebook":
         # A resumed run asks for these epochs again: files have codes, and codebooks are fitted to the logits.
         epochs = range(fitted_epochs(config, num_canvases))
         progress.start("labelling regions for their codebook", len(epochs) * num_canvases)
-        logits_of_codebook = [ask(epoch) for epoch in epochs]
+        logits_of_codebook.extend([ask(epoch) for epoch in epochs])
         progress.finish()
-        draw = generator(regions.seed, "codebook")
-        codebook = fit_codebook(torch.cat(logits_of_codebook), config.code_bytes, draw)
+        codebook = fit_codebook(torch.cat(logits_of_codebook), config.code_bytes, generator(regions.seed, "codebook"))
     first = checkpoints.read_into(stored)
     progress.start("labelling regions", config.epochs * num_canvases)
     progress.advance(first * num_canvases)
     for epoch in range(first, config.epochs):
-        if epoch < len(logits_of_codebook):
-            logits = logits_of_codebook[epoch]
-            progress.advance(num_canvases)
-        else:
-            logits = ask(epoch)
-        labels = store_logits(logits, config, codebook)
+        labels = store_logits(ask(epoch), config, codebook)
         for name, tensor in labels.items():
             stored[name][epoch] = tensor
         checkpoints.write(epoch, labels)
