@@ -100,21 +100,21 @@ def test_groups_share_one_preprocess() -> None:
     seen = images.images[:6].float() / 255
     fixed = DecodedItems(own.encode(seen), torch.tensor([0, 1, 2, 0, 1, 2]))
     drawn = SampledItems(lambda draw: dark.encode(seen), torch.tensor([0, 1, 0, 1, 0, 1]))
-    items = ReplayItems([Share(fixed, own, 0), Share(drawn, dark, 3)], own, 5)
+    items = ReplayItems([Share(fixed, own, 3), Share(drawn, dark, 2)], own)
     inputs, labels = items.epoch(0, generator(0, "items"))
     assert items.num_items == 12 and labels.tolist() == [0, 1, 2, 0, 1, 2, 3, 4, 3, 4, 3, 4]
     torch.testing.assert_close(inputs[:6], inputs[6:], atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match="several kinds"):
         soft = DecodedItems(fixed.inputs, fixed.labels)
         soft.gives_logits = True  # type: ignore[attr-defined]
-        ReplayItems([Share(fixed, own, 0), Share(soft, own, 3)], own, 6)
+        ReplayItems([Share(fixed, own, 3), Share(soft, own, 3)], own)
 
 
 def test_regions_of_several_groups_are_those_of_each(splits: Splits) -> None:
     sets = [labelled(splits.train.with_classes(group)) for group in ([0, 1, 2], [3, 4])]
     first, last = (each.training_items() for each in sets)
-    shares = [Share(first, sets[0].preprocess, 0), Share(last, sets[1].preprocess, 3)]
-    joined = ReplayItems(shares, sets[0].preprocess, 5)
+    shares = [Share(first, sets[0].preprocess, 3), Share(last, sets[1].preprocess, 2)]
+    joined = ReplayItems(shares, sets[0].preprocess)
     inputs, labels = joined.epoch(4, generator(0, "items"))
     assert joined.augmented and joined.gives_logits and len(inputs) == joined.num_items == 5
     torch.testing.assert_close(labels[3:, 3:], last.logits(4))  # type: ignore[union-attr]
@@ -155,7 +155,7 @@ def test_a_card_of_every_step(card: ContinualCard, splits: Splits, tmp_path: Pat
 
 
 def test_the_memory_stays_below_its_cap_and_grows(splits: Splits, quick: Protocol) -> None:
-    cap = 15_000
+    cap = 6_000
     card = learn(splits, quick, budget=f"{cap}B", seeds=1)
     for before, after in zip(card.steps[0].rows, card.steps[1].rows, strict=True):
         assert 0 < before.num_bytes < after.num_bytes <= cap

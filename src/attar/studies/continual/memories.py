@@ -77,13 +77,12 @@ def _replay(memory: list[DistilledSet]) -> Candidate:
 
     @functools.cache
     def items(device: torch.device) -> TrainingItems:
-        shares, first = [], 0
+        shares = []
         for distilled in memory:
             observer = online_observer(distilled)
             items = distilled.training_items(device, observer and observer.to(device))
-            shares.append(Share(items, distilled.preprocess.to(device), first))
-            first += distilled.num_classes
-        return ReplayItems(shares, memory[0].preprocess.to(device), first)
+            shares.append(Share(items, distilled.preprocess.to(device), distilled.num_classes))
+        return ReplayItems(shares, memory[0].preprocess.to(device))
 
     return Candidate(
         DISTILLED,
@@ -155,14 +154,13 @@ def _images(
     num_bytes += sum(count * size for count, (_, size) in zip(num_drawn, budgets, strict=True))
 
     def items(seed: int, device: torch.device) -> TrainingItems:
-        shares, first, preprocess = [], 0, memory[0].preprocess.to(device)
+        shares, preprocess = [], memory[0].preprocess.to(device)
         for number, count in enumerate(counts):
             drawn = groups.draw(number, count, seed)
             labels = torch.repeat_interleave(torch.tensor([len(members) for members in drawn]))
             group = labelled(number, groups.train.images[torch.cat(drawn)], labels, device)
-            shares.append(Share(group, preprocess, first))
-            first += len(drawn)
-        return ReplayItems(shares, preprocess, first)
+            shares.append(Share(group, preprocess, len(drawn)))
+        return ReplayItems(shares, preprocess)
 
     key = ("replay of images", FORMAT, counts, classes, groups.train.fingerprint, about)
     number = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,12 +23,12 @@ class Share:
     Args:
         items: labelled among the group's classes.
         preprocess: of their network inputs, on the training device.
-        first_class: column of the group's first class among all; its others follow.
+        num_classes: of the group, whose columns follow those of the groups before it.
     """
 
     items: TrainingItems
     preprocess: Codec
-    first_class: int
+    num_classes: int
 
 
 class ReplayItems:
@@ -43,16 +44,18 @@ class ReplayItems:
     Args:
         shares: at least one; of one kind of labels.
         preprocess: of the network, on the training device.
-        num_classes: K, of all groups.
 
     Source: concatenated replay, as GDumb (Prabhu et al. 2020) trains on it from scratch.
     Deviation: an observer of one group says nothing of another's classes; that a network also learns to tell groups
         apart follows from the lifted labels' zeros.
     """
 
-    def __init__(self, shares: Sequence[Share], preprocess: Codec, num_classes: int) -> None:
-        self._shares = [Share(_translated(share, preprocess), preprocess, share.first_class) for share in shares]
-        self._preprocess, self._num_classes = preprocess, num_classes
+    def __init__(self, shares: Sequence[Share], preprocess: Codec) -> None:
+        self._preprocess = preprocess
+        self._groups = [_translated(share, preprocess) for share in shares]
+        *self._first_classes, self._num_classes = itertools.accumulate(
+            (share.num_classes for share in shares), initial=0
+        )
         self.augmented = self._alike([bool(getattr(share.items, "augmented", False)) for share in shares])
         self.gives_logits = self._alike([gives_logits(share.items) for share in shares])
         self.num_items = sum(share.items.num_items for share in shares)
@@ -61,10 +64,10 @@ class ReplayItems:
         """Every group's items of that epoch, group after group."""
         inputs: list[Inputs] = []
         labels = []
-        for share in self._shares:
-            group_inputs, group_labels = self._read(share.items, epoch, generator)
+        for items, first_class in zip(self._groups, self._first_classes, strict=True):
+            group_inputs, group_labels = self._read(items, epoch, generator)
             inputs.append(group_inputs)
-            labels.append(lifted(group_labels, share.first_class, self._num_classes, self.gives_logits))
+            labels.append(lifted(group_labels, first_class, self._num_classes, self.gives_logits))
         tensors = [part for part in inputs if isinstance(part, Tensor)]
         return torch.cat(tensors) if len(tensors) == len(inputs) else JoinedInputs(inputs), torch.cat(labels)
 
