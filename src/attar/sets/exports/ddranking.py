@@ -137,49 +137,18 @@ def _save(tensor: Tensor, path: Path) -> None:
 
 
 def _settings(distilled: DistilledSet, dataset: str, whitened: bool, soft: bool) -> dict[str, Any]:
-    """Every key that its scores read: dc-bench's training, with its DSA."""
+    """Every key that its scores read: DC-BENCH's training, with its DSA."""
     side = distilled.image_shape[1]
+    usual = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+    of_soft_labels = usual.pop("soft_labels")
     settings: dict[str, Any] = {
         "dataset": dataset,
-        "real_data_path": "./dataset/",
         "ipc": distilled.num_per_class[0],
         "im_size": [side, side],
         "model_name": f"ConvNet-{depth_for(side)}",
         "use_zca": whitened,
-        "data_aug_func": "dsa",
-        "aug_params": {
-            "flip": 0.5, "rotate": 15.0, "scale": 1.2, "crop": 0.125, "cutout": 0.5, "brightness": 1.0,
-            "saturation": 2.0, "contrast": 0.5,
-        },
-        "optimizer": "sgd",
-        "lr_scheduler": "step",
-        "step_size": 500,
-        "weight_decay": 0.0005,
-        "momentum": 0.9,
-        "num_epochs": 1000,
-        "real_batch_size": 256,
-        "syn_batch_size": 256,
-        "num_eval": 5,
-        "num_workers": 4,
-        "device": "cuda",
-        "dist": False,
-        "save_path": None,
-        "use_torchvision": False,
-        "custom_train_trans": None,
-        "custom_val_trans": None,
-        "random_data_format": "tensor",
-        "random_data_path": None,
-        "eval_full_data": True,
-    }  # fmt: skip
+        **usual,
+    }
     if soft:
-        settings |= {
-            "soft_label_mode": "S",
-            "soft_label_criterion": "sce",
-            "loss_fn_kwargs": {"temperature": 1.0, "scale_loss": False},
-            "use_aug_for_hard": True,
-            "stu_use_torchvision": False,
-            "tea_use_torchvision": False,
-            "teacher_dir": "./teacher_models",
-            "teacher_model_names": [settings["model_name"]],
-        }
+        settings |= of_soft_labels | {"teacher_model_names": [settings["model_name"]]}
     return settings
