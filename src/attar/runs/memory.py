@@ -100,7 +100,7 @@ def _parts(
 ) -> dict[str, int]:
     """Bytes by purpose of one objective."""
     num_items, num_classes = len(synthetic), context.num_classes
-    per_item = saved_bytes_per_item(network, context.item_shape)
+    per_item = saved_bytes_per_item(network, network.input_shape)  # an observer sees images, not codes
     return {
         "real items": real.num_bytes,
         "synthetic items": VALUE_BYTES * _values_of_items(recipe, synthetic),

@@ -213,7 +213,7 @@ class MatchingConfig(Config):
         if not recipe.steps or recipe.optimizer is None:
             yield Unmet("steps", f"{name} needs an optimizer and steps of at least 1")
         if "originals" in self.needs and starts_from_noise(recipe):
-            yield Unmet("originals", f"{name} needs real images to start from, not noise")
+            yield Unmet("originals", f"{name} needs real images to start from, not noise; set initialization=random")
         elif "originals" in self.needs and not items.restores_loss(recipe.codec):
             mend = "set parameterization.kind=mosaic, or take a codec that loses something"
             yield Unmet("loss", f"{name} restores what squeezing lost; {mend}")
