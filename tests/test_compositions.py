@@ -55,7 +55,7 @@ ITEMS: dict[str, dict[str, Any]] = {
     "mosaic": {},
     "priors": {"decoder": {"latent_dim": 4, "width": 8}},
     "fixed": {"kind": "priors", "distribution": "fixed", "decoder": {"latent_dim": 4, "width": 8}},
-    "diffusion": {"sampling": {"num_steps": 1}},
+    "diffusion": {"sampling": {"num_steps": 2}},
     "generator": {"depth": 1},
     "frequencies": {"num_frequencies": 16},
 }
