@@ -19,6 +19,7 @@ from attar.sets.class_columns import columns_among, shards_in_columns
 from attar.sets.composing import Contents, compose_manifest
 from attar.sets.distilled import DistilledSet
 from attar.sets.manifest import (
+    RATE,
     CodecSpec,
     DataProvenance,
     InitialProvenance,
@@ -30,9 +31,8 @@ from attar.sets.manifest import (
 from attar.sets.storages import at_rest
 from attar.sets.stored_codec import describe_codec
 
-STUDENT_RATE = "student_rate"
+# What sets say of privacy, the weakest caution first.
 CAUTIONS = (privacy_statement(False, 1), privacy_statement(True, 1), privacy_statement(True, 0))
-"""What sets say of privacy, the weakest caution first."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,12 @@ def merge(sets: Sequence[DistilledSet | Path | str], *, order: Sequence[str] | N
     _check_images(parts)
     _check_overlaps(parts)
     classes = _class_order(parts, order)
-    parts.sort(key=lambda part: (columns_among(part.manifest.classes, classes).sort().values.tolist(), _content(part)))
+    parts.sort(
+        key=lambda part: (
+            columns_among(part.manifest.classes, classes).sort().values.tolist(),
+            part.manifest.content_sha256,
+        )
+    )
     _check_labels(parts)
     preprocess = _preprocess(parts)
     codecs = _codecs(parts, preprocess)
@@ -92,13 +97,11 @@ def _loaded(sets: Sequence[DistilledSet | Path | str]) -> list[_Part]:
         raise InputError("merge needs two sets or more; give a list of sets or files")
     parts = []
     for place, source in enumerate(sets, 1):
-        loaded = isinstance(source, DistilledSet)
-        parts.append(_Part(f"set {place}", source) if loaded else _Part(str(source), DistilledSet.load(source)))
+        if isinstance(source, DistilledSet):
+            parts.append(_Part(f"set {place}", source))
+        else:
+            parts.append(_Part(str(source), DistilledSet.load(source)))
     return parts
-
-
-def _content(part: _Part) -> str:
-    return part.manifest.content_sha256
 
 
 def _check_images(parts: Sequence[_Part]) -> None:
@@ -253,7 +256,10 @@ def _manifest(
         classes,
         recipe,
         _data([manifest.data for manifest in manifests]),
-        _initialization([manifest.initialization for manifest in manifests]),
+        InitialProvenance(
+            kind=_joined([manifest.initialization.kind for manifest in manifests]),
+            real_pixels_inside=any(manifest.initialization.real_pixels_inside for manifest in manifests),
+        ),
         min(manifest.seed for manifest in manifests),
         " + ".join(sorted({manifest.device for manifest in manifests})),
         None,
@@ -302,11 +308,6 @@ def _data(parts: Sequence[DataProvenance]) -> DataProvenance:
     )
 
 
-def _initialization(parts: Sequence[InitialProvenance]) -> InitialProvenance:
-    real = any(part.real_pixels_inside for part in parts)
-    return InitialProvenance(kind=_joined([part.kind for part in parts]), real_pixels_inside=real)
-
-
 def _joined(names: Sequence[str]) -> str:
     return " + ".join(sorted(set(names)))
 
@@ -319,7 +320,7 @@ def _learned(parts: Sequence[_Part]) -> dict[str, float]:
         values = [part.manifest.learned[name] for part in having]
         if len(set(values)) == 1:
             learned[name] = values[0]
-        elif name != STUDENT_RATE or min(values) <= 0:
+        elif name != RATE or min(values) <= 0:
             raise InputError(
                 f"the learned {name!r} of the sets, {', '.join(f'{value:.6g}' for value in values)[:200]}, have no "
                 f"mean; distil {having[values.index(min(values))].name} again"

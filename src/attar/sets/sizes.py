@@ -1,4 +1,4 @@
-"""What a distilled set costs: four sizes, none of them flattering, and the change from one storage to another."""
+"""What a distilled set costs: four sizes, none of them flattering, and the file's before its items exist."""
 
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ from attar.sets.storages import CLASS_MAJOR
 from attar.sets.stored_codec import describe_codec
 
 NumBytes = Annotated[int, Field(ge=0)]
-CODE_STORAGES = ("float32", "float16", "int8")
 LABELS = ("labels", SOFT_LABELS)
 
 
@@ -133,7 +132,7 @@ def _as_weights(facts: ObserverFacts) -> ExternalWeights:
     return ExternalWeights(id=name, sha256=facts.identity, num_bytes=facts.num_bytes, num_values=num_values)
 
 
-# A number with as many characters as any that was learned can have.
+# As many characters as any learned number can have.
 WIDEST_NUMBER = -1.2345678901234567e-300
 
 

@@ -39,9 +39,9 @@ def read_pictures(path: Path, rules: Rules, progress: Progress) -> ForeignSet:
     """
     if path.is_file() or holds_tables(path):
         foreign = _found(open_tables(path, soft=True), "a table of pictures", rules, progress)
-        return replace(foreign, rate=_told_rate(path))
+        return replace(foreign, rate=_exported_rate(path))
     foreign = _found(open_folder(path), "a folder of class folders", rules, progress)
-    return replace(foreign, classes=_true_names(path, foreign.classes or ()), rate=_told_rate(path))
+    return replace(foreign, classes=_true_names(path, foreign.classes or ()), rate=_exported_rate(path))
 
 
 def read_hub(name: str, rules: Rules, progress: Progress) -> ForeignSet:
@@ -80,7 +80,7 @@ def _decoded(part: Encoded, rules: Rules, progress: Progress) -> ImageSet:
 
 def _true_names(folder: Path, folders: tuple[str, ...]) -> tuple[str, ...]:
     listed = folder / CLASSES
-    entries = _told(listed)
+    entries = _exported_json(listed)
     if entries is None:
         return folders
     try:
@@ -90,11 +90,11 @@ def _true_names(folder: Path, folders: tuple[str, ...]) -> tuple[str, ...]:
         raise InputError(f"{listed} does not list the folders beside it; remove it, or export again") from None
 
 
-def _told_rate(path: Path) -> float | None:
-    return learned_rate(_told(path / ABOUT)) if path.is_dir() else None
+def _exported_rate(path: Path) -> float | None:
+    return learned_rate(_exported_json(path / ABOUT)) if path.is_dir() else None
 
 
-def _told(path: Path) -> Any:
+def _exported_json(path: Path) -> Any:
     """What a .json of attar's own export says; None where there is none."""
     if not path.is_file() or path.stat().st_size > MOST_JSON_BYTES:
         return None

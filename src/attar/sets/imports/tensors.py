@@ -28,6 +28,7 @@ UNWHITENED = "images_zca_"
 IMAGE_KEYS = ("images", "image", "image_syn", "x", "data")
 LABEL_KEYS = ("labels", "label", "label_syn", "y", "targets", "target")
 RATE_KEYS = ("lr", "syn_lr", "rate")
+ALL_KEYS = (IMAGE_KEYS, LABEL_KEYS, RATE_KEYS)
 
 
 class _LeftOut:
@@ -156,17 +157,14 @@ def _of_experiment(pairs: Any, path: Path, experiment: int) -> ForeignSet:
 
 
 def _of_keys(held: Mapping[Any, Any], path: Path) -> ForeignSet:
-    keys = {str(key).lower(): key for key in list(held)[:100] if isinstance(key, str)}
-    image, label, rate = (next((keys[key] for key in names if key in keys), None) for names in _ALL_KEYS)
+    keys = {key.lower(): key for key in list(held)[:100] if isinstance(key, str)}
+    image, label, rate = (next((keys[key] for key in names if key in keys), None) for names in ALL_KEYS)
     if image is None:
         raise _unknown(path, f"a dictionary with the keys {', '.join(sorted(keys)[:8]) or 'of no text'}")
     foreign = _images(held[image], path, "a dictionary of images and labels")
     if rate is not None:
         foreign = replace(foreign, rate=number_of(held[rate], f"{rate!r} of {path.name}"))
     return foreign if label is None else _labelled(foreign, held[label], path)
-
-
-_ALL_KEYS = (IMAGE_KEYS, LABEL_KEYS, RATE_KEYS)
 
 
 def _images(value: Any, path: Path, form: str) -> ForeignSet:
@@ -217,9 +215,7 @@ def read_arrays(path: Path) -> ForeignSet:
         InputError: no images, pickled objects, or a damaged file; one line.
     """
     arrays = _load_all(path)
-    image, label, rate = (
-        next((key for key in names if key in arrays), None) for names in (IMAGE_KEYS, LABEL_KEYS, RATE_KEYS)
-    )
+    image, label, rate = (next((key for key in names if key in arrays), None) for names in ALL_KEYS)
     if image is None:
         raise InputError(f"{path.name} holds {', '.join(sorted(arrays)[:8]) or 'nothing'}; name its images 'images'")
     images, notes = images_of(_tensor(arrays[image], path), f"{image!r} of {path.name}")
