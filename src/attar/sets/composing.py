@@ -6,7 +6,6 @@ import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from attar.base.errors import InputError
+from attar.base.version import __version__
 from attar.data.image_set import ImageSet
 from attar.sets.manifest import (
     REAL_INITIALIZATIONS,
@@ -128,7 +128,7 @@ def compose_manifest(
             "data": data,
             "seed": seed,
             "device": device,
-            "versions": {"attar": _version(), "python": platform.python_version(), "torch": str(torch.__version__)},
+            "versions": {"attar": __version__, "python": platform.python_version(), "torch": str(torch.__version__)},
             "initialization": initial,
             "network": implied["network"] if network is None else network,
             "scores": scores,
@@ -180,10 +180,3 @@ def without_folders(value: Any) -> Any:
             return (PureWindowsPath(text) if "\\" in text else PurePosixPath(text)).name
         return text
     return value
-
-
-def _version() -> str:
-    try:
-        return version("attar")
-    except PackageNotFoundError:
-        return "unknown"
