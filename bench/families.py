@@ -3,8 +3,8 @@
     python bench/families.py OUT.npz               run every family with the attar that is imported, keep the tensors
     python bench/families.py --compare A.npz B.npz  say where two such files differ, exit status 1 where they do
 
-Diffusion and generator families need `--prior FILE` and `--generator FILE`, as `attar train-prior` and
-examples/train_generator.py write them; without, they are left out and named.
+`--only dm,lic` runs some of the families. Diffusion and generator families need `--prior FILE` and `--generator FILE`,
+as `attar train-prior` and examples/train_generator.py write them; without, they are left out and named.
 """
 
 from __future__ import annotations
