@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -99,12 +100,30 @@ for depth, storage in ((0, "float32"), (2, "float32"), (2, "float16")):
 EVERY = PARAMETERIZATIONS | PRIORS | RENDERED
 
 
+def _pairs(kinds: Iterable[str], objectives: Iterable[str]) -> list[tuple[str, str, str]]:
+    """(codec, kind, objective): every pair of kind and objective, the codecs in turn.
+
+    With no more kinds than codecs every kind and every objective meets several codecs too.
+    """
+    codecs = sorted(CODECS)
+    return [
+        (codecs[(one + two) % len(codecs)], kind, objective)
+        for one, kind in enumerate(sorted(kinds))
+        for two, objective in enumerate(sorted(objectives))
+    ]
+
+
+@functools.cache
+def _fitted(name: str) -> Codec:
+    return fit_codec(CODECS[name], load_images("digits").train)  # type: ignore[arg-type]
+
+
 def _first(train: ImageSet, count: int) -> Tensor:
     return torch.cat([members[:count] for members in train.class_indices])
 
 
 def _preprocess(codec: Codec, train: ImageSet) -> Codec:
-    return codec if isinstance(codec, Pixels) else fit_codec(PixelsConfig(), train)
+    return codec if isinstance(codec, Pixels) else _fitted("pixels")
 
 
 def _matching_codec(kind: str, codec: Codec, train: ImageSet) -> Codec:
@@ -204,12 +223,10 @@ def _real(codec: Codec, train: ImageSet) -> RealItems:
     return RealItems(train.labels, train.num_classes, images=train, codec=codec)
 
 
-@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
-@pytest.mark.parametrize("kind", sorted(PARAMETERIZATIONS))
-@pytest.mark.parametrize("codec", sorted(CODECS))
+@pytest.mark.parametrize(("codec", "kind", "objective"), _pairs(PARAMETERIZATIONS, OBJECTIVES))
 def test_a_composition(codec: str, kind: str, objective: str, train: ImageSet) -> None:
     """Finite gradients reach every trainable tensor, twice the same; two steps change every item and stay finite."""
-    image_codec = fit_codec(CODECS[codec], train)  # type: ignore[arg-type]
+    image_codec = _fitted(codec)
     preprocess, matching = _preprocess(image_codec, train), _matching_codec(kind, image_codec, train)
     real = _real(matching, train)
     results = []
@@ -236,12 +253,10 @@ def test_a_composition(codec: str, kind: str, objective: str, train: ImageSet) -
     assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
 
 
-@pytest.mark.parametrize("objective", ["trajectories", "discrepancy", "sum"])
-@pytest.mark.parametrize("kind", sorted(PRIORS))
-@pytest.mark.parametrize("codec", sorted(CODECS))
+@pytest.mark.parametrize(("codec", "kind", "objective"), _pairs(PRIORS, ("trajectories", "discrepancy", "sum")))
 def test_a_composition_of_priors(codec: str, kind: str, objective: str, train: ImageSet) -> None:
     """As above; a bias before a norm moves nothing, so that its gradient is only finite."""
-    image_codec = fit_codec(CODECS[codec], train)  # type: ignore[arg-type]
+    image_codec = _fitted(codec)
     preprocess, real = _preprocess(image_codec, train), _real(image_codec, train)
     config, results = OBJECTIVES[objective], []
     for _ in range(2):
@@ -261,27 +276,33 @@ def test_a_composition_of_priors(codec: str, kind: str, objective: str, train: I
     assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
 
 
-@pytest.mark.parametrize("objective", ["features-dsa", "gradients-cosine", "trajectories", "discrepancy", "sum"])
+DIFFUSED, DRAWN = {"codes", "conditioning"}, {"codes", "features"}
+
+
 @pytest.mark.parametrize(
-    ("codec", "kind", "wanted"),
+    ("codec", "kind", "names", "objective"),
     [
-        ("pixels", "diffusion-float32", {"codes", "conditioning"}),
-        ("pca", "diffusion-float32", {"codes", "conditioning"}),
-        ("pixels", "generator0-float32", {"codes"}),
-        ("pixels", "generator2-float32", {"codes", "features"}),
+        ("pixels", "diffusion-float32", DIFFUSED, "features-dsa"),
+        ("pca", "diffusion-float32", DIFFUSED, "gradients-cosine"),
+        ("pixels", "diffusion-float32", DIFFUSED, "trajectories"),
+        ("pca", "diffusion-float32", DIFFUSED, "sum"),
+        ("pixels", "generator2-float32", DRAWN, "features-dsa"),
+        ("pixels", "generator0-float32", {"codes"}, "gradients-cosine"),
+        ("pixels", "generator0-float32", {"codes"}, "trajectories"),
+        ("pixels", "generator2-float32", DRAWN, "sum"),
     ],
 )
 def test_a_composition_with_a_frozen_model(
-    codec: str, kind: str, wanted: set[str], objective: str, train: ImageSet
+    codec: str, kind: str, names: set[str], objective: str, train: ImageSet
 ) -> None:
     """As the first, with gradients at all that is learned of every item and none at the model."""
-    image_codec = fit_codec(CODECS[codec], train)  # type: ignore[arg-type]
+    image_codec = _fitted(codec)
     matching = _preprocess(image_codec, train)
     config, results, real = OBJECTIVES[objective], [], _real(matching, train)
     for _ in range(2):
         items = RENDERED[kind](image_codec, train)
         learned = {name: value for name, value in items.named_parameters() if value.requires_grad}
-        assert set(learned) == wanted
+        assert set(learned) == names
         matcher = config.build(_context(config, matching, matching, real))
         optimizer = torch.optim.SGD([{"params": list(learned.values())}, *matcher.parameter_groups()], lr=1e-3)
         for step in range(2):
@@ -299,14 +320,14 @@ def test_a_composition_with_a_frozen_model(
 @pytest.mark.parametrize("objective", ["gradients-cosine", "gradients-mse", "trajectories", "trajectories-dsa", "sum"])
 def test_gradients_reach_soft_labels(objective: str, train: ImageSet) -> None:
     """Every item's logits are learned; adding the same to all logits of an item changes no label, so no loss."""
-    codec = fit_codec(CODECS["pca"], train)  # type: ignore[arg-type]
+    codec = _fitted("pca")
     real = _real(codec, train)
     hard = PARAMETERIZATIONS["codes-int8"](codec, train)
     assert isinstance(hard, Codes)
     logits = class_logits(hard.labels, train.num_classes, 3.0)
     items = Codes(codec, hard.codes, hard.labels, "int8", logits)
     config = OBJECTIVES[objective]
-    matcher = config.build(_context(config, codec, fit_codec(PixelsConfig(), train), real))
+    matcher = config.build(_context(config, codec, _fitted("pixels"), real))
     matcher.accumulate(items, real, generator(0, "step", 0))
     assert items.soft_labels is not None and items.soft_labels.grad is not None
     gradient = items.soft_labels.grad
@@ -316,10 +337,12 @@ def test_gradients_reach_soft_labels(objective: str, train: ImageSet) -> None:
     assert items.codes.grad is not None and (items.codes.grad.flatten(1).norm(dim=1) > 0).all()
 
 
-@pytest.mark.parametrize("kind", sorted(EVERY))
-@pytest.mark.parametrize("codec", sorted(CODECS))
+@pytest.mark.parametrize(
+    ("codec", "kind"),
+    [(codec, kind) for place, kind in enumerate(sorted(EVERY)) for codec in sorted(CODECS)[place % 2 :: 2]],
+)
 def test_payload_and_spec_rebuild_the_items(codec: str, kind: str, train: ImageSet) -> None:
-    image_codec = fit_codec(CODECS[codec], train)  # type: ignore[arg-type]
+    image_codec = _fitted(codec)
     items = EVERY[kind](image_codec, train)
     payload = items.payload()
     again = restore_parameterization(items.codec, payload, items.spec(), _preprocess(image_codec, train))
@@ -334,7 +357,7 @@ def test_payload_and_spec_rebuild_the_items(codec: str, kind: str, train: ImageS
 
 @pytest.mark.parametrize("kind", sorted(EVERY))
 def test_a_subset_of_items_is_that_subset(kind: str, train: ImageSet) -> None:
-    codec = fit_codec(PcaConfig(factor=2, channels=2), train)
+    codec = _fitted("pca")
     items = EVERY[kind](codec, train)
     chosen = torch.tensor([5, 0, 11])
     items.eval()

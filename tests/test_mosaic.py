@@ -29,7 +29,7 @@ from attar.models.codecs.pixels import Pixels, PixelsConfig
 from attar.models.codecs.registry import fit_codec
 from attar.models.codecs.resample import ResampleConfig
 
-UNEVEN = [(3, 28, 28), (5, 33, 47), (2, 7, 5), (4, 10, 6), (5, 8, 8), (2, 8, 8)]
+UNEVEN = [(3, 20, 20), (5, 23, 31), (2, 7, 5), (4, 10, 6), (5, 8, 8), (2, 8, 8)]
 CODECS = {
     "pixels": PixelsConfig(),
     "pca": PcaConfig(factor=2, channels=3),
@@ -99,7 +99,7 @@ def test_a_grid_of_one_is_the_identity_bit_for_bit() -> None:
     assert torch.equal(expand(images, torch.tensor([4, 0, 0]), Grid(1)), images[[4, 0, 0]])
 
 
-@pytest.mark.parametrize(("side", "size"), [(1, 3), (2, 4), (2, 5), (3, 4)])
+@pytest.mark.parametrize(("side", "size"), [(1, 3), (2, 4), (2, 5), (3, 3)])
 def test_gradients_of_expanding(side: int, size: int) -> None:
     canvases = _images(2, 1, size, size + 1).requires_grad_()
     tiles = torch.tensor([0, 2 * side * side - 1, 0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from attar.base.config import override
 from attar.base.errors import InputError
 from attar.base.progress import Silent
 from attar.cli import main
-from attar.evaluation.protocol import protocol
+from attar.evaluation.protocol import Protocol, protocol
 from attar.methods.labels.regions import RegionLabels
 from attar.methods.recipes import recipe
 from attar.models.observers.cache import cached_observer
@@ -64,6 +65,31 @@ def run(name: str, out: Path | None = None, changes: dict[str, Any] | None = Non
     about, settings = RUNS[name]
     made = override(override(recipe(about), settings), {**SMALL, **(changes or {})})
     return distill("digits", made, **{"budget": "1ipc", "out": out, **arguments})
+
+
+@pytest.fixture(autouse=True, scope="module")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The observer is trained once for all tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTAR_CACHE", str(tmp_path_factory.mktemp("shared")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def own_cache() -> None:
+    """In place of an empty cache for every test."""
+
+
+@pytest.fixture
+def empty_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path_factory.mktemp("empty")
+    monkeypatch.setenv("ATTAR_CACHE", str(folder))
+    return folder
+
+
+def short_protocol() -> Protocol:
+    lic = protocol("lic")
+    return lic.model_copy(update={"training": lic.training.model_copy(update={"epochs": 3})})
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -141,9 +167,7 @@ def test_a_budget_in_bytes_counts_labels(tmp_path: Path) -> None:
 
 def test_scores_show_what_the_labels_alone_are_worth() -> None:
     made = run("lic", changes={"steps": 3})
-    short = protocol("lic")
-    short = short.model_copy(update={"training": short.training.model_copy(update={"epochs": 3})})
-    rows = attar.evaluate(made, "digits", short, networks="convnet:d1w8-batch", seeds=2).rows
+    rows = attar.evaluate(made, "digits", short_protocol(), networks="convnet:d1w8-batch", seeds=2).rows
     named = {row.name: row for row in rows}
     assert named["distilled"].num_items == named["initial codes"].num_items == 10
     alike = named["random images, labelled alike"]
@@ -152,26 +176,27 @@ def test_scores_show_what_the_labels_alone_are_worth() -> None:
     assert alike.paper_bytes == 4 * (10 * 64 + made.storage.label_bytes // 2)
 
 
-def test_without_the_observer_rows_say_what_is_absent(own_cache: Path) -> None:
+def test_without_the_observer_rows_say_what_is_absent(empty_cache: Path) -> None:
     made = run("lic", changes={"steps": 3})
-    for path in (own_cache / "observers").glob("*.safetensors"):
+    for path in (empty_cache / "observers").glob("*.safetensors"):
         path.unlink()
-    rows = attar.evaluate(made, "digits", networks="convnet:d1w8", seeds=1, baselines=["same-labels", "initial"]).rows
+    how: dict[str, Any] = {"networks": "convnet:d1w8", "seeds": 1}
+    rows = attar.evaluate(made, "digits", short_protocol(), baselines=["same-labels", "initial"], **how).rows
     absent = {row.name: row.absent for row in rows if row.absent}
     assert set(absent) == {"random images, labelled alike", "initial codes"}
     assert all("not in the cache" in str(reason) for reason in absent.values())
     online = run("lic", changes={"labels.storage": "online"})
-    for path in (own_cache / "observers").glob("*.safetensors"):
+    for path in (empty_cache / "observers").glob("*.safetensors"):
         path.unlink()
     with pytest.raises(InputError, match="not in the cache"):
-        attar.evaluate(online, "digits", networks="convnet:d1w8", seeds=1, baselines=False)
+        attar.evaluate(online, "digits", short_protocol(), baselines=False, **how)
 
 
 def test_an_online_observer_counts_as_label_storage_and_is_asked() -> None:
     made = run("lic", changes={"labels.storage": "online"})
     observer = made.manifest.shards[0].regions.observer  # type: ignore[union-attr]
     assert observer is not None and made.storage.label_bytes == observer.num_bytes > 1000
-    card = attar.evaluate(made, "digits", networks="convnet:d1w8", seeds=1, baselines=False)
+    card = attar.evaluate(made, "digits", short_protocol(), networks="convnet:d1w8", seeds=1, baselines=False)
     assert card.row("distilled").mean > 5
 
 
@@ -180,7 +205,6 @@ COMPOSITIONS: dict[str, tuple[str, dict[str, Any], str]] = {
     "an idle observer": ("dm", {"observer": {}}, "nothing asks the observer"),
     "alignment of whole images": ("lic", {"parameterization": {"kind": "codes"}}, "set parameterization.kind=mosaic"),
     "alignment from noise": ("lic", {"initialization": "noise"}, "needs real images to start from"),
-    "learned labels of tiles": ("idc", {"labels": {"kind": "soft", "initial": "class"}}, "the labels of tiles"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import pickle
@@ -79,6 +80,12 @@ def run(out: Path | None, **arguments: Any) -> DistilledSet:
     """Three parts, by latent-dm."""
     arguments = {"settings": LATENT, "subtasks": 3, "checkpoint_steps": 1, **arguments}
     return distill("digits", "latent-dm", arguments.pop("budget", "2lpc"), out=out, **arguments)
+
+
+@functools.cache
+def unbroken() -> bytes:
+    """The file of a run that was never stopped."""
+    return run(None).to_bytes()
 
 
 @settings(max_examples=60, deadline=None)
@@ -176,15 +183,14 @@ def test_ctrl_c_in_any_part_and_the_same_command_end_in_the_same_bytes(tmp_path:
     assert not out.exists() and len(list((tmp_path / "x.run" / "parts").glob("*.safetensors"))) == (stop_after - 1) // 4
     run(out, progress=notes)
     assert notes.lines.count("this part is finished already") == (stop_after - 1) // 4
-    run(file(tmp_path, "whole"))
-    assert out.read_bytes() == file(tmp_path, "whole").read_bytes()
+    assert out.read_bytes() == unbroken()
 
 
 def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     out = file(tmp_path)
     code = (
         "import sys; sys.path.insert(0, 'tests'); from pathlib import Path; from test_subtasks import LATENT, run;"
-        "run(Path(sys.argv[1]), settings={**LATENT, 'steps': 60})"
+        "run(Path(sys.argv[1]), settings={**LATENT, 'steps': 30})"
     )
     child = subprocess.Popen([sys.executable, "-c", code, str(out)], cwd=Path(__file__).parents[1])
     first, deadline = tmp_path / "x.run" / "parts" / "part-1.attar.safetensors", time.monotonic() + 120
@@ -192,7 +198,7 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
         time.sleep(0.005)
     child.kill()
     assert child.wait() == -signal.SIGKILL and not out.exists(), "it was killed in time"
-    steps = {**LATENT, "steps": 60}
+    steps = {**LATENT, "steps": 30}
     first_bytes, written = first.read_bytes(), first.stat().st_mtime_ns
     run(out, settings=steps)
     assert first.stat().st_mtime_ns == written, "the finished part was not distilled again"
@@ -202,7 +208,7 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_damaged_part_is_distilled_again_and_another_run_is_not_mixed_in(tmp_path: Path) -> None:
-    out, whole = file(tmp_path), run(None)
+    out = file(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         run(out, progress=Notes(6))
     part = tmp_path / "x.run" / "parts" / "part-1.attar.safetensors"
@@ -211,16 +217,16 @@ def test_a_damaged_part_is_distilled_again_and_another_run_is_not_mixed_in(tmp_p
         with pytest.raises(InputError, match="unfinished run of another configuration"):
             run(out, **changed)
     run(out)
-    assert out.read_bytes() == whole.to_bytes()
+    assert out.read_bytes() == unbroken()
     run(out, seed=1, overwrite=True)
-    assert out.read_bytes() == run(None, seed=1).to_bytes() != whole.to_bytes()
+    assert out.read_bytes() == run(None, seed=1).to_bytes() != unbroken()
 
 
 def test_parts_run_anywhere_and_in_any_order(tmp_path: Path) -> None:
     """Jobs, what they share and their results are pickled; the result is that of one process."""
-    assert run(None, engine=Pickling()).to_bytes() == run(None, engine=Local()).to_bytes()
+    assert run(None, engine=Pickling()).to_bytes() == run(None, engine=Local()).to_bytes() == unbroken()
     run(file(tmp_path), engine=Pickling())
-    assert file(tmp_path).read_bytes() == run(None).to_bytes()
+    assert file(tmp_path).read_bytes() == unbroken()
 
 
 @pytest.mark.parametrize(("recipe", "budget"), [("latent-dm", "9kB"), ("latent-dm", "20kB"), ("d3", "60kB")])

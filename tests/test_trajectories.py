@@ -320,7 +320,7 @@ def test_the_range_of_starts_grows_evenly_and_is_resumed() -> None:
         objective.resume({"step": torch.tensor(step)})
         experts.asked.clear()
         for draw in range(60):
-            objective._segment(generator(draw, "segment"))
+            objective._segment(generator(draw, "segment"), torch.zeros(()))
         starts[step] = {epoch for _, epoch in experts.asked[::2]}
         assert {expert for expert, _ in experts.asked} == {0, 1}
         assert all(second[1] == first[1] + 2 for first, second in zip(*[iter(experts.asked)] * 2, strict=True))
@@ -334,7 +334,7 @@ def test_experts_may_become_more() -> None:
     objective = _matching(experts)
     experts.num_experts = 5
     for draw in range(40):
-        objective._segment(generator(draw, "segment"))
+        objective._segment(generator(draw, "segment"), torch.zeros(()))
     assert {expert for expert, _ in experts.asked} == set(range(5))
 
 
@@ -362,7 +362,7 @@ def test_experts_that_cannot_be_matched_are_refused() -> None:
         _matching(FixedExperts(num_epochs=4))
     others = {
         "train at least one": FixedExperts(num_experts=0),
-        f"student's network {num_parameters(FixedExperts().network)}": FixedExperts(network=NetworkConfig(width=3)),
+        f"the network {num_parameters(FixedExperts().network)}": FixedExperts(network=NetworkConfig(width=3)),
         "moved by 0 ": FixedExperts(scale=0.0),
         "moved by nan": FixedExperts(scale=float("nan")),
     }

@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from copy import deepcopy
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import torch
 from pydantic import Field, model_validator
@@ -14,22 +13,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from attar.base.errors import InputError
-from attar.base.randomness import generator as make_generator
 from attar.base.shapes import Bool, Float, Int64
-from attar.data.augmentation import DsaConfig
+from attar.methods.objectives.experts import ExpertFeatures, ExpertFeaturesConfig
 from attar.methods.objectives.features import class_means
-from attar.methods.objectives.objective import (
-    VALUE_BYTES,
-    Context,
-    MatchingConfig,
-    Objective,
-    Synthetic,
-    draw_trajectory,
-    gradient_in_chunks,
-)
-from attar.models.experts.config import ExpertsConfig
-from attar.models.networks.network import Network, NetworkConfig, num_parameters
-from attar.models.networks.registry import build_network
+from attar.methods.objectives.objective import VALUE_BYTES, Context, Synthetic, values_of_layer
+from attar.models.networks.network import Network
 from attar.models.real_items import RealItems
 
 Estimator: TypeAlias = Literal["unbiased", "biased"]
@@ -41,12 +29,10 @@ KERNEL_COPIES = 5
 """Tensors of one value a pair of items that a mixture of kernels takes, beside one for each bandwidth: measured."""
 
 
-class DiscrepancyConfig(MatchingConfig):
+class DiscrepancyConfig(ExpertFeaturesConfig):
     """Settings of matching by the kernel MMD (maximum mean discrepancy).
 
     Args:
-        network: of the experts, which give the features.
-        experts: how the experts are trained.
         feature_epoch: the epochs after which an expert gives the features: a number, "last", or "random": every step
             draws one from 0 to the last.
         layer: "final", what the linear layer sees; or a block's map before its pooling, flattened, by the block's
@@ -57,34 +43,21 @@ class DiscrepancyConfig(MatchingConfig):
             one in which the kernel of the geometric mean of all bandwidths (4 for 1, 2, 4, 8, 16) is 1/e at the mean
             squared distance between two real items of a class; then the bandwidths' ratios alone matter.
         estimator: "unbiased", about 0 for equal distributions and at times negative; or "biased", never negative.
-        real_batch_size: real items of each class in a step.
-        samples: how often each synthetic item is drawn in a step: more than 1 where the parameterization samples (D3:
-            30 // priors per class).
-        augmentation: siamese DSA, applied alike to real and synthetic items, and to the experts' training items.
-        augmented: "both", or the "experts" alone.
-        chunk_items: the most items that go through the network at once.
-        weight: factor of the loss.
+        real_batch_size: at least 2, between which there is a distance.
+
+    D3 takes 30 // priors per class samples.
 
     Raises:
-        InputError: an epoch beyond the experts' end, a setting without effect, batch norm.
+        InputError: an epoch beyond the experts' end, or as of the base.
     """
 
-    asks_for: ClassVar[frozenset[str]] = frozenset({"experts"})
-
     kind: Literal["discrepancy"] = "discrepancy"
-    network: NetworkConfig = NetworkConfig()
-    experts: ExpertsConfig = ExpertsConfig()
     feature_epoch: Literal["last", "random"] | Annotated[int, Field(ge=0)] = "last"
     layer: Literal["final"] | int = "final"
     bandwidths: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(1.0, 2.0, 4.0, 8.0, 16.0), min_length=1)
     scale: Literal["none", "mean"] = "mean"
     estimator: Estimator = "unbiased"
     real_batch_size: int = Field(default=64, ge=2)
-    samples: int = Field(default=1, ge=1)
-    augmentation: DsaConfig | None = None
-    augmented: Literal["both", "experts"] = "both"
-    chunk_items: int = Field(default=1024, ge=1)
-    weight: float = Field(default=1.0, gt=0)
 
     def build(self, context: Context) -> Discrepancy:
         return Discrepancy(self, context)
@@ -92,30 +65,18 @@ class DiscrepancyConfig(MatchingConfig):
     def network_copies(self, num_classes: int) -> int:
         return 2  # an expert's parameters, as they are read and in the network
 
-    def items_at_once(self, num_items: int, num_classes: int) -> float:
-        return float(min(self.chunk_items, max(self.samples * num_items, self.real_batch_size * num_classes)))
-
     def extra_bytes(self, network: Network, context: Context, num_items: int) -> dict[str, int]:
         """All items' features, the rendered items, each with its gradient, and the kernels in hand."""
-        shell = deepcopy(network).to("meta")
-        image = torch.empty(1, *network.input_shape, device="meta")
-        each = shell.features(image) if self.layer == "final" else shell.maps(image, self.layer)
-        num_real, num_rendered = self.real_batch_size * context.num_classes, self.samples * num_items
-        features = each.numel() * (num_real + 3 * num_rendered)
+        num_rendered = self.samples * num_items
+        features = self.bytes_of_features(values_of_layer(network, self.layer), context, num_items)
+        images = 3 * VALUE_BYTES * math.prod(network.input_shape) * num_rendered
         pairs = (self.real_batch_size + math.ceil(num_rendered / context.num_classes)) ** 2
         kernels = max(pairs, min(KERNEL_VALUES, pairs * context.num_classes))
         copies = KERNEL_COPIES + len(self.bandwidths)
-        return {"features": VALUE_BYTES * (features + 3 * image.numel() * num_rendered + copies * kernels)}
+        return {"features": features + images + VALUE_BYTES * copies * kernels}
 
     @model_validator(mode="after")
-    def _refuse_what_cannot_work(self) -> DiscrepancyConfig:
-        if self.network.norm == "batch":
-            raise InputError(
-                "an expert's features must be those of its parameters alone, and batch norm keeps running statistics; "
-                "take norm 'instance'"
-            )
-        if self.augmented == "experts" and self.augmentation is None:
-            raise InputError("augmented has no effect without augmentation; leave it out, or give an augmentation")
+    def _epoch_exists(self) -> DiscrepancyConfig:
         _check_epoch(self, self.experts.epochs)
         return self
 
@@ -184,22 +145,13 @@ def by_class(
     return pad_sequence(features.split(list(counts)), batch_first=True)
 
 
-class Discrepancy(Objective):
+class Discrepancy(ExpertFeatures):
     """D3's second objective in whatever space the items live: the kernel MMD between features of each class.
 
         L = weight sum_c MMD^2(psi(real items of c), psi(synthetic items of c))
 
-    psi is a layer of an expert that each step draws, at `feature_epoch`. All items of all classes go through it in one
-    batch, the real ones without gradient. Kernels are computed class by class in one product, never between classes, so
-    that time and memory grow with the number of classes. Nothing is derived with respect to the expert's weights.
-
-    Synthetic items are rendered once a step. Where they do not fit in one chunk, their features are found without graph
-    first; then each chunk's are found again, with one, and take their part of the loss's gradient: one more pass
-    forward, and the same result.
-
-    Args:
-        config: settings.
-        context: what it is built for; its experts and its augmentation are used.
+    psi is a layer of an expert that each step draws, at `feature_epoch`. Kernels are computed class by class in one
+    product, never between classes, so that time and memory grow with the number of classes.
 
     Raises:
         InputError: no experts, or experts that are too short.
@@ -212,64 +164,33 @@ class Discrepancy(Objective):
 
     def __init__(self, config: DiscrepancyConfig, context: Context) -> None:
         super().__init__(config, context)
-        if context.experts is None:
-            raise InputError("matching by discrepancy needs experts and was given none; train some first")
-        _check_epoch(config, context.experts.num_epochs)
-        self.experts = context.experts
-        self.augment = context.augmentation if config.augmented == "both" else None
-        self.network = build_network(config.network, context.item_shape, context.num_classes)
-        self.network.to(context.device).requires_grad_(False).eval()
+        _check_epoch(config, self.experts.num_epochs)
 
     def accumulate(self, synthetic: Synthetic, real: RealItems, generator: torch.Generator) -> dict[str, float]:
-        seed = int(torch.randint(2**62, (1,), generator=generator))
-        items = torch.arange(len(synthetic.labels), device=synthetic.labels.device)
-        items = items.repeat_interleave(self.config.samples)
-        rendered = synthetic(items, make_generator(seed, "items"))
-        values = self._draw_expert(make_generator(seed, "expert")).to(rendered.device, rendered.dtype)
-        torch.nn.utils.vector_to_parameters(values, self.network.parameters())
-        drawn = None
-        if self.augment is not None:
-            drawn = self.augment.draw(1, real.shape, make_generator(seed, "augmentation"), siamese=True)
-        indices, labels = real.class_batches(self.config.real_batch_size, make_generator(seed, "real"))
-        seen = self._real_features(real, indices, drawn, rendered.dtype)
+        drawn = self.draw(synthetic, real, generator)
+        self._load_expert(drawn.generator("expert"), drawn.rendered)
+        target, labels = self.real_features(drawn, real)
         compare = functools.partial(
             self._compare,
-            seen,
+            target,
             torch.bincount(labels, minlength=self.num_classes),
-            torch.bincount(synthetic.labels[items], minlength=self.num_classes).cpu(),
-            self._bandwidths(seen, labels.to(seen.device)),
+            torch.bincount(synthetic.labels[drawn.items], minlength=self.num_classes).cpu(),
+            self._bandwidths(target, labels.to(target.device)),
         )
-        loss, gradient = gradient_in_chunks(
-            rendered, lambda inputs: self._features(inputs, drawn), compare, self.chunk_items
-        )
-        rendered.backward(gradient)
+        loss, gradient = self.gradient(drawn, compare)
+        drawn.rendered.backward(gradient)
         return {"loss": float(loss)}
 
-    def _draw_expert(self, generator: torch.Generator) -> Tensor:
-        """Parameters of an expert, after the epochs that the settings name."""
-        expert = draw_trajectory(self.experts, self.config.experts.count, generator)
-        epoch = self.config.feature_epoch
+    def features(self, inputs: Tensor) -> Tensor:
+        layer = self.config.layer
+        return super().features(inputs) if layer == "final" else self.network.maps(inputs, layer).flatten(1)
+
+    def _load_expert(self, generator: torch.Generator, like: Tensor) -> None:
+        """Make the network an expert, after the epochs that the settings name."""
+        expert, epoch = self.draw_expert(generator), self.config.feature_epoch
         if epoch == "random":
             epoch = int(torch.randint(self.experts.num_epochs + 1, (1,), generator=generator))
-        values = self.experts.parameters(expert, self.experts.num_epochs if epoch == "last" else epoch)
-        if len(values) != num_parameters(self.network):
-            raise InputError(
-                f"the experts have {len(values)} parameters and the network of features {num_parameters(self.network)};"
-                " train experts of this network on these items"
-            )
-        return values
-
-    @torch.no_grad()
-    def _real_features(self, real: RealItems, indices: Tensor, drawn: Any, dtype: torch.dtype) -> Tensor:
-        chunks = indices.split(self.chunk_items)
-        return torch.cat([self._features(real.gather(chunk).to(dtype), drawn) for chunk in chunks])
-
-    def _features(self, inputs: Tensor, drawn: Any) -> Tensor:
-        if self.augment is not None:
-            inputs = self.augment.apply(inputs, drawn)
-        if self.config.layer == "final":
-            return self.network.features(inputs)
-        return self.network.maps(inputs, self.config.layer).flatten(1)
+        self.load(self.expert_parameters(expert, self.experts.num_epochs if epoch == "last" else epoch, like))
 
     def _bandwidths(self, features: Tensor, labels: Tensor) -> list[float]:
         """In units of the features: 2 sigma^2 of the geometric mean becomes the mean squared distance."""
@@ -286,7 +207,7 @@ class Discrepancy(Objective):
         return [sigma / middle * math.sqrt(distance / 2) for sigma in given]
 
     def _compare(
-        self, seen: Tensor, num_real: Tensor, num_synthetic: Tensor, bandwidths: list[float], features: Tensor
+        self, target: Tensor, num_real: Tensor, num_synthetic: Tensor, bandwidths: list[float], features: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The loss and its gradient with respect to class-major features, some classes at a time."""
         pairs = (int(num_real.max()) + int(num_synthetic.max())) ** 2
@@ -294,7 +215,7 @@ class Discrepancy(Objective):
         blocks = [counts.split(at_once) for counts in (num_real, num_synthetic)]
         rows = [
             tensor.split([int(counts.sum()) for counts in block])
-            for tensor, block in zip((seen, features), blocks, strict=True)
+            for tensor, block in zip((target, features), blocks, strict=True)
         ]
         losses, gradients = [], []
         for of_real, of_synthetic, real, synthetic in zip(*blocks, *rows, strict=True):
@@ -302,8 +223,8 @@ class Discrepancy(Objective):
             values = squared_mmd(
                 by_class(real, of_real.tolist()),
                 by_class(leaf, of_synthetic.tolist()),
-                of_real.to(seen.device),
-                of_synthetic.to(seen.device),
+                of_real.to(target.device),
+                of_synthetic.to(target.device),
                 bandwidths,
                 self.config.estimator,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, cast, runtime_checkable
 
@@ -11,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from attar.base.config import Config
-from attar.base.errors import InputError
 from attar.data.augmentation import Augmentation, DsaConfig
 from attar.methods.composition import Composition, Unmet, starts_from_noise
 from attar.models.codecs.codec import Codec
@@ -273,6 +273,15 @@ class Objective(nn.Module, ABC):
         self.config = config
         self.num_classes = context.num_classes
         self.chunk_items = config.chunk_size
+        self.augment = context.augmentation
+
+    def draw_views(self, shape: tuple[int, int, int], generator: torch.Generator) -> Any:
+        """What the augmentation does to all items of a step alike; None without one."""
+        return None if self.augment is None else self.augment.draw(1, shape, generator, siamese=True)
+
+    def augmented(self, items: Tensor, views: Any) -> Tensor:
+        """Items as `draw_views` has them seen."""
+        return items if self.augment is None else self.augment.apply(items, views)
 
     @abstractmethod
     def accumulate(self, synthetic: Synthetic, real: RealItems, generator: torch.Generator) -> dict[str, float]:
@@ -325,36 +334,10 @@ def class_probabilities(synthetic: Synthetic, num_classes: int, dtype: torch.dty
     return torch.nn.functional.one_hot(synthetic.labels, num_classes).to(dtype)
 
 
-def draw_trajectory(experts: Experts, most: int, generator: torch.Generator) -> int:
-    """One of the first `most` experts; more of them do not change what a seed gives. Raises InputError for none."""
-    count = min(experts.num_experts, most)
-    if count < 1:
-        raise InputError("there are no experts to match; train at least one (objective.experts.count)")
-    return int(torch.randint(count, (1,), generator=generator))
-
-
-def gradient_in_chunks(
-    rendered: Tensor,
-    features_of: Callable[[Tensor], Tensor],
-    compare: Callable[[Tensor], tuple[Tensor, Tensor]],
-    chunk_items: int,
-) -> tuple[Tensor, Tensor]:
-    """The loss of all items' features and its gradient with respect to the items, found chunk by chunk.
-
-    Where items do not fit in one chunk, their features are found without graph first, and then again with one.
-
-    Args:
-        rendered: the items; their own graph is left alone.
-        features_of: items to features, differentiable.
-        compare: all features, without graph, to (loss, its gradient with respect to them).
-        chunk_items: the most items that go through the network at once.
-    """
-    leaves = [chunk.detach().requires_grad_() for chunk in rendered.split(chunk_items)]
-    in_one = len(leaves) == 1
-    with torch.set_grad_enabled(in_one):
-        features = torch.cat([features_of(leaf) for leaf in leaves])
-    loss, of_features = compare(features.detach())
-    gradients: list[Tensor] = []
-    for leaf, of_chunk in zip(leaves, of_features.split(chunk_items), strict=True):
-        gradients += torch.autograd.grad(features if in_one else features_of(leaf), leaf, of_chunk)
-    return loss, torch.cat(gradients)
+def values_of_layer(network: Network, layer: int | Literal["final", "logits"] = "final") -> int:
+    """How many values a network makes of one item: its features ("final"), its logits, or the map of a block."""
+    shell = deepcopy(network).to("meta")
+    image = torch.empty(1, *network.input_shape, device="meta")
+    if layer == "logits":
+        return int(shell(image).numel())
+    return int((shell.features(image) if layer == "final" else shell.maps(image, layer)).numel())

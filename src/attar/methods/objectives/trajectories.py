@@ -12,29 +12,23 @@ from torch import Tensor, nn
 
 from attar.base.device import saved_bytes_per_item
 from attar.base.errors import InputError, NonFiniteLossError
-from attar.data.augmentation import DsaConfig
+from attar.methods.objectives.experts import ExpertMatching, ExpertMatchingConfig
 from attar.methods.objectives.objective import (
     SECOND_ORDER,
     Context,
     MatchingConfig,
-    Objective,
     Synthetic,
     class_probabilities,
-    draw_trajectory,
 )
 from attar.methods.objectives.student import EndGradients, Training, adjoint_gradients, draw_steps, unrolled_gradients
-from attar.models.experts.config import ExpertsConfig
-from attar.models.networks.network import Network, NetworkConfig, num_parameters
-from attar.models.networks.registry import build_network
+from attar.models.networks.network import Network
 from attar.models.real_items import RealItems
 
 
-class TrajectoriesConfig(MatchingConfig):
+class TrajectoriesConfig(ExpertMatchingConfig):
     """Settings of trajectory matching.
 
     Args:
-        network: of experts and students.
-        experts: how the experts are trained.
         expert_epochs: M, epochs of an expert from start to target.
         student_steps: N, steps of the student.
         min_start_epoch: the earliest start.
@@ -49,12 +43,10 @@ class TrajectoriesConfig(MatchingConfig):
         gradient: "adjoint" is exact in constant activation memory, "unrolled" the same through one graph, "tesla"
             TESLA's approximation without the Hessian.
         trajectories_per_step: students whose losses are averaged in an outer step, one after another.
-        augmentation: DSA of every student's batch, and of the experts'.
-        augmented: "both", or the "experts" alone (D3: what students see differs by sampling).
+        augmented: "experts" in D3, where what students see differs by sampling.
         samples: how often each item is drawn for an outer step, where the parameterization samples: when a student goes
             through the items for the p-th time, from 0, it sees the samples p mod `samples`. As many as it goes through
             them, `student_steps` where every step takes all items, are a fresh one each time (D3).
-        chunk_items: the most items of a student's batch that go through the network at once.
         kept_steps: student steps whose graph the adjoint keeps from the forward to the backward sweep: the fewer, the
             less memory; the more, the less time (all of them: that of unrolling). None: as many as memory allows.
 
@@ -62,12 +54,9 @@ class TrajectoriesConfig(MatchingConfig):
         InputError: a range of starts that is empty or beyond the experts' end, a setting without effect, batch norm.
     """
 
-    asks_for: ClassVar[frozenset[str]] = frozenset({"experts"})
     own_learned_names: ClassVar[tuple[str, ...]] = ("student_rate",)
 
     kind: Literal["trajectories"] = "trajectories"
-    network: NetworkConfig = NetworkConfig()
-    experts: ExpertsConfig = ExpertsConfig()
     expert_epochs: int = Field(default=2, ge=1)
     student_steps: int = Field(default=30, ge=1)
     min_start_epoch: int = Field(default=0, ge=0)
@@ -80,10 +69,6 @@ class TrajectoriesConfig(MatchingConfig):
     student_momentum: float = Field(default=0.0, ge=0, lt=1)
     gradient: Literal["adjoint", "unrolled", "tesla"] = "adjoint"
     trajectories_per_step: int = Field(default=1, ge=1)
-    augmentation: DsaConfig | None = None
-    augmented: Literal["both", "experts"] = "both"
-    samples: int = Field(default=1, ge=1)
-    chunk_items: int = Field(default=1024, ge=1)
     kept_steps: int | None = Field(default=None, ge=0)
 
     def build(self, context: Context) -> Trajectories:
@@ -112,11 +97,6 @@ class TrajectoriesConfig(MatchingConfig):
 
     @model_validator(mode="after")
     def _refuse_what_cannot_work(self) -> TrajectoriesConfig:
-        if self.network.norm == "batch":
-            raise InputError(
-                "trajectory matching needs networks that their parameters determine, and batch norm keeps running "
-                "statistics; take norm 'instance'"
-            )
         if self.min_start_epoch > self.max_start_epoch:
             raise InputError(
                 f"the earliest start, epoch {self.min_start_epoch}, is after the latest, {self.max_start_epoch}; "
@@ -128,8 +108,6 @@ class TrajectoriesConfig(MatchingConfig):
         return self
 
     def _check_samples(self) -> None:
-        if self.augmented == "experts" and self.augmentation is None:
-            raise InputError("augmented has no effect without augmentation; leave it out, or give an augmentation")
         if self.samples > self.student_steps:
             raise InputError(
                 f"{self.samples} samples are more than the {self.student_steps} student steps that could see them; "
@@ -167,7 +145,7 @@ def latest_start(config: TrajectoriesConfig, step: int) -> int:
     return initial + (config.max_start_epoch - initial) * step // config.growth_steps
 
 
-class Trajectories(Objective):
+class Trajectories(ExpertMatching):
     """MTT's objective in whatever space the items live: pixels (MTT) or codes (LatentMTT).
 
     Each step draws an expert and a start epoch t, trains a student from the expert's parameters at t for N steps on the
@@ -178,10 +156,6 @@ class Trajectories(Objective):
     The gradient with respect to items, soft labels and the student's rate is exact (`adjoint_gradients`). Items, with
     all their samples, are rendered once a step, in one call; all students' gradients meet there before they go back
     through the parameterization, of whose decoder norms the whole call is the batch.
-
-    Args:
-        config: settings.
-        context: what it is built for; its experts and its augmentation are used.
 
     Raises:
         InputError: no experts, or experts that are too short.
@@ -199,13 +173,7 @@ class Trajectories(Objective):
 
     def __init__(self, config: TrajectoriesConfig, context: Context) -> None:
         super().__init__(config, context)
-        if context.experts is None:
-            raise InputError("trajectory matching needs experts and was given none; train some first")
-        _check_length(config, context.experts.num_epochs)
-        self.experts = context.experts
-        self.augment = context.augmentation if config.augmented == "both" else None
-        self.network = build_network(config.network, context.item_shape, context.num_classes)
-        self.network.to(context.device).requires_grad_(False)
+        _check_length(config, self.experts.num_epochs)
         self.student_rate = nn.Parameter(torch.tensor(config.student_rate, device=context.device))
         self.student_rate.requires_grad_(config.student_rate_learning_rate > 0)
         self.kept_steps = config.kept_steps or 0
@@ -289,11 +257,11 @@ class Trajectories(Objective):
         channels, height, width = items.shape[1:]
         num_items = len(items) // self.config.samples
         self._largest_batch = min(self.config.student_batch_size or num_items, num_items)
-        start, target = self._segment(generator)
+        start, target = self._segment(generator, items)
         training = Training(
             network=self.network,
-            start=start.to(items.device, items.dtype),
-            target=target.to(items.device, items.dtype),
+            start=start,
+            target=target,
             items=items,
             labels=labels,
             rate=self.student_rate.detach().to(items.dtype),
@@ -315,18 +283,13 @@ class Trajectories(Objective):
             return unrolled_gradients(training)
         return adjoint_gradients(training, hessian=self.config.gradient == "adjoint")
 
-    def _segment(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _segment(self, generator: torch.Generator, like: Tensor) -> tuple[Tensor, Tensor]:
         """An expert's parameters at a start, and M epochs later."""
-        expert = draw_trajectory(self.experts, self.config.experts.count, generator)
+        expert = self.draw_expert(generator)
         earliest, latest = self.config.min_start_epoch, latest_start(self.config, self.step)
         epoch = int(torch.randint(earliest, latest + 1, (1,), generator=generator))
-        start = self.experts.parameters(expert, epoch)
-        target = self.experts.parameters(expert, epoch + self.config.expert_epochs)
-        if len(start) != num_parameters(self.network):
-            raise InputError(
-                f"the experts have {len(start)} parameters and the student's network {num_parameters(self.network)}; "
-                "train experts of this network on these items"
-            )
+        start = self.expert_parameters(expert, epoch, like)
+        target = self.expert_parameters(expert, epoch + self.config.expert_epochs, like)
         moved = float((start - target).square().sum())
         if not 0 < moved < float("inf"):
             raise InputError(
