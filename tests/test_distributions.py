@@ -30,7 +30,7 @@ from attar.methods.parameterizations.priors import Priors
 from attar.models.networks.network import NetworkConfig
 from attar.models.networks.registry import build_network
 from attar.runs.distill import distill
-from attar.runs.experts import make_experts
+from attar.runs.preparing import make_experts
 from attar.sets.distilled import DistilledSet
 
 FEW: dict[str, Any] = {"count": 2, "epochs": 2}

@@ -22,7 +22,7 @@ from attar.models.diffusion.priors import PriorTraining, read_prior
 from attar.models.diffusion.schedule import ScheduleConfig, alpha_bars
 from attar.models.diffusion.training import trained_prior
 from attar.runs import prior as command
-from attar.runs.prior import summary, train_prior
+from attar.runs.preparing import prior_line, train_prior
 from small_diffusion import SMALL_DENOISER, Noted
 from small_generator import generator_codec
 from small_sets import digit_images
@@ -90,7 +90,7 @@ def test_a_prior_that_diverged_without_an_error_is_spoken_of_whenever_it_is_aske
         assert len([note for note in noted.notes if "no better than a linear filter" in note]) == 1
     fidelity = read_prior(tmp_path / "2.safetensors").manifest.fidelity
     assert fidelity is not None and fidelity.loss > 0.9 and fidelity == prior.manifest.fidelity
-    assert "a linear filter's 0." in summary(prior, tmp_path / "2.safetensors")
+    assert "a linear filter's 0." in prior_line(prior, tmp_path / "2.safetensors")
 
 
 def test_what_no_prior_can_be_of_is_refused_before_any_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from attar.models.observers.config import Normalisation, ObserverConfig, pixels_
 from attar.models.observers.observer import Observer
 from attar.models.observers.training import observer_for
 from attar.models.training.settings import TrainingConfig
-from attar.runs.observer import make_observer, observer_config, summary
+from attar.runs.preparing import make_observer, observer_config, observer_line
 from observer_settings import Watcher, contents, few_digits, short
 from small_sets import CLASSES, digit_images
 
@@ -427,7 +427,7 @@ def test_settings_without_effect_are_refused() -> None:
 def test_the_command_says_where_the_observer_is(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"training.epochs": 2, "training.min_steps": None, "least_accuracy": 0.0}
     made = make_observer("digits", network="convnet:w4-batch", device="cpu", settings=settings)
-    text = summary(made)
+    text = observer_line(made)
     assert made.path.exists() and made.observer.classes == tuple("0123456789")
     for part in (str(made.path), f"{made.observer.num_bytes} bytes", made.observer.identity, "convnet:w4-batch", " s"):
         assert part in text

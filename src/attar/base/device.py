@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +49,17 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error)
     return "can't allocate memory" in text or "not enough memory" in text
+
+
+class Calling(nn.Module):
+    """A function of a module as a module of its own, for whatever is measured or compiled as one."""
+
+    def __init__(self, module: nn.Module, function: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.module, self.function = module, function
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.function(self.module, inputs)
 
 
 def saved_bytes_per_item(network: nn.Module, input_shape: tuple[int, ...]) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from torch import Tensor
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int, Int64, UInt8
@@ -17,4 +19,10 @@ else:
 
         Bool = Float = Int = Int64 = UInt8 = _Annotation
 
-__all__ = ["Bool", "Float", "Int", "Int64", "UInt8"]
+Indices: TypeAlias = Int64[Tensor, " batch"]
+Labels: TypeAlias = Int64[Tensor, " items"]
+Images: TypeAlias = Float[Tensor, "batch C H W"]
+CodeBatch: TypeAlias = Float[Tensor, "batch c h w"]
+"""Codes, or network inputs: items in whatever space they are matched in."""
+
+__all__ = ["Bool", "CodeBatch", "Float", "Images", "Indices", "Int", "Int64", "Labels", "UInt8"]

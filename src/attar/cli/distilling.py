@@ -110,11 +110,11 @@ def experts_verb(
     """
     arguments = preparing.arguments()
     engine = jobs.chosen()
-    from attar.runs.experts import make_experts, summary
+    from attar.runs.preparing import experts_line, make_experts
 
     with engine, options.progress_bar(quiet) as progress:
         experts = make_experts(data, recipe, count=count, codec=codec, progress=progress, engine=engine, **arguments)
-    say(summary(experts))
+    say(experts_line(experts))
 
 
 @verb("observer", stopped="stopped; the same command continues after the last whole epoch")
@@ -128,11 +128,11 @@ def observer_verb(
 ) -> None:
     """Train or load, and check, the network that LIC, RDED and SRe2L ask; distill finds it in the cache."""
     arguments = preparing.arguments()
-    from attar.runs.observer import make_observer, summary
+    from attar.runs.preparing import make_observer, observer_line
 
     with options.progress_bar(quiet) as progress:
         observer = make_observer(data, network=network, weights=weights, progress=progress, **arguments)
-    say(summary(observer))
+    say(observer_line(observer))
 
 
 @verb("train-prior", stopped="stopped; the same command continues from the last kept step")
@@ -146,11 +146,11 @@ def train_prior_verb(
 ) -> None:
     """Train a small class-conditional diffusion model of the data, for distilling through it (LD3M)."""
     arguments = preparing.arguments()
-    from attar.runs.prior import summary, train_prior
+    from attar.runs.preparing import prior_line, train_prior
 
     with options.progress_bar(output.quiet) as progress:
         prior = train_prior(data, out, codec=codec, overwrite=output.overwrite, progress=progress, **arguments)
-    say(summary(prior, out))
+    say(prior_line(prior, out))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from attar.methods.recipes import Recipe
 from attar.runs.loop import distill_run, training_images
 from attar.runs.splitting import Split
 from attar.runs.subtasks import distill_subtasks
-from attar.runs.task import Run, resolve_task
+from attar.runs.task import Run, Task, resolve_task
 from attar.sets.distilled import DistilledSet
 from attar.sets.manifest import check_classes
 
@@ -76,32 +76,29 @@ def distill(
         (40, 10)
     """
     options = seed, device, settings, codec, storage, checkpoint_steps, memory, label_bytes
-    task, progress = resolve_task(recipe, budget, *options), progress or Silent()
-    return _distill(data, task, out, overwrite, progress, (subtasks, split, engine), loading)
-
-
-def _distill(
-    data: Any,
-    task: Any,
-    out: Path | str | None,
-    overwrite: bool,
-    progress: Progress,
-    parts: tuple[int | None, Split | None, Engine | None],
-    loading: Mapping[str, Any],
-) -> DistilledSet:
-    subtasks, split, engine = parts
-    if subtasks is None and (split is not None or engine is not None):
-        raise InputError(f"{'split' if split else 'engine'} has no effect without subtasks; give --subtasks, e.g. 2")
-    path = Path(out) if out is not None else None
+    task = replace(resolve_task(recipe, budget, *options), subtasks=_subtasks(subtasks, split, engine))
+    path, progress = None if out is None else Path(out), progress or Silent()
     if path is not None:
         refuse_existing(path, overwrite)
+    run = _run(data, task, path, overwrite, progress, loading)
+    return distill_run(run) if subtasks is None else distill_subtasks(run, engine or Local())
+
+
+def _subtasks(subtasks: int | None, split: Split | None, engine: Engine | None) -> tuple[int, Split] | None:
+    """How a run is split; None where it is whole."""
+    if subtasks is not None:
+        return subtasks, split or "contiguous"
+    if split is not None or engine is not None:
+        raise InputError(f"{'split' if split else 'engine'} has no effect without subtasks; give --subtasks, e.g. 2")
+    return None
+
+
+def _run(
+    data: Any, task: Task, path: Path | None, overwrite: bool, progress: Progress, loading: Mapping[str, Any]
+) -> Run:
     train, name = training_images(data, progress, loading)
     check_classes(train.classes)
     if task.recipe.observer is not None and mirroring_harms(name):
         task = replace(task, recipe=task.recipe.without_flip())
         progress.note("images are not mirrored: the data's name says digits or characters")
-    if subtasks is None:
-        return distill_run(Run.of(task, train, name, path, overwrite, progress))
-    return distill_subtasks(
-        task, train, name, subtasks, split or "contiguous", engine or Local(), path, overwrite, progress
-    )
+    return Run.of(task, train, name, path, overwrite, progress)

@@ -13,13 +13,11 @@ from attar.base.engines import Engine
 from attar.base.errors import InputError
 from attar.base.progress import Progress, Silent
 from attar.base.randomness import generator
-from attar.data.image_set import ImageSet
 from attar.methods.labels import HardLabels
 from attar.methods.recipes import Recipe
 from attar.runs.checkpoints import RunState
 from attar.runs.loop import distill_run, finished, observer_of
-from attar.runs.splitting import Split, split_classes
-from attar.runs.task import Run, Task
+from attar.runs.task import Run
 from attar.sets.composing import without_folders
 from attar.sets.distilled import DistilledSet
 from attar.sets.manifest import DataProvenance
@@ -34,56 +32,36 @@ class _Part:
     path: Path | None
 
 
-def distill_subtasks(
-    task: Task,
-    train: ImageSet,
-    name: str,
-    subtasks: int,
-    split: Split,
-    engine: Engine,
-    path: Path | None,
-    overwrite: bool,
-    progress: Progress,
-) -> DistilledSet:
-    """Split the classes, distil each part with experts or an observer of its own, and merge in the data set's order.
+def distill_subtasks(run: Run, engine: Engine) -> DistilledSet:
+    """Distil each group of a run's classes with experts or an observer of its own; merge in the data set's order.
 
     All parts have the codec and the normalisation of all training images. Each part's seed is `part_seed`. Finished
     parts are ordinary files in NAME.run/parts; a run that was stopped goes on with the others, and ends in the same
     bytes. Region labels are given to the merged set, by an observer of all classes.
 
     Args:
-        task: recipe, budget of the whole, seed, device.
-        train: the images of all classes.
-        name: where they came from.
-        subtasks: how many parts.
-        split: how classes are split.
+        run: of all classes, with `groups`.
         engine: where parts are distilled.
-        path: the file to write, or None.
-        overwrite: see `distill`.
-        progress: told which part runs.
 
     Raises:
-        InputError: see `distill`; too many parts, or an observer of all classes that each part would need of its own.
+        InputError: see `distill`; an observer of all classes that each part would need of its own.
 
     Source: D3 (Qin et al. 2024) section 2.3.
     Deviation: codec and normalisation are those of the whole training data, as in the official code; a party that sees
         its own classes alone distils a file of its own, and `merge` pools the normalisations.
     """
-    _check(task)
-    engine.check_device(task.device)
-    groups = split_classes(train, subtasks, split, task.seed)
-    sizes = [len(group) for group in groups]
-    run = Run.of(replace(task, subtasks=(subtasks, split)), train, name, path, overwrite, progress, sizes)
+    _check(run.recipe)
+    engine.check_device(run.task.device)
     regions = run.region_labels
-    state = None if path is None else RunState(path, run.configuration)
-    folder = None if state is None else _begin(state, overwrite, subtasks)
-    jobs = [_Part(tuple(group), folder and part_file(folder, place)) for place, group in enumerate(groups)]
-    class_lists = [", ".join(train.classes[label] for label in group) for group in groups]
+    state = None if run.path is None else RunState(run.path, run.configuration)
+    folder = None if state is None else _begin(state, run)
+    jobs = [_Part(tuple(group), folder and part_file(folder, place)) for place, group in enumerate(run.groups)]
+    class_lists = [", ".join(run.train.classes[label] for label in group) for group in run.groups]
     titles = [f"part {place}: {classes:.100}" for place, classes in enumerate(class_lists, 1)]
     parts = {}
     try:
         shared = replace(run, path=None, progress=Silent())
-        with closing(engine.results(distill_part, jobs, shared, progress, titles)) as results:
+        with closing(engine.results(distill_part, jobs, shared, run.progress, titles)) as results:
             for place, part in results:
                 parts[place] = _kept(part, jobs[place])
     finally:
@@ -99,7 +77,7 @@ def distill_part(whole: Run, part: _Part, progress: Progress) -> DistilledSet:
     train = whole.train.with_classes(part.classes)
     recipe = _part_recipe(whole)
     task = replace(whole.task, recipe=recipe, subtasks=None, seed=part_seed(whole.task.seed, train.classes))
-    run = replace(whole, task=task, train=train, path=part.path, overwrite=True, progress=progress)
+    run = replace(whole, task=task, train=train, path=part.path, overwrite=True, progress=progress, groups=())
     done = _finished(run)
     if done is not None:
         progress.note("this part is finished already")
@@ -129,8 +107,7 @@ def _part_recipe(whole: Run) -> Recipe:
     return recipe.model_copy(update={"labels": HardLabels(), "observer": observer})
 
 
-def _check(task: Task) -> None:
-    recipe = task.recipe
+def _check(recipe: Recipe) -> None:
     if recipe.observer is not None and recipe.observer.weights is not None and set(recipe.observed) - {"labels"}:
         raise InputError(
             "an observer with given weights knows all classes, and each subtask needs one of its own; leave out "
@@ -145,14 +122,14 @@ def _kept(done: DistilledSet, part: _Part) -> DistilledSet:
     return done
 
 
-def _begin(state: RunState, overwrite: bool, subtasks: int) -> Path:
+def _begin(state: RunState, run: Run) -> Path:
     """Start or go on with a run of parts: the folder of their files, empty at the start."""
-    _, saved = state.open(overwrite)
+    _, saved = state.open(run.overwrite)
     folder = state.folder / "parts"
     if not saved:
         if folder.exists():  # of an earlier run
             shutil.rmtree(folder)
-        state.save(0, {"subtasks": torch.tensor([subtasks])})
+        state.save(0, {"subtasks": torch.tensor([len(run.groups)])})
     folder.mkdir(exist_ok=True)
     return folder
 

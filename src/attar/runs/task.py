@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from attar.methods.recipes import recipe as recipe_named
 from attar.models.codecs.pixels import PixelsConfig
 from attar.models.codecs.registry import codec_from_text, fit_codec
 from attar.runs.budget import Budget, largest_count, num_bytes
-from attar.runs.splitting import Split
+from attar.runs.splitting import Split, split_classes
 from attar.sets.sizes import estimate_bytes
 
 
@@ -101,6 +101,7 @@ class Run:
         path: the file to write, or None.
         overwrite: whether an unfinished run of another configuration is forgotten.
         progress: what to report to.
+        groups: the classes of each subtask; none for a run that is whole.
     """
 
     task: Task
@@ -111,6 +112,7 @@ class Run:
     path: Path | None = None
     overwrite: bool = False
     progress: Progress = field(default_factory=Silent)
+    groups: Sequence[Sequence[int]] = ()
 
     @classmethod
     def of(
@@ -121,20 +123,20 @@ class Run:
         path: Path | None = None,
         overwrite: bool = False,
         progress: Progress | None = None,
-        parts: Sequence[int] = (),
     ) -> Run:
         """The run of a task on some images, with as many items as the budget allows.
 
         Args:
             task, train, name, path, overwrite, progress: as of the class.
-            parts: how many classes each subtask has; none for a run that is whole.
 
         Raises:
-            InputError: images that the recipe is not for, or a budget that holds less than one code of each class.
+            InputError: images that the recipe is not for, classes that cannot be split, or a budget below one code
+                of each class.
         """
-        empty = cls(task, train, name, fitted_spaces(task.recipe, train), 0, path, overwrite, progress or Silent())
-        count = empty._count_in_bytes(parts) if task.budget.unit == "bytes" else empty._count_in_items()
-        return cls(task, train, name, empty.spaces, count, path, overwrite, empty.progress)
+        groups = [] if task.subtasks is None else split_classes(train, *task.subtasks, task.seed)
+        spaces = fitted_spaces(task.recipe, train)
+        empty = cls(task, train, name, spaces, 0, path, overwrite, progress or Silent(), groups)
+        return replace(empty, count=empty._most_in_bytes() if task.budget.unit == "bytes" else empty._items_of_budget())
 
     @property
     def recipe(self) -> Recipe:
@@ -179,12 +181,12 @@ class Run:
             **({} if task.subtasks is None else {"subtasks": list(task.subtasks)}),
         }
 
-    def _count_in_items(self) -> int:
+    def _items_of_budget(self) -> int:
         budget = self.task.budget
         of_images = self.recipe.parameterization.codes_of_images(self.spaces.codec)
         return budget.amount * (of_images if budget.unit == "ipc" else 1)
 
-    def _count_in_bytes(self, parts: Sequence[int]) -> int:
+    def _most_in_bytes(self) -> int:
         """The whole file counts, labels too; no class has more codes than the smallest class has images for."""
         recipe, spaces, amount = self.recipe, self.spaces, self.task.budget.amount
         observer = None if recipe.observer is None else ObserverFacts.unknown(recipe.observer.network.name)
@@ -199,7 +201,7 @@ class Run:
                 learned=recipe.objective.learned_names,
                 num_per_class=count,
                 initial=(recipe.initial_kind, ()),
-                parts=parts,
+                parts=[len(group) for group in self.groups],
                 **self.facts,
             )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import ClassVar, Literal
 
 import torch
@@ -12,7 +11,15 @@ from torch import Tensor
 
 from attar.base.shapes import Float, Int64
 from attar.data.augmentation import Dsa, DsaConfig, DsaParameters
-from attar.methods.objectives.objective import VALUE_BYTES, Context, MapsOfImages, MatchingConfig, Objective, Synthetic
+from attar.methods.objectives.objective import (
+    VALUE_BYTES,
+    Context,
+    MapsOfImages,
+    MatchingConfig,
+    Objective,
+    Synthetic,
+    values_of_layer,
+)
 from attar.models.networks.network import Network
 from attar.models.real_items import RealItems
 from attar.models.training.acceleration import Precision
@@ -52,10 +59,8 @@ class AlignmentConfig(MatchingConfig):
 
     def extra_bytes(self, network: Network, context: Context, num_items: int) -> dict[str, int]:
         """All originals' features that recur; none where they are more than may be kept."""
-        shell = deepcopy(network).to("meta")
-        image = torch.empty(1, *network.input_shape, device="meta")
-        features = shell(image) if self.layer == "logits" else shell.maps(image, layer_number(self.layer))
-        needed = VALUE_BYTES * features.numel() * num_items * recurring_views(self.augmentation)
+        size = values_of_layer(network, "logits" if self.layer == "logits" else layer_number(self.layer))
+        needed = VALUE_BYTES * size * num_items * recurring_views(self.augmentation)
         return {"originals' features": needed if needed <= self.kept_bytes else 0}
 
     def without_flip(self) -> AlignmentConfig:
@@ -101,9 +106,7 @@ class Alignment(Objective):
     of "crop_cutout_flip", whose flips are two views only. Nothing is derived with respect to the observer's weights.
     It looks through a fused observer, see `FusedObserver`.
 
-    Args:
-        config: settings; `context.augmentation` is not used, because g transforms what the observer is fed with.
-        context: with an observer, originals, and `images_of`.
+    `Context.augmentation` is not used, because g transforms what the observer is fed with.
 
     Source: LIC, Eq. 8 and Algorithm 1, stage 2.
     Deviation: the sum over features is a mean, as in the official code (its "l1_mean"), which takes absolute

@@ -7,13 +7,14 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
+from attar.base.device import Calling
 from attar.base.randomness import generator as make_generator
 from attar.base.shapes import Float, Int64
 from attar.data.augmentation import DsaConfig
 from attar.methods.objectives.objective import Context, MatchingConfig, Objective, Synthetic
-from attar.models.networks.network import Network, NetworkConfig, initialise_parameters
+from attar.models.networks.network import NetworkConfig, initialise_parameters
 from attar.models.networks.registry import build_network
 from attar.models.real_items import RealItems
 from attar.models.training.acceleration import (
@@ -80,27 +81,11 @@ def mean_feature_distance(
     return (real - synthetic).square().sum()
 
 
-class _FeaturesOf(nn.Module):
-    """A network's features as a module of their own."""
-
-    def __init__(self, network: Network) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.network.features(inputs)
-
-
 class Features(Objective):
     """DM's objective in whatever space the items live: pixels (DM) or codes (LatentDM).
 
     Each step draws a new random network and up to `real_batch_size` real items of every class. The real pass is one
     batch over all classes, without gradient, in chunks and in the fastest form the device offers.
-
-    Args:
-        config: settings.
-        context: what it is built for; the number of steps decides whether compiling repays its cost, the augmentation
-            is applied alike to real and synthetic items.
 
     Source: LatentDD Algorithm 2; Zhao & Bilen 2023, Algorithm 1.
     Deviation: one draw of the siamese augmentation serves all classes of a step; the official code draws one per
@@ -114,7 +99,6 @@ class Features(Objective):
         super().__init__(config, context)
         self.network = build_network(config.network, context.item_shape, context.num_classes)
         self.network.to(context.device).requires_grad_(False)
-        self.augment = context.augmentation
         norm_values = forward_norm_values(self.network, context.item_shape)
         self._num_at_once = _num_at_once(config, context.device, norm_values)
         num_passes = config.real_batch_size * context.num_classes * context.num_steps
@@ -124,34 +108,28 @@ class Features(Objective):
             flops=float(forward_flops(self.network, context.item_shape) * num_passes),
             norm_values=float(norm_values * num_passes),
         )
-        self._fast_features = forward_function(_FeaturesOf(self.network), self.acceleration)
+        self._fast_features = forward_function(Calling(self.network, type(self.network).features), self.acceleration)
 
     def accumulate(self, synthetic: Synthetic, real: RealItems, generator: torch.Generator) -> dict[str, float]:
         seed = int(torch.randint(2**62, (1,), generator=generator))
         initialise_parameters(self.network, make_generator(seed, "network", device=real.device))
         indices, labels = real.class_batches(self.config.real_batch_size, generator)
-        parameters = None
-        if self.augment is not None:
-            drawn = make_generator(seed, "augmentation")
-            parameters = self.augment.draw(1, real.shape, drawn, siamese=True)
-        target = self._real_means(real, indices, labels.to(real.device), parameters)
-        return {"loss": self._accumulate_synthetic(synthetic, target, parameters, make_generator(seed, "items"))}
+        views = self.draw_views(real.shape, make_generator(seed, "augmentation"))
+        target = self._real_means(real, indices, labels.to(real.device), views)
+        return {"loss": self._accumulate_synthetic(synthetic, target, views, make_generator(seed, "items"))}
 
     @torch.no_grad()
     def _real_means(
-        self, real: RealItems, indices: Tensor, labels: Tensor, parameters: Any
+        self, real: RealItems, indices: Tensor, labels: Tensor, views: Any
     ) -> Float[Tensor, "classes features"]:
         chunks = []
         largest = min(self.chunk_items, self._num_at_once)
         for chunk in indices.chunk(math.ceil(len(indices) / largest)):
-            items = real.gather(chunk)
-            if self.augment is not None:
-                items = self.augment.apply(items, parameters)
-            chunks.append(self._fast_features(items).float())
+            chunks.append(self._fast_features(self.augmented(real.gather(chunk), views)).float())
         return class_means(torch.cat(chunks), labels, self.num_classes)
 
     def _accumulate_synthetic(
-        self, synthetic: Synthetic, target: Tensor, parameters: Any, generator: torch.Generator
+        self, synthetic: Synthetic, target: Tensor, views: Any, generator: torch.Generator
     ) -> float:
         """Classes are independent given the network, so they are back-propagated in chunks of whole classes."""
         labels = synthetic.labels
@@ -161,9 +139,7 @@ class Features(Objective):
         for first in range(0, self.num_classes, step):
             last = min(first + step, self.num_classes)
             items = ((labels >= first) & (labels < last)).nonzero().squeeze(1)
-            inputs = synthetic(items, generator)
-            if self.augment is not None:
-                inputs = self.augment.apply(inputs, parameters)
+            inputs = self.augmented(synthetic(items, generator), views)
             means = class_means(self.network.features(inputs), labels[items] - first, last - first)
             part = mean_feature_distance(target[first:last], means)
             part.backward()

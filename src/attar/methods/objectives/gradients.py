@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -103,11 +103,6 @@ class Gradients(Objective):
     A class's graph is freed before the next class's is built. Where a class has more synthetic items than
     `chunk_items`, its gradient is first found without graph; then each chunk adds the gradient of <g_chunk, dD/dg>.
 
-    Args:
-        config: settings.
-        context: what it is built for; the augmentation is applied alike to real and synthetic items of a matching, and
-            anew to every training batch.
-
     Raises:
         InputError: a network with batch norm: its gradient would depend on what it saw before.
 
@@ -121,7 +116,6 @@ class Gradients(Objective):
 
     def __init__(self, config: GradientsConfig, context: Context) -> None:
         super().__init__(config, context)
-        self.augment = context.augmentation
         self.network = build_network(config.network, context.item_shape, context.num_classes).to(context.device)
         if not is_stackable(self.network):
             raise InputError("gradients of networks with batch norm depend on the batch; take norm 'instance'")
@@ -215,13 +209,13 @@ class Gradients(Objective):
         if self.config.synthetic_batch_size is not None:
             members = [_some(each, self.config.synthetic_batch_size, generator) for each in members]
         indices, labels = real.class_batches(self.config.real_batch_size, generator)
-        drawn = self.augment.draw(1, real.shape, generator, siamese=True) if self.augment is not None else None
+        views = self.draw_views(real.shape, generator)
         chosen = torch.cat(members)
         items, targets = synthetic(chosen, generator), class_probabilities(synthetic, self.num_classes)[chosen]
-        inputs = items if self.augment is None else self.augment.apply(items, drawn)
+        inputs = self.augmented(items, views)
         matching = _Matching(
             network=self.network,
-            gather=lambda rows: self._augmented(real.gather(rows), drawn),
+            gather=lambda rows: self.augmented(real.gather(rows), views),
             real=[indices[labels == index] for index in range(self.num_classes)],
             inputs=inputs.detach().split([len(each) for each in members]),
             targets=targets.detach().split([len(each) for each in members]),
@@ -234,9 +228,6 @@ class Gradients(Objective):
             [of_inputs, *([of_targets] if targets.requires_grad else [])],
         )
         return loss
-
-    def _augmented(self, items: Tensor, drawn: Any) -> Tensor:
-        return items if self.augment is None else self.augment.apply(items, drawn)
 
     def _gradients_of(self, matching: _Matching) -> tuple[float, Tensor, Tensor]:
         if self._mode is None:

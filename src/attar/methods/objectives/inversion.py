@@ -174,10 +174,6 @@ class Inversion(Objective):
     group has more items than `chunk_items`, a pass without graph finds the moments; then each chunk adds its share of
     their gradient. A group costs a pass forward and one back to its inputs; in chunks, another pass forward.
 
-    Args:
-        config: settings.
-        context: with an observer and `images_of`.
-
     Raises:
         InputError: an observer without batch norm.
 

@@ -147,11 +147,6 @@ class Sum(Objective):
     from a generator of its own: what a part draws does not depend on which others there are. In turns, a part counts
     its own steps alone, e.g. for a growing range of starts; the items' optimiser goes on through all turns.
 
-    Args:
-        config: settings.
-        context: what it is built for; experts are shared by all parts that read some, and the augmentation is handed
-            to those whose settings have one.
-
     Attributes:
         parts: the objectives, in the settings' order.
         step: how many steps were taken.

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from attar.base.errors import InputError
-from attar.base.shapes import Float, Int64
+from attar.base.shapes import CodeBatch, Float, Images, Indices, Labels
 from attar.data.resizing import Grid
 from attar.methods.initialization.sources import Sources, encoded
 from attar.methods.parameterizations.parameterization import (
     DTYPE_OF,
+    Draw,
     LabelStorage,
     Material,
     Parameterization,
@@ -61,7 +62,7 @@ class Codes(Parameterization):
         self,
         codec: Codec,
         codes: Float[Tensor, "stored c h w"],
-        labels: Int64[Tensor, " items"],
+        labels: Labels,
         storage: Storage = "float32",
         soft_labels: Float[Tensor, "items classes"] | None = None,
         label_storage: LabelStorage = "float16",
@@ -71,22 +72,18 @@ class Codes(Parameterization):
         self.codes = nn.Parameter(codes.detach().clone().float())
         self.storage: Storage = storage
 
-    def forward(
-        self, items: Int64[Tensor, " batch"], generator: torch.Generator | None = None
-    ) -> Float[Tensor, "batch c h w"]:
+    def forward(self, items: Indices, generator: Draw = None) -> CodeBatch:
         return self.codes[items]
 
     @torch.no_grad()
-    def images(
-        self, items: Int64[Tensor, " batch"], generator: torch.Generator | None = None
-    ) -> Float[Tensor, "batch C H W"]:
+    def images(self, items: Indices, generator: Draw = None) -> Images:
         return self.codec.decode(self.codes[items])
 
-    def latents(self, items: Int64[Tensor, " batch"]) -> Float[Tensor, "batch c h w"]:
+    def latents(self, items: Indices) -> CodeBatch:
         return self.codes[items].detach()
 
     @torch.no_grad()
-    def decode(self, latents: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch C H W"]:
+    def decode(self, latents: CodeBatch) -> Images:
         return self.codec.decode(latents)
 
     @torch.no_grad()

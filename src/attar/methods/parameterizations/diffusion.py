@@ -9,10 +9,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from attar.base.config import Config
-from attar.base.device import saved_bytes_per_item
+from attar.base.device import Calling, saved_bytes_per_item
 from attar.base.errors import InputError
 from attar.base.randomness import generator
-from attar.base.shapes import Float, Int64
+from attar.base.shapes import Float, Labels
 from attar.methods.parameterizations.codes import Storage, codes_table, read_codes, store_codes
 from attar.methods.parameterizations.parameterization import (
     LabelStorage,
@@ -23,7 +23,7 @@ from attar.methods.parameterizations.parameterization import (
 )
 from attar.methods.parameterizations.rendered import VALUE_BYTES, Rendered, RenderedConfig
 from attar.models.codecs.codec import Codec
-from attar.models.diffusion.codec import DiffusionCodec, with_model
+from attar.models.diffusion.codec import with_model
 from attar.models.diffusion.model import DiffusionModel
 from attar.models.diffusion.sampling import item_noise, recomputed, sampled
 from attar.models.diffusion.schedule import SamplingConfig
@@ -136,12 +136,12 @@ class Diffusion(Rendered):
         self,
         codec: Codec,
         codes: Float[Tensor, "items c h w"],
-        labels: Int64[Tensor, " items"],
+        labels: Labels,
         config: DiffusionConfig,
         seed: int,
         *,
         preprocess: Codec,
-        classes: Int64[Tensor, " items"] | None = None,
+        classes: Labels | None = None,
         conditioning: Float[Tensor, "items d"] | None = None,
     ) -> None:
         super().__init__(labels)
@@ -174,8 +174,8 @@ class Diffusion(Rendered):
         """
         codec, sampling = with_model(self.codec), self.config.sampling
         passes = 1 if sampling.guidance == 1 else 2
-        of_step = passes * saved_bytes_per_item(_Predicting(codec.model), codec.code_shape)
-        of_decoder = saved_bytes_per_item(_Decoding(codec), codec.code_shape)
+        of_step = passes * saved_bytes_per_item(Calling(codec.model, _predicted), codec.code_shape)
+        of_decoder = saved_bytes_per_item(Calling(codec, type(codec).decode), codec.code_shape)
         if self.config.checkpointed:
             activations = min(self.chunk_items, len(self)) * max(of_step, of_decoder)
         else:
@@ -255,23 +255,5 @@ def _spec(config: DiffusionConfig, seed: int, conditioning_size: int) -> dict[st
     return spec.model_dump(mode="json", exclude={"label_storage"})
 
 
-class _Predicting(nn.Module):
-    """A model as a function of codes alone."""
-
-    def __init__(self, model: DiffusionModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, codes: Tensor) -> Tensor:
-        return self.model.predict(codes, 0, self.model.null.expand(len(codes), -1))
-
-
-class _Decoding(nn.Module):
-    """A codec's decoder as a module."""
-
-    def __init__(self, codec: DiffusionCodec) -> None:
-        super().__init__()
-        self.codec = codec
-
-    def forward(self, codes: Tensor) -> Tensor:
-        return self.codec.decode(codes)
+def _predicted(model: DiffusionModel, codes: Tensor) -> Tensor:
+    return model.predict(codes, 0, model.null.expand(len(codes), -1))

@@ -10,11 +10,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from attar.base.errors import InputError
-from attar.base.shapes import Float, Int64
+from attar.base.shapes import CodeBatch, Float, Images, Indices, Int64, Labels
 from attar.data.resizing import Grid
 from attar.methods.initialization.sources import Sources, encoded
 from attar.methods.parameterizations.codes import Storage, codes_table, read_codes, store_codes
 from attar.methods.parameterizations.parameterization import (
+    Draw,
     LabelStorage,
     Material,
     Parameterization,
@@ -118,7 +119,7 @@ class Frequencies(Parameterization):
         codec: Codec,
         values: Float[Tensor, "items c n"],
         masks: Int64[Tensor, "masks n"],
-        labels: Int64[Tensor, " items"],
+        labels: Labels,
         storage: Storage = "float32",
     ) -> None:
         super().__init__(labels)
@@ -134,26 +135,22 @@ class Frequencies(Parameterization):
         self.register_buffer("masks", masks.clone())
         self.register_buffer("rows", rows)
 
-    def forward(
-        self, items: Int64[Tensor, " batch"], generator: torch.Generator | None = None
-    ) -> Float[Tensor, "batch c h w"]:
+    def forward(self, items: Indices, generator: Draw = None) -> CodeBatch:
         channels, height, width = self.codec.code_shape
         places = self.masks[self.rows[items]][:, None].expand(-1, channels, -1)
         spectra = self.values.new_zeros(len(items), channels, height * width).scatter(2, places, self.values[items])
         return from_frequencies(spectra.unflatten(2, (height, width)))
 
     @torch.no_grad()
-    def images(
-        self, items: Int64[Tensor, " batch"], generator: torch.Generator | None = None
-    ) -> Float[Tensor, "batch C H W"]:
+    def images(self, items: Indices, generator: Draw = None) -> Images:
         return self.codec.decode(self(items))
 
-    def latents(self, items: Int64[Tensor, " batch"]) -> Float[Tensor, "batch c h w"]:
+    def latents(self, items: Indices) -> CodeBatch:
         """The codes that the frequencies make."""
         return self(items).detach()
 
     @torch.no_grad()
-    def decode(self, latents: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch C H W"]:
+    def decode(self, latents: CodeBatch) -> Images:
         return self.codec.decode(latents)
 
     def remade(self, sources: Sources, preprocess: Codec) -> Parameterization:
@@ -214,7 +211,7 @@ def varying_frequencies(codes: Float[Tensor, "items c h w"], count: int) -> Int6
     return variances.argsort(descending=True, stable=True)[:count].sort().values
 
 
-def _rows_of(labels: Tensor) -> Int64[Tensor, " items"]:
+def _rows_of(labels: Tensor) -> Labels:
     """0 for the items of the class that comes first, 1 for the next: the mask's row, whatever a merge renames."""
     changes = (labels[1:] != labels[:-1]).long().cumsum(0)
     return torch.cat([changes.new_zeros(1), changes])

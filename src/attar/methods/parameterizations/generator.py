@@ -10,9 +10,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from attar.base.config import Config
-from attar.base.device import saved_bytes_per_item
+from attar.base.device import Calling, saved_bytes_per_item
 from attar.base.errors import InputError
-from attar.base.shapes import Float, Int64
+from attar.base.shapes import Float, Labels
 from attar.methods.labels.hard import class_major_labels
 from attar.methods.parameterizations.decoders import DecoderStorage
 from attar.methods.parameterizations.parameterization import (
@@ -122,7 +122,7 @@ class GeneratorItems(Rendered):
         self,
         codec: Codec,
         codes: Float[Tensor, "items c h w"],
-        labels: Int64[Tensor, " items"],
+        labels: Labels,
         config: GeneratorConfig,
         *,
         preprocess: Codec,
@@ -178,7 +178,14 @@ class GeneratorItems(Rendered):
 
         Activations exist for one chunk at a time; of every item there is the image, its network input and a gradient.
         """
-        each = saved_bytes_per_item(_Rendering(self), self.codec.code_shape)
+        shape = _feature_shape(self.codec, self.config.depth)
+
+        def rendered(codec: GeneratorCodec, codes: Tensor) -> Tensor:
+            return codec.render(
+                codes, None if shape is None else codes.new_zeros(len(codes), *shape), self.config.depth
+            )
+
+        each = saved_bytes_per_item(Calling(self.codec, rendered), self.codec.code_shape)
         images = 3 * VALUE_BYTES * len(self) * self.codec.num_image_values
         return {"rendering": int(min(self.chunk_items, len(self)) * each + images + self.weight_bytes())}
 
@@ -223,17 +230,3 @@ def _feature_shape(codec: Codec, depth: int) -> tuple[int, int, int] | None:
 def _spec(config: GeneratorConfig, feature_shape: tuple[int, ...] | None) -> dict[str, Any]:
     spec = GeneratorSpec(depth=config.depth, storage=config.storage, feature_shape=feature_shape)  # type: ignore[arg-type]
     return spec.model_dump(mode="json", exclude={"label_storage"})
-
-
-class _Rendering(nn.Module):
-    """A generator as a function of w alone; f is zero."""
-
-    def __init__(self, items: GeneratorItems) -> None:
-        super().__init__()
-        self.codec: GeneratorCodec = with_generator(items.codec)
-        self.depth = items.config.depth
-        self.shape = None if items.features is None else tuple(items.features.shape[1:])
-
-    def forward(self, codes: Tensor) -> Tensor:
-        features = None if self.shape is None else codes.new_zeros(len(codes), *self.shape)
-        return self.codec.render(codes, features, self.depth)

@@ -9,11 +9,12 @@ from pydantic import Field
 from torch import Tensor
 
 from attar.base.errors import InputError
-from attar.base.shapes import Float, Int64
+from attar.base.shapes import CodeBatch, Float, Images, Indices, Labels
 from attar.data.resizing import LARGEST_SIDE, Grid, expand, tile_boxes
 from attar.methods.initialization.sources import Sources, encoded
 from attar.methods.parameterizations.codes import Codes, CodesConfig, CodesSpec, Storage, codes_table, read_codes
 from attar.methods.parameterizations.parameterization import (
+    Draw,
     LabelStorage,
     Material,
     Parameterization,
@@ -80,7 +81,7 @@ class Mosaic(Codes):
         self,
         codec: Codec,
         codes: Float[Tensor, "stored c h w"],
-        labels: Int64[Tensor, " items"],
+        labels: Labels,
         storage: Storage = "float32",
         soft_labels: Float[Tensor, "items classes"] | None = None,
         label_storage: LabelStorage = "float16",
@@ -99,24 +100,18 @@ class Mosaic(Codes):
     def num_canvases(self) -> int:
         return len(self.codes)
 
-    def forward(
-        self, items: Int64[Tensor, " batch"], generator: torch.Generator | None = None
-    ) -> Float[Tensor, "batch C H W"]:
+    def forward(self, items: Indices, generator: Draw = None) -> Images:
         return self.preprocess.encode(self._expanded(items))
 
     @torch.no_grad()
-    def images(
-        self, items: Int64[Tensor, " batch"], generator: torch.Generator | None = None
-    ) -> Float[Tensor, "batch C H W"]:
+    def images(self, items: Indices, generator: Draw = None) -> Images:
         return self._expanded(items)
 
     @torch.no_grad()
-    def canvases(
-        self, indices: Int64[Tensor, " batch"], generator: torch.Generator | None = None
-    ) -> Float[Tensor, "batch C H W"]:
+    def canvases(self, indices: Indices, generator: Draw = None) -> Images:
         return self.codec.decode(self.codes[indices])
 
-    def latents(self, items: Int64[Tensor, " batch"]) -> Float[Tensor, "batch c h w"]:
+    def latents(self, items: Indices) -> CodeBatch:
         """The codes of the canvases that the tiles lie in; `decode` gives whole canvases."""
         return self.codes[items // self.grid.num_tiles].detach()
 

@@ -14,13 +14,16 @@ from attar.base.config import Config, parse_config
 from attar.base.errors import InputError
 from attar.base.files import canonical_json
 from attar.base.randomness import generator
-from attar.base.shapes import Float, Int64
+from attar.base.shapes import CodeBatch, Float, Images, Indices, Labels
 from attar.data.image_set import ImageSet
 from attar.data.resizing import Grid
 from attar.methods.composition import Composition, Unmet, starts_from_noise
 from attar.methods.initialization.sources import Sources, encoded
 from attar.methods.labels.hard import class_major_labels
 from attar.models.codecs.codec import Codec, codes_per_image
+
+Draw: TypeAlias = torch.Generator | None
+"""On the CPU, so that samples are the same on every device."""
 
 LabelStorage: TypeAlias = Literal["float16", "float32"]
 Table: TypeAlias = dict[str, tuple[str, tuple[int, ...]]]
@@ -73,7 +76,7 @@ class Material:
         """The source of whatever the start draws; fresh at each call."""
         return generator(self.seed, "initialization")
 
-    def labels(self, num_tiles: int = 1) -> Int64[Tensor, " items"]:
+    def labels(self, num_tiles: int = 1) -> Labels:
         """Class of every item, class-major."""
         if self.sources is not None:
             return self.sources.labels
@@ -202,13 +205,13 @@ class Parameterization(nn.Module, ABC):
     kind: ClassVar[str]
     spec_type: ClassVar[type[Config]]
     codec: Codec
-    labels: Int64[Tensor, " items"]
+    labels: Labels
     soft_labels: Tensor | None
     chunk_items: int | None = None
 
     def __init__(
         self,
-        labels: Int64[Tensor, " items"],
+        labels: Labels,
         soft_labels: Float[Tensor, "items classes"] | None = None,
         label_storage: LabelStorage = "float16",
     ) -> None:
@@ -233,9 +236,7 @@ class Parameterization(nn.Module, ABC):
         return len(self)
 
     @abstractmethod
-    def forward(
-        self, items: Int64[Tensor, " batch"], generator: torch.Generator | None = None
-    ) -> Float[Tensor, "batch ..."]:
+    def forward(self, items: Indices, generator: Draw = None) -> Float[Tensor, "batch ..."]:
         """The items in the space where the objective matches, differentiable with respect to every trainable tensor.
 
         Args:
@@ -244,18 +245,16 @@ class Parameterization(nn.Module, ABC):
         """
 
     @abstractmethod
-    def images(
-        self, items: Int64[Tensor, " batch"], generator: torch.Generator | None = None
-    ) -> Float[Tensor, "batch C H W"]:
+    def images(self, items: Indices, generator: Draw = None) -> Images:
         """The items as images, nominally in [0, 1] and not clamped; without gradient."""
 
     @torch.no_grad()
-    def means(self, items: Int64[Tensor, " batch"]) -> Float[Tensor, "batch ..."]:
+    def means(self, items: Indices) -> Float[Tensor, "batch ..."]:
         """As `forward`, without what is sampled: the one item that an expert's soft label is made from. No gradient."""
         mean: Tensor = self(items)
         return mean
 
-    def latents(self, items: Int64[Tensor, " batch"]) -> Float[Tensor, "batch ..."]:
+    def latents(self, items: Indices) -> Float[Tensor, "batch ..."]:
         """The code behind each item, without gradient: what `decode` makes an image of, and others on the way to it.
 
         Raises:
@@ -263,13 +262,11 @@ class Parameterization(nn.Module, ABC):
         """
         raise InputError(f"items of kind {self.kind!r} have no code of their own; take a set of priors, or of codes")
 
-    def decode(self, latents: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch C H W"]:
+    def decode(self, latents: Float[Tensor, "batch ..."]) -> Images:
         """The images of codes such as `latents` gives, stored or not; no gradient. Raises InputError as it does."""
         raise InputError(f"items of kind {self.kind!r} have no code of their own; take a set of priors, or of codes")
 
-    def canvases(
-        self, indices: Int64[Tensor, " batch"], generator: torch.Generator | None = None
-    ) -> Float[Tensor, "batch C H W"]:
+    def canvases(self, indices: Indices, generator: Draw = None) -> Images:
         """Stored images, of which `indices` counts `num_canvases`, as `images` gives items: by default the items."""
         return self.images(indices, generator)
 
@@ -285,9 +282,7 @@ class Parameterization(nn.Module, ABC):
         """Frozen items that give the same samples up to rounding, in the fastest form there is."""
         return self
 
-    def sampled_inputs(
-        self, items: Int64[Tensor, " batch"], draw: torch.Generator | None, preprocess: Codec, lowered: bool = False
-    ) -> Float[Tensor, "batch c h w"]:
+    def sampled_inputs(self, items: Indices, draw: Draw, preprocess: Codec, lowered: bool = False) -> CodeBatch:
         """One sample of each item as network inputs; without a generator its mean.
 
         Args:

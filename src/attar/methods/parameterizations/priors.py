@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from attar.base.config import Config
 from attar.base.device import saved_bytes_per_item
 from attar.base.errors import InputError
-from attar.base.shapes import Float, Int64
+from attar.base.shapes import CodeBatch, Float, Images, Indices, Labels
 from attar.methods.composition import Composition, Unmet
 from attar.methods.labels.hard import class_major_labels
 from attar.methods.parameterizations.decoders import (
@@ -30,6 +30,7 @@ from attar.methods.parameterizations.decoders import (
 )
 from attar.methods.parameterizations.parameterization import (
     DTYPE_OF,
+    Draw,
     LabelStorage,
     Material,
     Parameterization,
@@ -145,7 +146,7 @@ class Priors(Parameterization):
         codec: Codec,
         decoder: Decoder,
         mean: Float[Tensor, "items latents"],
-        labels: Int64[Tensor, " items"],
+        labels: Labels,
         log_variance: Float[Tensor, "items latents"] | None = None,
         storage: DecoderStorage = "float32",
         soft_labels: Float[Tensor, "items classes"] | None = None,
@@ -198,9 +199,7 @@ class Priors(Parameterization):
         """True unless the means alone are kept."""
         return self.log_variance is not None
 
-    def forward(
-        self, items: Int64[Tensor, " batch"], generator: torch.Generator | None = None
-    ) -> Float[Tensor, "batch c h w"]:
+    def forward(self, items: Indices, generator: Draw = None) -> CodeBatch:
         """One sample of each item; an item that is asked for twice has two.
 
         Args:
@@ -219,30 +218,28 @@ class Priors(Parameterization):
         return self._decoded(self.mean[items] + (0.5 * self.log_variance[items]).exp() * noise)
 
     @torch.no_grad()
-    def images(
-        self, items: Int64[Tensor, " batch"], generator: torch.Generator | None = None
-    ) -> Float[Tensor, "batch C H W"]:
+    def images(self, items: Indices, generator: Draw = None) -> Images:
         """One sample of each item, or without a generator the item's mean image."""
         return self.mean_images(items) if generator is None else self.codec.decode(self.samples(items, generator))
 
     @torch.no_grad()
-    def means(self, items: Int64[Tensor, " batch"]) -> Float[Tensor, "batch c h w"]:
+    def means(self, items: Indices) -> CodeBatch:
         """What the decoder makes of the items' means, with running statistics."""
         with self._evaluated():
             return self._decoded(self.mean[items])
 
     @torch.no_grad()
-    def samples(self, items: Int64[Tensor, " batch"], generator: torch.Generator) -> Float[Tensor, "batch c h w"]:
+    def samples(self, items: Indices, generator: torch.Generator) -> CodeBatch:
         """As `forward`, with running statistics; no gradient."""
         with self._evaluated():
             return self(items, generator)
 
-    def latents(self, items: Int64[Tensor, " batch"]) -> Float[Tensor, "batch latents"]:
+    def latents(self, items: Indices) -> Float[Tensor, "batch latents"]:
         """The items' means."""
         return self.mean[items].detach()
 
     @torch.no_grad()
-    def decode(self, latents: Float[Tensor, "batch latents"]) -> Float[Tensor, "batch C H W"]:
+    def decode(self, latents: Float[Tensor, "batch latents"]) -> Images:
         """The images of any latent vectors, with running statistics."""
         with self._evaluated():
             return self.codec.decode(self._decoded(latents))
@@ -264,7 +261,7 @@ class Priors(Parameterization):
         return {name: buffer for name, buffer in buffers if buffer.is_floating_point()}
 
     @torch.no_grad()
-    def mean_images(self, items: Int64[Tensor, " batch"]) -> Float[Tensor, "batch C H W"]:
+    def mean_images(self, items: Indices) -> Images:
         """The images of the items' means, which D3's soft labels are made from.
 
         Source: D3 appendix E.3.
@@ -274,9 +271,7 @@ class Priors(Parameterization):
     def for_sampling(self) -> Priors:
         return self.with_decoder(swift_decoder(self.decoder))
 
-    def sampled_inputs(
-        self, items: Int64[Tensor, " batch"], draw: torch.Generator | None, preprocess: Codec, lowered: bool = False
-    ) -> Float[Tensor, "batch c h w"]:
+    def sampled_inputs(self, items: Indices, draw: Draw, preprocess: Codec, lowered: bool = False) -> CodeBatch:
         """As of the base; where network inputs are the decoder's own space, the way to images and back is left out."""
         with torch.autocast(items.device.type, torch.bfloat16, enabled=lowered):
             codes = self.means(items) if draw is None else self.samples(items, draw)

@@ -9,8 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from attar.base.shapes import Float, Int64
-from attar.methods.parameterizations.parameterization import Parameterization, ParameterizationConfig
+from attar.base.shapes import Images, Indices
+from attar.methods.parameterizations.parameterization import Draw, Parameterization, ParameterizationConfig
 from attar.models.codecs.codec import Codec
 
 RenderingPrecision: TypeAlias = Literal["float32", "bfloat16"]
@@ -52,21 +52,17 @@ class Rendered(Parameterization):
     precision: RenderingPrecision
     preprocess: Codec
 
-    def forward(
-        self, items: Int64[Tensor, " batch"], generator: torch.Generator | None = None
-    ) -> Float[Tensor, "batch C H W"]:
+    def forward(self, items: Indices, generator: Draw = None) -> Images:
         lowered = self.precision == "bfloat16"
         with torch.autocast(items.device.type, torch.bfloat16, enabled=lowered):
             images = self.rendered(items)
         return self.preprocess.encode(images.float() if lowered else images)
 
     @torch.no_grad()
-    def images(
-        self, items: Int64[Tensor, " batch"], generator: torch.Generator | None = None
-    ) -> Float[Tensor, "batch C H W"]:
+    def images(self, items: Indices, generator: Draw = None) -> Images:
         return self.rendered(items)
 
-    def rendered(self, items: Int64[Tensor, " batch"]) -> Float[Tensor, "batch C H W"]:
+    def rendered(self, items: Indices) -> Images:
         """Images in chunks, each a graph of its own, so that the backward pass goes through one after the other."""
         return torch.cat([self._chunk(chunk) for chunk in items.split(self.chunk_items)])
 
