@@ -21,7 +21,7 @@ from attar.models.diffusion.model import DiffusionModel
 from attar.models.diffusion.priors import PriorTraining, read_prior
 from attar.models.diffusion.schedule import ScheduleConfig, alpha_bars
 from attar.models.diffusion.training import trained_prior
-from attar.runs import prior as command
+from attar.runs import preparing as command
 from attar.runs.preparing import prior_line, train_prior
 from small_diffusion import SMALL_DENOISER, Noted
 from small_generator import generator_codec

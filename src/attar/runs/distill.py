@@ -42,7 +42,7 @@ def distill(
     memory: str | None = None,
     **loading: Any,
 ) -> DistilledSet:
-    """Distil the training part of `data` into a set of the chosen size, as it is stored: quantised where that is.
+    """Distil the training part of `data` into a set of the chosen size, quantised as it is stored.
 
     Args:
         data: anything `load_images` takes, or Splits, or an ImageSet (all of it is distilled).
@@ -77,10 +77,9 @@ def distill(
     """
     options = seed, device, settings, codec, storage, checkpoint_steps, memory, label_bytes
     task = replace(resolve_task(recipe, budget, *options), subtasks=_subtasks(subtasks, split, engine))
-    path, progress = None if out is None else Path(out), progress or Silent()
-    if path is not None:
-        refuse_existing(path, overwrite)
-    run = _run(data, task, path, overwrite, progress, loading)
+    if out is not None:
+        refuse_existing(Path(out), overwrite)
+    run = _run(data, task, None if out is None else Path(out), overwrite, progress or Silent(), loading)
     return distill_run(run) if subtasks is None else distill_subtasks(run, engine or Local())
 
 
