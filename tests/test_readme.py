@@ -1,17 +1,27 @@
-"""Every command and every Python snippet of the README runs, in order, in a folder with real pictures in PHOTOS."""
+"""Every command and every Python snippet of the README runs, in order, in a folder with real pictures in PHOTOS.
+
+They run as they are written; recipes and protocols take fewer steps than a user's.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from attar.cli import main
+from attar.evaluation import protocol
+from attar.methods.recipes import REGISTRY, Recipe
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -42,6 +52,25 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def shortened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks of every protocol train for 8 steps, and `latent-dm` takes 5."""
+    for path in protocol.FOLDER.glob("*.json"):
+        settings = json.loads(path.read_text())
+        settings["training"] |= {"min_steps": None, "max_steps": 8}
+        short = tmp_path / "protocols" / path.name
+        short.parent.mkdir(exist_ok=True)
+        short.write_text(json.dumps(settings))
+    monkeypatch.setattr(protocol, "FOLDER", tmp_path / "protocols")
+
+    @wraps(REGISTRY["latent-dm"])
+    def few_steps(whole: Callable[[], Recipe] = REGISTRY["latent-dm"]) -> Recipe:
+        return whole().model_copy(update={"steps": 5})
+
+    monkeypatch.setitem(REGISTRY, "latent-dm", few_steps)
+
+
+@pytest.mark.usefixtures("shortened")
 def test_every_command_runs(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ran = 0
     for line in commands():
@@ -56,6 +85,15 @@ def test_every_command_runs(photos: Path, capsys: pytest.CaptureFixture[str]) ->
     assert ran >= 10
 
 
+def test_a_shell_finds_the_command(tmp_path: Path) -> None:
+    line = "attar recipes latent-dm"
+    assert line in commands()
+    folders = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(line, shell=True, cwd=tmp_path, env={**os.environ, "PATH": folders}, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\nCommand: attar distill PHOTOS --recipe latent-dm" in done.stdout
+
+
 def test_make_targets_exist() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     named = {line.split()[1] for line in commands() if line.startswith("make ")}
@@ -63,6 +101,7 @@ def test_make_targets_exist() -> None:
     assert named <= targets
 
 
+@pytest.mark.usefixtures("shortened")
 def test_every_python_snippet_runs(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     snippets = blocks("python")
     assert snippets
@@ -77,6 +116,7 @@ def example(name: str) -> Callable[..., None]:
     return function
 
 
+@pytest.mark.usefixtures("shortened")
 def test_the_examples_run(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     example("small_file")("PHOTOS", "2kB", "small.attar.safetensors")
     assert (photos / "small.attar.safetensors").stat().st_size <= 2000

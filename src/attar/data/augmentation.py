@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -240,13 +241,7 @@ def _draw(
     name: str, config: DsaConfig, count: int, size: tuple[int, ...], generator: torch.Generator | Counter
 ) -> dict[str, Tensor]:
     height, width = size
-
-    def uniform(low: float, high: float) -> Tensor:
-        return _uniforms(generator, count) * (high - low) + low
-
-    def integer(low: int, high: int) -> Tensor:
-        return _integers(generator, count, low, high)
-
+    uniform, integer = partial(_uniforms, generator, count), partial(_integers, generator, count)
     if name == "color":
         half = config.brightness / 2
         return {
@@ -270,10 +265,10 @@ def _draw(
     return {"angle": uniform(-limit, limit)}
 
 
-def _uniforms(generator: torch.Generator | Counter, count: int) -> Tensor:
-    if isinstance(generator, Counter):
-        return generator.uniform(count)
-    return torch.rand(count, generator=generator)
+def _uniforms(generator: torch.Generator | Counter, count: int, low: float, high: float) -> Tensor:
+    """float32 [count] from low to high."""
+    drawn = generator.uniform(count) if isinstance(generator, Counter) else torch.rand(count, generator=generator)
+    return drawn * (high - low) + low
 
 
 def _integers(generator: torch.Generator | Counter, count: int, low: int, high: int) -> Tensor:
