@@ -71,6 +71,8 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "d3": ("d3", "2lpc", D3),
     "d3-fixed": ("d3-fixed", "2lpc", {**D3, "objective.parts.0.samples": 1, "objective.parts.1.samples": 1}),
     "d3-alternating": ("d3-alternating", "2lpc", D3),
+    "fred": ("fred-dc", "1ipc", {**GRADIENTS, "parameterization.num_frequencies": 16}),
+    "ncfm": ("ncfm", "1ipc", {**NETWORK, "objective.experts": FEW, "objective.num_frequencies": 32}),
     "lic": ("lic", "1ipc", OBSERVER),
     "rded": ("rded-cifar10-convnet", "1ipc", OBSERVER),
     "rded-mosaic": ("rded-imagenet100-convnet", "1ipc", OBSERVER),
