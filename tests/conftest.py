@@ -37,9 +37,25 @@ import torch
 torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The cache of every test is an empty folder of its own."""
+@pytest.fixture(autouse=True, scope="module")
+def module_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The cache of whatever a module's tests share; of every test of a module that says `SHARES_CACHE = True`."""
+    folder = tmp_path_factory.mktemp("module_cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTAR_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture
+def empty_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache for one test."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("ATTAR_CACHE", str(folder))
-    yield folder
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(request: pytest.FixtureRequest, module_cache: Path) -> Path:
+    """The cache of every test is an empty folder of its own, unless its module shares one."""
+    shared = getattr(request.module, "SHARES_CACHE", False)
+    return module_cache if shared else request.getfixturevalue("empty_cache")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -25,6 +24,8 @@ from attar.sets.distilled import DistilledSet
 from small_diffusion import saved_prior
 from small_generator import saved_synthesis
 from small_sets import digit_images, first_items
+
+SHARES_CACHE = True  # Experts and observers are trained once for all tests
 
 NETWORK: dict[str, Any] = {"kind": "convnet", "depth": 1, "width": 4}
 EXPERTS: dict[str, Any] = {"count": 1, "epochs": 2}
@@ -98,19 +99,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "diffusion": str(saved_prior(folder / "prior.safetensors")),
         "generator": str(saved_synthesis(folder / "generator.safetensors")),
     }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.MonkeyPatch]:
-    """Experts and observers are trained once for all compositions."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ATTAR_CACHE", str(tmp_path_factory.mktemp("shared")))
-        yield patch
-
-
-@pytest.fixture(autouse=True)
-def own_cache() -> None:
-    """In place of an empty cache for every test."""
 
 
 def settings_of(items: str, objective: str, labels: str, models: dict[str, str]) -> dict[str, Any]:

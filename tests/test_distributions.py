@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,8 @@ from attar.models.networks.registry import build_network
 from attar.runs.distill import distill
 from attar.runs.preparing import make_experts
 from attar.sets.distilled import DistilledSet
+
+SHARES_CACHE = True  # Experts are trained once for all tests
 
 FEW: dict[str, Any] = {"count": 2, "epochs": 2}
 TINY: dict[str, Any] = {
@@ -86,19 +87,6 @@ def settings_of(name: str) -> dict[str, Any]:
 def run(out: Path | None, changes: dict[str, Any] | None = None, name: str = "d3", **arguments: Any) -> DistilledSet:
     arguments = {"budget": "2lpc", **arguments}
     return distill("digits", name, settings={**settings_of(name), **(changes or {})}, out=out, **arguments)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Experts are trained once for all tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ATTAR_CACHE", str(tmp_path_factory.mktemp("shared")))
-        yield
-
-
-@pytest.fixture(autouse=True)
-def own_cache() -> None:
-    """In place of an empty cache for every test."""
 
 
 @functools.cache
@@ -342,12 +330,11 @@ def test_the_plan_counts_the_decoder() -> None:
     assert any("decoding" in note for note in notes)
 
 
-def test_the_experts_of_the_parts_are_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ATTAR_CACHE", str(tmp_path))
+def test_the_experts_of_the_parts_are_trained_once(empty_cache: Path) -> None:
     run(None, {"steps": 1})
-    trained = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("expert-*.safetensors")}
+    trained = {path: path.stat().st_mtime_ns for path in empty_cache.rglob("expert-*.safetensors")}
     parts = {key.replace("objective.parts.1", "objective"): value for key, value in TINY.items() if "parts.1" in key}
     others = {key: value for key, value in TINY.items() if "objective" not in key}
     distill(load_images("digits"), "d3-mmd", "2lpc", settings={**others, **parts, "steps": 1})
-    assert trained == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("expert-*.safetensors")}
+    assert trained == {path: path.stat().st_mtime_ns for path in empty_cache.rglob("expert-*.safetensors")}
     assert len(trained) == 2

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,8 @@ from attar.base.progress import Silent
 from attar.cli import main
 from attar.runs.distill import distill
 from attar.sets.distilled import DistilledSet
+
+SHARES_CACHE = True  # Experts are trained once for all tests
 
 NETWORK: dict[str, Any] = {"objective.network.width": 4, "objective.network.depth": 1}
 
@@ -92,27 +93,6 @@ def run(name: str, out: Path | None, changes: dict[str, Any] | None = None, **ar
     recipe, settings = RUNS[name]
     arguments = {"budget": "2lpc", **arguments}
     return distill("digits", recipe, settings={**settings, **(changes or {})}, out=out, **arguments)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Experts are trained once for all tests."""
-    folder = tmp_path_factory.mktemp("shared")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ATTAR_CACHE", str(folder))
-        yield folder
-
-
-@pytest.fixture(autouse=True)
-def own_cache() -> None:
-    """In place of an empty cache for every test."""
-
-
-@pytest.fixture
-def empty_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path_factory.mktemp("empty")
-    monkeypatch.setenv("ATTAR_CACHE", str(folder))
-    return folder
 
 
 @functools.cache

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ from attar.methods.recipes import recipe
 from attar.models.observers.cache import cached_observer
 from attar.runs.distill import distill
 from attar.sets.distilled import DistilledSet
+
+SHARES_CACHE = True  # The observer is trained once for all tests
 
 # An observer that is trained in a second and knows the digits well enough, and labels of a few epochs.
 SMALL: dict[str, Any] = {
@@ -65,26 +66,6 @@ def run(name: str, out: Path | None = None, changes: dict[str, Any] | None = Non
     about, settings = RUNS[name]
     made = override(override(recipe(about), settings), {**SMALL, **(changes or {})})
     return distill("digits", made, **{"budget": "1ipc", "out": out, **arguments})
-
-
-@pytest.fixture(autouse=True, scope="module")
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The observer is trained once for all tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ATTAR_CACHE", str(tmp_path_factory.mktemp("shared")))
-        yield
-
-
-@pytest.fixture(autouse=True)
-def own_cache() -> None:
-    """In place of an empty cache for every test."""
-
-
-@pytest.fixture
-def empty_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path_factory.mktemp("empty")
-    monkeypatch.setenv("ATTAR_CACHE", str(folder))
-    return folder
 
 
 def short_protocol() -> Protocol:

@@ -33,6 +33,8 @@ class RunState:
 
     def __init__(self, out: Path, configuration: dict[str, Any]) -> None:
         self.folder = run_folder(out)
+        self._lock_file, self._metrics_file = self.folder / "run.lock", self.folder / "metrics.jsonl"
+        self._checkpoint, self._configuration_file = self.folder / "checkpoint.safetensors", self.folder / "run.json"
         self.configuration = configuration
         self._metrics: list[str] = []
         self._claims: Claims | None = None
@@ -46,15 +48,15 @@ class RunState:
         """
         self.folder.mkdir(exist_ok=True)
         self._claim()
-        found = self._read_configuration()
-        same = found is not None and canonical_json(found) == canonical_json(self.configuration)
+        earlier = self._read_configuration()
+        same = earlier is not None and canonical_json(earlier) == canonical_json(self.configuration)
         if not self._checkpoint.exists() or (overwrite and not same):
             self._checkpoint.unlink(missing_ok=True)
             self._metrics_file.unlink(missing_ok=True)
             write_text(self._configuration_file, json.dumps(self.configuration, indent=1, sort_keys=True))
             return 0, {}
         if not same:
-            differing = _first_difference(found or {}, self.configuration)
+            differing = _first_difference(earlier or {}, self.configuration)
             raise InputError(
                 f"{self.folder} holds an unfinished run of another configuration ({differing}); repeat its own command "
                 "to finish it, give another --out, or --overwrite to start anew"
@@ -101,22 +103,6 @@ class RunState:
         if self._claims is None:
             raise InputError(f"another process is distilling into {self.folder}; wait for it, or give another --out")
 
-    @property
-    def _lock_file(self) -> Path:
-        return self.folder / "run.lock"
-
-    @property
-    def _checkpoint(self) -> Path:
-        return self.folder / "checkpoint.safetensors"
-
-    @property
-    def _metrics_file(self) -> Path:
-        return self.folder / "metrics.jsonl"
-
-    @property
-    def _configuration_file(self) -> Path:
-        return self.folder / "run.json"
-
     def _read_configuration(self) -> dict[str, Any] | None:
         try:
             return dict(json.loads(self._configuration_file.read_text(encoding="utf-8")))
@@ -140,9 +126,9 @@ class RunState:
             write_text(self._metrics_file, "".join(f"{line}\n" for line in lines[:step]))
 
 
-def _first_difference(found: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> str:
-    for key in sorted({*found, *wanted}):
-        old, new = found.get(key), wanted.get(key)
+def _first_difference(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> str:
+    for key in sorted({*before, *now}):
+        old, new = before.get(key), now.get(key)
         if old != new:
             if isinstance(old, dict) and isinstance(new, dict):
                 return _first_difference(old, new, f"{prefix}{key}.")

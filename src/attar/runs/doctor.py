@@ -68,12 +68,14 @@ def _torch() -> Check:
 def _device() -> Check:
     import torch
 
+    from attar.base.device import size_text
+
     if not torch.cuda.is_available():
         return Check("device", "note", "cpu only; recipes with thousands of steps want a CUDA GPU")
     names = []
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
-        names.append(f"cuda:{index} {properties.name}, {_size(properties.total_memory)}")
+        names.append(f"cuda:{index} {properties.name}, {size_text(properties.total_memory)}")
     return Check("device", "ok", "; ".join(names))
 
 
@@ -89,12 +91,15 @@ def _threads() -> Check:
 
 
 def _memory() -> Check:
+    from attar.base.device import size_text
+
     if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
         return Check("memory", "note", "its size cannot be read on this system")
-    return Check("memory", "ok", _size(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")))
+    return Check("memory", "ok", size_text(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")))
 
 
 def _cache() -> Check:
+    from attar.base.device import size_text
     from attar.base.files import cache_directory
 
     try:
@@ -105,7 +110,7 @@ def _cache() -> Check:
         return Check("cache", "fault", f"{folder} cannot be written to; set ATTAR_CACHE to a folder you may write to")
     used = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
     free = shutil.disk_usage(folder).free
-    return Check("cache", "ok", f"{folder}: {_size(used)} used, {_size(free)} free; deleting it is safe")
+    return Check("cache", "ok", f"{folder}: {size_text(used)} used, {size_text(free)} free; deleting it is safe")
 
 
 def _compiler() -> Check:
@@ -145,16 +150,3 @@ def _guarded(name: str, check: Callable[[], Check]) -> Check:
             "fault",
             f"{type(error).__name__}: {error}; attar distill digits --out check.attar.safetensors shows where",
         )
-
-
-def _size(num_bytes: int) -> str:
-    """Bytes for people.
-
-    Example:
-        >>> _size(1_500_000)
-        '1.5 MB'
-    """
-    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if num_bytes >= scale:
-            return f"{num_bytes / scale:.1f} {unit}"
-    return f"{num_bytes} bytes"

@@ -92,7 +92,7 @@ def _matched(
         return objective.accumulate(synthetic, real, generator(run.task.seed, "step", step))
 
     try:
-        optimise(run, updates, objective, match, state)
+        optimise(run, updates, match, state)
     finally:
         if state is not None:
             state.close()
@@ -120,13 +120,7 @@ def experts_of(
 ) -> ExpertBuffer | None:
     """The recipe's experts, trained as far as they are missing; None where the objective reads none.
 
-    Args:
-        recipe: with an objective.
-        spaces: on the device.
-        train: the images behind the real items.
-        real: the real items in the matching space, on the device.
-        progress: what to report to.
-        **how: further arguments of `train_experts`.
+    `spaces` and `real`, whose images are `train`, are on the device; `how` goes to `train_experts`.
     """
     settings = recipe.objective.expert_settings
     if settings is None:
@@ -170,13 +164,7 @@ def objective_of(
     return plan.config.build(context)
 
 
-def optimise(
-    run: Run,
-    updates: Updates,
-    objective: Objective,
-    match: Callable[[int], dict[str, float]],
-    state: RunState | None,
-) -> None:
+def optimise(run: Run, updates: Updates, match: Callable[[int], dict[str, float]], state: RunState | None) -> None:
     """Take the recipe's steps, in place; resumes from `state` and saves to it."""
     steps, progress = run.recipe.steps, run.progress
     done, tensors = state.open(run.overwrite) if state else (0, {})
@@ -187,7 +175,7 @@ def optimise(
         for step in range(done, steps):
             updates.clear()
             try:
-                figures = _accumulate(objective, updates, functools.partial(match, step), progress)
+                figures = _accumulate(updates, functools.partial(match, step), progress)
             except NonFiniteLossError as error:
                 raise _stopped(error, step, updates, state) from None
             updates.take(step / steps)
@@ -202,17 +190,14 @@ def optimise(
     progress.finish()
 
 
-def _accumulate(
-    objective: Objective, updates: Updates, match: Callable[[], dict[str, float]], progress: Progress
-) -> dict[str, float]:
+def _accumulate(updates: Updates, match: Callable[[], dict[str, float]], progress: Progress) -> dict[str, float]:
     """One step's gradients; where memory runs out, once more in chunks of half the size.
 
     Raises:
-        NonFiniteLossError: the loss is not finite; the objective is as it was before the step.
+        NonFiniteLossError: the loss is not finite; everything is as it was before the step.
     """
     while True:
-        before = {name: value.clone() for name, value in objective.resume_state().items()}
-        statistics = updates.statistics()
+        before = updates.before_step()
         try:
             figures = match()
             if not math.isfinite(figures["loss"]):
@@ -221,15 +206,14 @@ def _accumulate(
                 )
             return figures
         except NonFiniteLossError:
-            objective.resume(before)
-            updates.put_back(statistics)
+            updates.put_back(before)
             raise
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
+        # Outside the handler, whose traceback would hold on to the tensors that filled the memory.
         updates.clear()
-        objective.resume(before)
-        updates.put_back(statistics)
+        updates.put_back(before)
         if not updates.halve_memory():
             raise InputError("memory ran out with chunks of one item; take a smaller network, or another device")
         progress.note("memory ran out: from now on in chunks of half the size")

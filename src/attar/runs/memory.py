@@ -58,10 +58,7 @@ def plan_memory(
     """The largest chunk, halving the recipe's own, with which the run fits.
 
     Args:
-        recipe: with an objective.
-        context: what the objective is built for.
-        synthetic: the items.
-        real: the real items.
+        recipe, context, synthetic, real: what the objective is built for.
         memory: e.g. "8GB"; None is `SHARE` of what the device has free.
 
     Raises:

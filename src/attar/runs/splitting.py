@@ -128,8 +128,7 @@ def _exchanges(distances: Tensor, assigned: Tensor, sizes: Tensor) -> Float[Tens
     """
     members = torch.nn.functional.one_hot(assigned, len(sizes)).double()
     to_parts = distances @ members
-    own = to_parts.gather(1, assigned.unsqueeze(1))
-    each = sizes[assigned].unsqueeze(1)
-    leaving = (to_parts[:, assigned].T - own - distances) / each
+    to_own_part = to_parts.gather(1, assigned.unsqueeze(1))
+    leaving = (to_parts[:, assigned].T - to_own_part - distances) / sizes[assigned].unsqueeze(1)
     change = leaving + leaving.T
     return change.masked_fill(assigned.unsqueeze(1) == assigned.unsqueeze(0), 0.0)

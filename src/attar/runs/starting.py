@@ -31,16 +31,10 @@ class Start:
 
 
 def start(run: Run, observer: Observer | None) -> Start:
-    """The first items, `run.count` codes or priors for each class.
+    """The first items, `run.count` codes or priors for each class; the observer ranks images for key samples.
 
     Everything is encoded once, unless encoding is cheap and float32 codes would be larger than the uint8 images.
-
-    Args:
-        run: the run.
-        observer: that ranks images, where the recipe starts from key samples.
-
-    Raises:
-        InputError: a class with too few images.
+    Raises InputError for a class with too few images.
     """
     recipe, matching, device = run.recipe, run.spaces.matching, run.task.device
     matched = bool(recipe.objective.components)

@@ -14,7 +14,6 @@ from attar.methods.recipes import OptimizerConfig, Recipe
 
 LABELS = "soft_labels"
 
-
 NAMES_OF_STATE = {
     "momentum": "momentum_buffer",
     "mean": "exp_avg",
@@ -30,12 +29,6 @@ class Updates:
     Items are updated value by value as the recipe's optimizer says: what becomes of one does not depend on the others.
     A decoder that is learned with them is updated as `decoder_optimizer` says, and features of a generator as
     `feature_optimizer` does. Soft labels and the objective's own parameters are updated by stochastic gradient descent.
-
-    Args:
-        recipe: with an optimizer, one for a decoder where there is one, and labels.
-        synthetic: whose trainable tensors are learned; those of an autoencoder are frozen.
-        objective: its own parameters bring their own rates.
-        items_per_class: for rates per item.
 
     Raises:
         InputError: items that are to stay in a range and have none.
@@ -103,13 +96,18 @@ class Updates:
         for name, (average, _) in self._averages.items():
             self._named[name].copy_(average)
 
-    def statistics(self) -> dict[str, Tensor]:
-        """Copies of what a forward pass of the items changes; for `put_back` where a step is not taken after all."""
-        return {name: value.clone() for name, value in self._statistics.items()}
+    def before_step(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Copies of what a step's forward pass changes, for `put_back` where the step is not taken after all."""
+        state = self._objective.resume_state()
+        return {name: value.clone() for name, value in state.items()}, {
+            name: value.clone() for name, value in self._statistics.items()
+        }
 
     @torch.no_grad()
-    def put_back(self, statistics: Mapping[str, Tensor]) -> None:
-        """The items' statistics become these again."""
+    def put_back(self, before: tuple[Mapping[str, Tensor], Mapping[str, Tensor]]) -> None:
+        """The objective's state and the items' statistics become what they were."""
+        state, statistics = before
+        self._objective.resume(state)
         for name, value in self._statistics.items():
             value.copy_(statistics[name])
 
@@ -121,7 +119,7 @@ class Updates:
         """Everything that a resumed run needs."""
         tensors = {f"item.{name}": value.detach() for name, value in self._named.items()}
         for name, value in self._named.items():
-            state = self._optimizer_of(name).state.get(value, {})
+            state = self._owners[name].state.get(value, {})
             for ours, theirs in NAMES_OF_STATE.items():
                 if state.get(theirs) is not None:
                     tensors[f"{ours}.{name}"] = state[theirs]
@@ -130,6 +128,7 @@ class Updates:
         tensors |= {f"rendering.{name}": value for name, value in self._synthetic.resume_state().items()}
         return tensors | {f"state.{name}": value for name, value in self._objective.resume_state().items()}
 
+    @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from what `tensors` gave, which stays as it is; from the beginning where there are none."""
         if not tensors:
@@ -140,16 +139,14 @@ class Updates:
                 if f"{ours}.{name}" in tensors:
                     # Adam counts its steps on the CPU.
                     device = torch.device("cpu") if ours == "count" else value.device
-                    kept = tensors[f"{ours}.{name}"].detach().to(device, copy=True)
-                    self._optimizer_of(name).state[value][theirs] = kept
+                    stored = tensors[f"{ours}.{name}"].detach().to(device, copy=True)
+                    self._owners[name].state[value][theirs] = stored
         for name, (average, _) in self._averages.items():
             average.copy_(tensors[f"average.{name}"])
-        self.put_back({name: tensors[f"statistics.{name}"] for name in self._statistics})
+        for name, statistic in self._statistics.items():
+            statistic.copy_(tensors[f"statistics.{name}"])
         for part, prefix in ((self._synthetic, "rendering."), (self._objective, "state.")):
             part.resume({name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)})
-
-    def _optimizer_of(self, name: str) -> torch.optim.Optimizer:
-        return self._owners[name]
 
 
 def _by_optimizer(recipe: Recipe, trainable: Iterable[str]) -> list[tuple[OptimizerConfig, list[str]]]:

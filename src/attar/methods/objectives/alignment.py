@@ -136,9 +136,9 @@ class Alignment(Objective):
         count = len(synthetic.labels)
         self._eye = self._eye or self.observer.fused(count * self._num_steps, self.config.precision)
         for items in torch.arange(count).split(self.chunk_items):
-            wanted = self._originals_features(items, count, drawn)
+            target = self._originals_features(items, count, drawn)
             images = self.images_of(synthetic(items.to(self.device), generator))
-            losses.append(self._inject(images, wanted, drawn))
+            losses.append(self._inject(images, target, drawn))
         return {"loss": float(torch.stack(losses).sum())}
 
     def resume(self, state: Mapping[str, Tensor]) -> None:
@@ -163,17 +163,17 @@ class Alignment(Objective):
         place = (bool(mirrored), int(items[0]))
         if mirrored is not None and place in self._kept:
             return self._kept[place]
-        found = self._features(self.originals(items).to(self.device), drawn)
-        needed = found[0].nbytes * count * recurring_views(self.config.augmentation)
+        features = self._features(self.originals(items).to(self.device), drawn)
+        needed = features[0].nbytes * count * recurring_views(self.config.augmentation)
         self._keeps = self._keeps and needed <= self.config.kept_bytes
         if self._keeps and mirrored is not None:
-            self._kept[place] = found
-        return found
+            self._kept[place] = features
+        return features
 
-    def _inject(self, images: Tensor, wanted: Tensor, drawn: DsaParameters | None) -> Tensor:
+    def _inject(self, images: Tensor, target: Tensor, drawn: DsaParameters | None) -> Tensor:
         """Back to the images alone, and from there to the items."""
         inputs = images.detach().requires_grad_()
-        loss = feature_distance(self.config.distance, self._features(inputs, drawn), wanted).sum()
+        loss = feature_distance(self.config.distance, self._features(inputs, drawn), target).sum()
         images.backward(*torch.autograd.grad(loss, inputs))
         return loss.detach()
 

@@ -207,7 +207,7 @@ class Gradients(Objective):
     def _match(self, synthetic: Synthetic, real: RealItems, generator: torch.Generator) -> float:
         members = [(synthetic.labels == index).nonzero().squeeze(1) for index in range(self.num_classes)]
         if self.config.synthetic_batch_size is not None:
-            members = [_some(each, self.config.synthetic_batch_size, generator) for each in members]
+            members = [_some(rows, self.config.synthetic_batch_size, generator) for rows in members]
         indices, labels = real.class_batches(self.config.real_batch_size, generator)
         views = self.draw_views(real.shape, generator)
         chosen = torch.cat(members)
@@ -217,8 +217,8 @@ class Gradients(Objective):
             network=self.network,
             gather=lambda rows: self.augmented(real.gather(rows), views),
             real=[indices[labels == index] for index in range(self.num_classes)],
-            inputs=inputs.detach().split([len(each) for each in members]),
-            targets=targets.detach().split([len(each) for each in members]),
+            inputs=inputs.detach().split([len(rows) for rows in members]),
+            targets=targets.detach().split([len(rows) for rows in members]),
             distance=functools.partial(_distance, self.config.distance, self._matched),
             chunk_items=self.chunk_items,
         )
@@ -237,16 +237,10 @@ class Gradients(Objective):
 
 @dataclass(frozen=True)
 class _Matching:
-    """One matching of all classes.
+    """One matching of all classes: `real` holds indices, `inputs` and `targets` synthetic items, each class by class.
 
-    Args:
-        network: whose gradients are matched.
-        gather: real items by their indices, augmented.
-        real: indices of the real items of each class.
-        inputs: synthetic network inputs of each class, without graph.
-        targets: probabilities of each class's synthetic items, without graph.
-        distance: D of two lists of gradients, one tensor for each parameter.
-        chunk_items: the most items that go through the network at once.
+    `gather` gives augmented real items by their indices; `distance` compares two lists of gradients, one tensor for
+    each parameter.
     """
 
     network: nn.Module
@@ -268,10 +262,11 @@ class _Matching:
 
     def vectorised(self) -> tuple[float, Tensor, Tensor]:
         """The same with as many classes at once as chunks allow; looped where classes differ in size."""
-        sizes = {len(each) for each in self.real} | {-len(each) for each in self.inputs}
-        if len(sizes) > 2 or max(sizes) > self.chunk_items or -min(sizes) > self.chunk_items:
+        real_sizes, sizes = {len(rows) for rows in self.real}, {len(items) for items in self.inputs}
+        largest = max(real_sizes | sizes)
+        if len(real_sizes) > 1 or len(sizes) > 1 or largest > self.chunk_items:
             return self.looped()
-        at_once = max(1, self.chunk_items // max(abs(size) for size in sizes))
+        at_once = max(1, self.chunk_items // largest)
         names = [name for name, _ in self.network.named_parameters()]
         parameters = {name: value.detach() for name, value in self.network.named_parameters()}
 
@@ -279,8 +274,8 @@ class _Matching:
             return _mean_loss(functional_call(self.network, values, (inputs,)), targets)
 
         def gap(inputs: Tensor, targets: Tensor, real: dict[str, Tensor]) -> Tensor:
-            found = torch.func.grad(loss_of)(parameters, inputs, targets)
-            return self.distance([found[name] for name in names], [real[name] for name in names])
+            gradient = torch.func.grad(loss_of)(parameters, inputs, targets)
+            return self.distance([gradient[name] for name in names], [real[name] for name in names])
 
         parts = []
         identity = torch.eye(self.targets[0].shape[1], device=self.inputs[0].device)
@@ -291,8 +286,10 @@ class _Matching:
             labels = identity[numbers].unsqueeze(1).expand(-1, items.shape[1], -1)
             real = torch.vmap(torch.func.grad(loss_of), (None, 0, 0))(parameters, items, labels)
             both = torch.func.grad_and_value(gap, argnums=(0, 1))
-            found, gaps = torch.vmap(both)(torch.stack([*self.inputs[part]]), torch.stack([*self.targets[part]]), real)
-            parts.append((gaps.detach().sum(), *(each.detach().flatten(0, 1) for each in found)))
+            gradients, gaps = torch.vmap(both)(
+                torch.stack([*self.inputs[part]]), torch.stack([*self.targets[part]]), real
+            )
+            parts.append((gaps.detach().sum(), *(gradient.detach().flatten(0, 1) for gradient in gradients)))
         return _joined(parts)
 
     def _real_gradient(self, number: int, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
@@ -310,9 +307,9 @@ class _Matching:
     ) -> tuple[Tensor, Tensor, Tensor]:
         chunks = list(zip(inputs.split(self.chunk_items), targets.split(self.chunk_items), strict=True))
         if len(chunks) == 1:
-            leaves = [each.detach().requires_grad_() for each in chunks[0]]
-            found = self._gradient(leaves, len(inputs), parameters, create_graph=True)
-            distance = self.distance(found, real)
+            leaves = [tensor.detach().requires_grad_() for tensor in chunks[0]]
+            gradient = self._gradient(leaves, len(inputs), parameters, create_graph=True)
+            distance = self.distance(gradient, real)
             of_inputs, of_targets = _derivatives(distance, leaves)
             return distance.detach(), of_inputs, of_targets
         total = [torch.zeros_like(value) for value in parameters]
@@ -323,9 +320,9 @@ class _Matching:
         directions = _derivatives(distance, total)
         parts = []
         for chunk in chunks:
-            leaves = [each.detach().requires_grad_() for each in chunk]
-            found = self._gradient(leaves, len(inputs), parameters, create_graph=True)
-            along = sum((one * two).sum() for one, two in zip(found, directions, strict=True))
+            leaves = [tensor.detach().requires_grad_() for tensor in chunk]
+            gradient = self._gradient(leaves, len(inputs), parameters, create_graph=True)
+            along = sum((one * two).sum() for one, two in zip(gradient, directions, strict=True))
             parts.append(_derivatives(torch.as_tensor(along), leaves))
         of_inputs, of_targets = (torch.cat(column) for column in zip(*parts, strict=True))
         return distance.detach(), of_inputs, of_targets
@@ -349,7 +346,7 @@ def cosine_distance(one: Tensor, two: Tensor) -> Tensor:
 
     Source: DC, Eq. 12, and `distance_wb` of its code, which has the small term.
     """
-    a, b = (each.reshape(len(each) if each.ndim > 1 else 1, -1) for each in (one, two))
+    a, b = (values.reshape(len(values) if values.ndim > 1 else 1, -1) for values in (one, two))
     norms = a.square().sum(1).add(1e-24).sqrt() * b.square().sum(1).add(1e-24).sqrt()
     return (1 - (a * b).sum(1) / (norms + 1e-6)).sum()
 
@@ -370,7 +367,7 @@ DISTANCES = {"cosine": cosine_distance, "mse": squared_distance, "l1": absolute_
 def _distance(name: str, matched: Sequence[bool], one: Sequence[Tensor], two: Sequence[Tensor]) -> Tensor:
     """Summed over the matched parameters."""
     pairs = zip(matched, one, two, strict=True)
-    return torch.stack([DISTANCES[name](a, b) for wanted, a, b in pairs if wanted]).sum()
+    return torch.stack([DISTANCES[name](a, b) for is_matched, a, b in pairs if is_matched]).sum()
 
 
 def _is_matched(network: nn.Module, matched: str) -> list[bool]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -217,7 +218,7 @@ class Inversion(Objective):
         inputs = images.detach().requires_grad_()
         logits, seen = self._observe(view.apply(inputs))
         entropy = F.cross_entropy(logits, labels)
-        gap = self._gap([Moments.of(each) for each in seen])
+        gap = self._gap([Moments.of(values) for values in seen])
         images.backward(*torch.autograd.grad(entropy + gap, inputs))
         return torch.stack([entropy, gap]).detach()
 
@@ -234,8 +235,8 @@ class Inversion(Objective):
             logits, seen = self._observe(view.apply(inputs))
             part = F.cross_entropy(logits, synthetic.labels[chunk], reduction="sum") / count
             along = [part]
-            for each, whole, of_mean, of_variance in zip(seen, moments, of_means, of_variances, strict=True):
-                centred = each - whole.mean[:, None, None]
+            for values, whole, of_mean, of_variance in zip(seen, moments, of_means, of_variances, strict=True):
+                centred = values - whole.mean[:, None, None]
                 along.append((centred.sum((0, 2, 3)) * of_mean).sum() / whole.count)
                 along.append((centred.square().sum((0, 2, 3)) * of_variance).sum() / whole.count)
             images.backward(*torch.autograd.grad(torch.stack(along).sum(), inputs))
@@ -246,25 +247,25 @@ class Inversion(Objective):
         joined: list[Moments] = []
         for chunk in chunks:
             _, seen = self._observe(view.apply(self.images_of(synthetic(chunk))))
-            found = [Moments.of(each) for each in seen]
-            joined = [one.joined(two) for one, two in zip(joined, found, strict=True)] if joined else found
+            more = [Moments.of(values) for values in seen]
+            joined = [one.joined(two) for one, two in zip(joined, more, strict=True)] if joined else more
         return joined
 
     def _gap_and_gradients(self, moments: Sequence[Moments]) -> tuple[Tensor, Sequence[Tensor], Sequence[Tensor]]:
         """The gap, and its gradients with respect to means and variances."""
-        leaves = [
-            Moments(1, each.mean.clone().requires_grad_(), each.variance.clone().requires_grad_()) for each in moments
-        ]
-        gap = self._gap(leaves)
-        found = torch.autograd.grad(gap, [each.mean for each in leaves] + [each.deviation for each in leaves])
-        return gap.detach(), found[: len(leaves)], found[len(leaves) :]
+        means = [layer.mean.clone().requires_grad_() for layer in moments]
+        variances = [layer.variance.clone().requires_grad_() for layer in moments]
+        # Of one value, so that the sum of squared differences is the variance.
+        gap = self._gap([Moments(1, *pair) for pair in zip(means, variances, strict=True)])
+        gradients = torch.autograd.grad(gap, means + variances)
+        return gap.detach(), gradients[: len(means)], gradients[len(means) :]
 
     def _gap(self, moments: Sequence[Moments]) -> Tensor:
         """r_bn sum_l w_l (||mean_l - running mean_l|| + ||var_l - running var_l||)"""
         gaps = []
-        for number, (layer, found) in enumerate(zip(self._layers, moments, strict=True)):
+        for number, (layer, seen) in enumerate(zip(self._layers, moments, strict=True)):
             assert layer.running_mean is not None and layer.running_var is not None
-            gap = (found.mean - layer.running_mean).norm() + (found.variance - layer.running_var).norm()
+            gap = (seen.mean - layer.running_mean).norm() + (seen.variance - layer.running_var).norm()
             gaps.append(gap * (self.config.first_factor if number == 0 else 1.0))
         return self.config.r_bn * torch.stack(gaps).sum()
 
@@ -280,18 +281,13 @@ def _listening(layers: Sequence[nn.Module]) -> Iterator[dict[int, Tensor]]:
     """What goes into each layer, by its number, while the context lasts."""
     heard: dict[int, Tensor] = {}
 
-    def hear(number: int, inputs: tuple[Tensor, ...]) -> None:
+    def hear(number: int, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         heard[number] = inputs[0]
 
-    handles = [
-        layer.register_forward_pre_hook(lambda _, inputs, number=number: hear(number, inputs))
-        for number, layer in enumerate(layers)
-    ]
-    try:
+    with ExitStack() as stack:
+        for number, layer in enumerate(layers):
+            stack.enter_context(layer.register_forward_pre_hook(partial(hear, number)))
         yield heard
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _draw_crop(

@@ -38,15 +38,12 @@ class Synthetic(Protocol):
 
 
 @runtime_checkable
-class ObserverLike(Protocol):
-    """A network trained on the real items, as an objective sees it: differentiable with respect to images, and frozen.
-
-    Attributes:
-        preprocess: images to its network inputs.
-    """
+class MapsOfImages(Protocol):
+    """What an objective asks of an observer whose statistics do not matter; differentiable with respect to images."""
 
     @property
-    def preprocess(self) -> Codec: ...
+    def preprocess(self) -> Codec:
+        """Images to its network inputs."""
 
     def logits(self, images: Tensor) -> Tensor:
         """[B, K], of images [B, C, H, W] in [0, 1]."""
@@ -54,22 +51,16 @@ class ObserverLike(Protocol):
     def maps(self, images: Tensor, layer: int) -> Tensor:
         """[B, c, h, w], what block `layer` gives before its pooling; negative numbers count from the end."""
 
+
+@runtime_checkable
+class ObserverLike(MapsOfImages, Protocol):
+    """A frozen network trained on the real items, as an objective sees it."""
+
     def batch_statistics(self) -> Sequence[nn.BatchNorm2d]:
         """Its batch norms, the first layer's first."""
 
     def fused(self, num_images: int, precision: Precision) -> MapsOfImages:
         """One that answers the same up to rounding, made fast for so many images."""
-
-
-class MapsOfImages(Protocol):
-    """What an objective asks of an observer whose statistics do not matter."""
-
-    @property
-    def preprocess(self) -> Codec: ...
-
-    def logits(self, images: Tensor) -> Tensor: ...
-
-    def maps(self, images: Tensor, layer: int) -> Tensor: ...
 
 
 @dataclass(frozen=True)

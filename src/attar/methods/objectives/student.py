@@ -17,12 +17,7 @@ from attar.data.augmentation import Augmentation
 
 @dataclass(frozen=True)
 class StudentStep:
-    """What one step of a student is taken on.
-
-    Args:
-        items: int64 [B], indices into the synthetic items.
-        parameters: what the augmentation drew for this batch, or None.
-    """
+    """The items of one step of a student, and what the augmentation drew for them."""
 
     items: Int64[Tensor, " batch"]
     parameters: Any = None
@@ -66,14 +61,7 @@ class Training:
 
 @dataclass(frozen=True)
 class _Graph:
-    """The gradient of a chunk's share of a batch's mean loss, as a function of what it was computed from.
-
-    Args:
-        rows: of the batch.
-        parts: the parameters, as leaves.
-        batch: inputs and labels, as leaves.
-        gradient: one tensor for each parameter.
-    """
+    """The gradient of the share of `rows` in a batch's mean loss, a function of the leaves: parameters and batch."""
 
     rows: slice
     parts: list[Tensor]
@@ -194,7 +182,7 @@ def unrolled_gradients(training: Training) -> EndGradients:
     for number, step in enumerate(training.steps):
         chosen = step.items.to(items.device)
         inputs = _augmented(training, items[chosen], step)
-        chunks = zip(*(each.split(training.chunk_items) for each in (inputs, labels[chosen])), strict=True)
+        chunks = zip(*(rows.split(training.chunk_items) for rows in (inputs, labels[chosen])), strict=True)
         loss = sum((_summed_loss(training.network, theta, *chunk) for chunk in chunks), inputs.new_zeros(()))
         gradient = _grad(loss / len(chosen), theta, create_graph=True)
         velocity = [training.momentum * old + new for old, new in zip(velocity, gradient, strict=True)]
@@ -269,8 +257,8 @@ def _directional(
     while (graph := next(pending, None)) is not None:
         pairs = zip(graph.gradient, directions, strict=True)
         along = torch.stack([(one * two).sum() for one, two in pairs]).sum()
-        wanted = graph.batch + (graph.parts if hessian else [])
-        of_inputs[graph.rows], of_labels[graph.rows], *rest = _grad(along, wanted)
+        leaves = graph.batch + (graph.parts if hessian else [])
+        of_inputs[graph.rows], of_labels[graph.rows], *rest = _grad(along, leaves)
         value += along.detach()
         if of_theta is not None:
             of_theta += _flat(rest)

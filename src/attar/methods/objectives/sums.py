@@ -45,8 +45,8 @@ class SumConfig(MatchingConfig):
     def names(self) -> tuple[str, ...]:
         """One for each part: its kind, from the second of a kind on with a number: "discrepancy", "discrepancy_2"."""
         kinds = [part.kind for part in self.parts]
-        seen = [kinds[: index + 1].count(kind) for index, kind in enumerate(kinds)]
-        return tuple(kind if count == 1 else f"{kind}_{count}" for kind, count in zip(kinds, seen, strict=True))
+        counts = [kinds[: index + 1].count(kind) for index, kind in enumerate(kinds)]
+        return tuple(kind if count == 1 else f"{kind}_{count}" for kind, count in zip(kinds, counts, strict=True))
 
     @property
     def factors(self) -> tuple[float, ...]:
@@ -237,8 +237,8 @@ class _Weighted:
         return self._scaled(self._synthetic(items, generator))
 
     def _scaled(self, values: Tensor) -> Tensor:
-        seen = values.view_as(values)
-        if seen.requires_grad:
+        view = values.view_as(values)
+        if view.requires_grad:
             weight = self._weight
-            seen.register_hook(lambda gradient: gradient * weight)
-        return seen
+            view.register_hook(lambda gradient: gradient * weight)
+        return view

@@ -90,10 +90,10 @@ class TrajectoriesConfig(ExpertMatchingConfig):
         if self.gradient == "unrolled":
             return self, {}
         batch = min(num_items, self.student_batch_size or num_items)
-        each = int(SECOND_ORDER * batch * saved_bytes_per_item(network, context.item_shape))
-        fitting = int(spare_bytes // max(1, each)) if self.kept_steps is None else self.kept_steps
-        kept = min(self.student_steps, fitting)
-        return self.model_copy(update={"kept_steps": kept}), {"kept graphs": kept * each}
+        graph_bytes = int(SECOND_ORDER * batch * saved_bytes_per_item(network, context.item_shape))
+        fitting = int(spare_bytes // max(1, graph_bytes)) if self.kept_steps is None else self.kept_steps
+        count = min(self.student_steps, fitting)
+        return self.model_copy(update={"kept_steps": count}), {"kept graphs": count * graph_bytes}
 
     @model_validator(mode="after")
     def _refuse_what_cannot_work(self) -> TrajectoriesConfig:

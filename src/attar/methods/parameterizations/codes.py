@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attar.base.errors import InputError
-from attar.base.shapes import CodeBatch, Float, Images, Indices, Labels
+from attar.base.shapes import CodeBatch, Float, Indices, Labels
 from attar.data.resizing import Grid
 from attar.methods.initialization.sources import Sources, encoded
 from attar.methods.parameterizations.parameterization import (
@@ -74,17 +74,6 @@ class Codes(Parameterization):
 
     def forward(self, items: Indices, generator: Draw = None) -> CodeBatch:
         return self.codes[items]
-
-    @torch.no_grad()
-    def images(self, items: Indices, generator: Draw = None) -> Images:
-        return self.codec.decode(self.codes[items])
-
-    def latents(self, items: Indices) -> CodeBatch:
-        return self.codes[items].detach()
-
-    @torch.no_grad()
-    def decode(self, latents: CodeBatch) -> Images:
-        return self.codec.decode(latents)
 
     @torch.no_grad()
     def cut_to_valid_range(self) -> None:

@@ -242,12 +242,12 @@ def swift_decoder(decoder: Decoder) -> Decoder:
     Args:
         decoder: with the running statistics that it decodes with; it is not changed.
     """
-    made = deepcopy(decoder).eval().requires_grad_(False)
-    for block in made.blocks:
+    fused = deepcopy(decoder).eval().requires_grad_(False)
+    for block in fused.blocks:
         assert isinstance(block, _Block)
-        fused = fuse_conv_bn_eval(block.grow, block.norm, transpose=True).requires_grad_(False)
-        block.grow, block.norm = fused, nn.Identity()  # type: ignore[assignment]
-    return made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        grow = fuse_conv_bn_eval(block.grow, block.norm, transpose=True).requires_grad_(False)
+        block.grow, block.norm = grow, nn.Identity()  # type: ignore[assignment]
+    return fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _widths(config: DecoderConfig, image_shape: tuple[int, int, int]) -> list[int]:

@@ -181,8 +181,8 @@ class Diffusion(Rendered):
         else:
             activations = len(self) * (sampling.num_steps * of_step + of_decoder)
         codes = (2 if sampling.solver == "dpm" else 1) * sampling.num_steps + KEPT_CODES
-        each = codes * codec.num_code_values + 3 * codec.num_image_values
-        return {"rendering": int(activations + len(self) * VALUE_BYTES * each + self.weight_bytes())}
+        per_item = VALUE_BYTES * (codes * codec.num_code_values + 3 * codec.num_image_values)
+        return {"rendering": int(activations + len(self) * per_item + self.weight_bytes())}
 
     def item_payload(self) -> dict[str, Tensor]:
         tensors = store_codes(self.codes.detach().cpu(), self.config.storage)
@@ -235,10 +235,10 @@ class Diffusion(Rendered):
         """That of z_T is needed in every pass and kept; that of a step is drawn when it is asked for."""
         if step:
             return self._drawn(items.tolist(), step).to(self.codes)
-        kept = self._start_noise
-        if kept is None or kept.device != self.codes.device or kept.dtype != self.codes.dtype:
-            kept = self._start_noise = self._drawn(list(range(len(self))), 0).to(self.codes)
-        return kept[items]
+        noise = self._start_noise
+        if noise is None or noise.device != self.codes.device or noise.dtype != self.codes.dtype:
+            noise = self._start_noise = self._drawn(list(range(len(self))), 0).to(self.codes)
+        return noise[items]
 
     def _drawn(self, numbers: list[int], step: int) -> Tensor:
         channels, height, width = self.codec.code_shape

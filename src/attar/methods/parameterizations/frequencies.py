@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from attar.base.errors import InputError
-from attar.base.shapes import CodeBatch, Float, Images, Indices, Int64, Labels
+from attar.base.shapes import CodeBatch, Float, Indices, Int64, Labels
 from attar.data.resizing import Grid
 from attar.methods.initialization.sources import Sources, encoded
 from attar.methods.parameterizations.codes import Storage, codes_table, read_codes, store_codes
@@ -140,18 +140,6 @@ class Frequencies(Parameterization):
         places = self.masks[self.rows[items]][:, None].expand(-1, channels, -1)
         spectra = self.values.new_zeros(len(items), channels, height * width).scatter(2, places, self.values[items])
         return from_frequencies(spectra.unflatten(2, (height, width)))
-
-    @torch.no_grad()
-    def images(self, items: Indices, generator: Draw = None) -> Images:
-        return self.codec.decode(self(items))
-
-    def latents(self, items: Indices) -> CodeBatch:
-        """The codes that the frequencies make."""
-        return self(items).detach()
-
-    @torch.no_grad()
-    def decode(self, latents: CodeBatch) -> Images:
-        return self.codec.decode(latents)
 
     def remade(self, sources: Sources, preprocess: Codec) -> Parameterization:
         spectra = to_frequencies(encoded(self.codec, sources, Grid(1))).flatten(2)

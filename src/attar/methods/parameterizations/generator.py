@@ -151,14 +151,6 @@ class GeneratorItems(Rendered):
 
             w = M(z, y),  z ~ N(0, I),  or the mean of 1000;      f_n = G_{<=n}(w)
 
-        Args:
-            config: what to make.
-            codec: with the generator.
-            preprocess: images to network inputs.
-            classes: names, in the order of the labels.
-            num_per_class: items of each class.
-            draw: source of z.
-
         Raises:
             InputError: as of the class; a start that is not finite.
 
@@ -185,9 +177,9 @@ class GeneratorItems(Rendered):
                 codes, None if shape is None else codes.new_zeros(len(codes), *shape), self.config.depth
             )
 
-        each = saved_bytes_per_item(Calling(self.codec, rendered), self.codec.code_shape)
+        activations = saved_bytes_per_item(Calling(self.codec, rendered), self.codec.code_shape)
         images = 3 * VALUE_BYTES * len(self) * self.codec.num_image_values
-        return {"rendering": int(min(self.chunk_items, len(self)) * each + images + self.weight_bytes())}
+        return {"rendering": int(min(self.chunk_items, len(self)) * activations + images + self.weight_bytes())}
 
     def item_payload(self) -> dict[str, Tensor]:
         stored = {"codes": self.codes, FEATURES: self.features}

@@ -244,9 +244,10 @@ class Parameterization(nn.Module, ABC):
             generator: source of all randomness; needed by stochastic parameterizations only.
         """
 
-    @abstractmethod
+    @torch.no_grad()
     def images(self, items: Indices, generator: Draw = None) -> Images:
         """The items as images, nominally in [0, 1] and not clamped; without gradient."""
+        return self.codec.decode(self(items))
 
     @torch.no_grad()
     def means(self, items: Indices) -> Float[Tensor, "batch ..."]:
@@ -254,17 +255,20 @@ class Parameterization(nn.Module, ABC):
         mean: Tensor = self(items)
         return mean
 
+    @torch.no_grad()
     def latents(self, items: Indices) -> Float[Tensor, "batch ..."]:
         """The code behind each item, without gradient: what `decode` makes an image of, and others on the way to it.
 
         Raises:
             InputError: items that have no code.
         """
-        raise InputError(f"items of kind {self.kind!r} have no code of their own; take a set of priors, or of codes")
+        codes: Tensor = self(items)
+        return codes
 
+    @torch.no_grad()
     def decode(self, latents: Float[Tensor, "batch ..."]) -> Images:
         """The images of codes such as `latents` gives, stored or not; no gradient. Raises InputError as it does."""
-        raise InputError(f"items of kind {self.kind!r} have no code of their own; take a set of priors, or of codes")
+        return self.codec.decode(latents)
 
     def canvases(self, indices: Indices, generator: Draw = None) -> Images:
         """Stored images, of which `indices` counts `num_canvases`, as `images` gives items: by default the items."""

@@ -172,12 +172,7 @@ class Priors(Parameterization):
 
             mean ~ N(0, I);   log_variance = config.initial_log_variance, or ~ N(0, I)
 
-        Args:
-            config: what to make.
-            codec: as of the class.
-            num_classes: K.
-            num_per_class: LPC, priors of each class.
-            generator: on the CPU; source of means, log-variances and the decoder, in this order.
+        The generator, on the CPU, draws means, log-variances and the decoder, in this order.
 
         Raises:
             InputError: a decoder that is too large.
@@ -202,13 +197,7 @@ class Priors(Parameterization):
     def forward(self, items: Indices, generator: Draw = None) -> CodeBatch:
         """One sample of each item; an item that is asked for twice has two.
 
-        Args:
-            items: indices into the M items.
-            generator: on the CPU, whatever the device, so that samples are the same everywhere; one generator gives the
-                same samples however the items are cut into calls.
-
-        Raises:
-            ValueError: no generator, and priors that sample.
+        One generator gives the same samples however the items are cut into calls. Raises ValueError without one.
         """
         if not self.stochastic:
             return self._decoded(self.mean[items])
@@ -281,9 +270,9 @@ class Priors(Parameterization):
 
     def rendering_bytes(self, samples: int = 1) -> dict[str, int]:
         """Bytes of the decoder's graph over all samples of a step, which exists as a whole, and of their gradients."""
-        each = saved_bytes_per_item(self.decoder, (self.decoder.config.num_latents,))
+        graph = saved_bytes_per_item(self.decoder, (self.decoder.config.num_latents,))
         images = 3 * VALUE_BYTES * math.prod(self.decoder.image_shape)
-        return {"decoding": len(self) * samples * (each + images)}
+        return {"decoding": len(self) * samples * (graph + images)}
 
     def item_payload(self) -> dict[str, Tensor]:
         tensors = {"mean": stored_values(self.mean, self.storage)}

@@ -9,7 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from attar.base.shapes import Images, Indices
+from attar.base.errors import InputError
+from attar.base.shapes import Float, Images, Indices
 from attar.methods.parameterizations.parameterization import Draw, Parameterization, ParameterizationConfig
 from attar.models.codecs.codec import Codec
 
@@ -61,6 +62,13 @@ class Rendered(Parameterization):
     @torch.no_grad()
     def images(self, items: Indices, generator: Draw = None) -> Images:
         return self.rendered(items)
+
+    def latents(self, items: Indices) -> Float[Tensor, "batch ..."]:
+        """Refused: what a model renders is a code and its condition."""
+        raise InputError(f"items of kind {self.kind!r} have no code of their own; take a set of priors, or of codes")
+
+    def decode(self, latents: Float[Tensor, "batch ..."]) -> Images:
+        return self.latents(latents)
 
     def rendered(self, items: Indices) -> Images:
         """Images in chunks, each a graph of its own, so that the backward pass goes through one after the other."""
