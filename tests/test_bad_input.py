@@ -227,8 +227,8 @@ def test_a_folder_that_may_not_be_written_to(here: Path, capsys: pytest.CaptureF
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 def test_a_full_disk_is_one_line(here: Path) -> None:
-    """`attar info > /dev/full`: an error of the system in one line, as from a process of its own."""
-    command = [sys.executable, "-m", "attar", "recipes"]
+    """`attar --help > /dev/full`: an error of the system in one line, as from a process of its own."""
+    command = [sys.executable, "-m", "attar", "--help"]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=here, timeout=120)
     assert done.returncode == 2
@@ -237,7 +237,7 @@ def test_a_full_disk_is_one_line(here: Path) -> None:
 
 
 def test_a_traceback_is_printed_where_it_is_asked_for(here: Path) -> None:
-    command = [sys.executable, "-m", "attar", "distill", "digits", "--recipe", "dmm", "--out", "x.attar.safetensors"]
+    command = [sys.executable, "-m", "attar", "distil", "digits", "--out", "x.attar.safetensors"]
     environment = {**os.environ, "ATTAR_DEBUG": "1"}
     debug = subprocess.run(command, capture_output=True, text=True, cwd=here, timeout=120, env=environment)
     assert debug.returncode and "Traceback" in debug.stderr

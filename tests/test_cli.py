@@ -24,15 +24,17 @@ from attar.evaluation.scorecard import Scorecard
 from attar.methods.citations import ENTRIES
 from attar.methods.recipes import REGISTRY, recipe
 from attar.report.citing import cite
+from small_protocols import tiny
 
 FILE = "digits.attar.safetensors"
-CHEAP = ["--networks", "convnet:w4", "--seeds", "1", "--quiet"]
+CHEAP = ["--protocol", "tiny.json", "--networks", "convnet:w4", "--seeds", "1", "--quiet"]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one distilled file."""
+    """A folder with one distilled file and a protocol."""
     path = tmp_path_factory.mktemp("cli")
+    (path / "tiny.json").write_text(tiny().model_dump_json())
     settings = ["--set", "steps=2", "--set", "objective.network.width=4"]
     assert main(["distill", "digits", "--out", str(path / FILE), "--quiet", *settings]) == 0
     return path
@@ -103,6 +105,7 @@ def test_evaluate_takes_size_colours_and_classes_from_the_set(
 ) -> None:
     """The set is of 8 x 8 grey images of two classes; the data are 12 x 10 RGB pictures of three."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.json").write_text(tiny().model_dump_json())
     draw = np.random.default_rng(0)
     for name in ("ant", "bee", "cat"):
         (tmp_path / "PHOTOS" / name).mkdir(parents=True)
@@ -232,8 +235,11 @@ def test_our_own_faults_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "attar", "distill", "digits", "--out", FILE, "--checkpoint-steps", "5"]
-    command += ["--budget", "1ipc", "--set", "steps=1000000", "--set", "objective.network.width=4"]
+    images = np.random.default_rng(0).integers(0, 256, (16, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "noise.npz", images=images, labels=np.arange(16) % 2)
+    command = [sys.executable, "-m", "attar", "distill", "noise.npz", "--out", FILE, "--checkpoint-steps", "5"]
+    settings = ["steps=1000000", "objective.network.width=4", "objective.network.norm=none"]
+    command += ["--budget", "1ipc", *(word for setting in settings for word in ("--set", setting))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment)
     checkpoint = tmp_path / "digits.run" / "checkpoint.safetensors"
