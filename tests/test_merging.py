@@ -28,6 +28,7 @@ from attar.sets.merging import mean_rate, merge
 from attar.sets.relabelling import with_regions
 from reference.merging import lifted_probabilities, pooled_rate, union_moments
 from small_parts import images_of, part, priors_part
+from small_protocols import tiny
 from small_regions import SmallObserver, mosaic, observer
 from small_regions import settings as region_settings
 from small_sets import CLASSES, digit_images
@@ -325,7 +326,9 @@ def test_every_verb_takes_a_merged_file(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["merge", *files, "--out", out]) == 2, "nothing is overwritten"
     assert main(["merge", *files[::-1], "--out", turned, "--order", ",".join(names)]) == 0
     assert attar.load(out).classes == tuple(sorted(names)) and attar.load(turned).classes == tuple(names)
-    options = ["--data", "digits", "--networks", "convnet:d1w16", "--seeds", "1", "-q"]
+    short = tmp_path / "short.json"
+    short.write_text(tiny(epochs=60, width=16).model_dump_json())
+    options = ["--data", "digits", "--protocol", str(short), "--seeds", "1", "-q"]
     assert main(["evaluate", turned, *options, "--baselines", "random", "--json", str(tmp_path / "card.json")]) == 0
     card = json.loads((tmp_path / "card.json").read_text())
     assert card["classes"] == names and card["rows"][0]["mean"] > 40
