@@ -60,6 +60,7 @@ def distill_subtasks(run: Run, engine: Engine) -> DistilledSet:
     titles = [f"part {place}: {classes:.100}" for place, classes in enumerate(class_lists, 1)]
     parts = {}
     try:
+        # This may be pickled for workers elsewhere, which a progress bar cannot be; parts have paths of their own.
         shared = replace(run, path=None, progress=Silent())
         with closing(engine.results(distill_part, jobs, shared, run.progress, titles)) as results:
             for place, part in results:

@@ -157,6 +157,7 @@ class ExpertFeatures(ExpertMatching):
 
     def draw(self, synthetic: Synthetic, real: RealItems, generator: torch.Generator) -> Drawn:
         """Render the synthetic items, once a step, and draw the views of all items."""
+        # A generator for each purpose, so that no draw moves another: more samples leave the expert as it is.
         seed = int(torch.randint(2**62, (1,), generator=generator))
         items = torch.arange(len(synthetic.labels), device=synthetic.labels.device)
         items = items.repeat_interleave(self.config.samples)

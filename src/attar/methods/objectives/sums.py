@@ -174,6 +174,7 @@ class Sum(Objective):
             self.add_module(name, part)
 
     def accumulate(self, synthetic: Synthetic, real: RealItems, generator: torch.Generator) -> dict[str, float]:
+        # A part's draws are its own by its name, so that a part added or left out moves no other's.
         seed = int(torch.randint(2**62, (1,), generator=generator))
         count = len(self.parts)
         turn = range(count) if self.config.mode == "sum" else [self.step % count]

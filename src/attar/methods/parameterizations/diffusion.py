@@ -8,13 +8,13 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from attar.base.config import Config
 from attar.base.device import Calling, saved_bytes_per_item
 from attar.base.errors import InputError
 from attar.base.randomness import generator
 from attar.base.shapes import Float, Labels
 from attar.methods.parameterizations.codes import Storage, codes_table, read_codes, store_codes
 from attar.methods.parameterizations.parameterization import (
+    ItemSpec,
     LabelStorage,
     Material,
     Table,
@@ -78,15 +78,8 @@ class DiffusionConfig(RenderedConfig):
         return Diffusion(codec, material.codes(), labels, self, noise, preprocess=inputs, classes=classes)
 
 
-class DiffusionSpec(Config):
-    """What a file says of its items.
-
-    Args:
-        sampling, storage, learned: as of the settings.
-        seed: of their noise.
-        conditioning_size: d.
-        label_storage: of soft labels, where there are any.
-    """
+class DiffusionSpec(ItemSpec):
+    """What a file says of its items: some of the settings, the seed of their noise, and the size d of conditioning."""
 
     kind: Literal["diffusion"] = "diffusion"
     sampling: SamplingConfig = SamplingConfig()
@@ -94,7 +87,6 @@ class DiffusionSpec(Config):
     learned: Learned = "both"
     seed: int = Field(ge=0, lt=2**63)
     conditioning_size: int = Field(ge=1, le=LARGEST_CONDITIONING)
-    label_storage: LabelStorage | None = None
 
 
 class Diffusion(Rendered):
@@ -251,8 +243,7 @@ def _conditioning_storage(storage: Storage) -> LabelStorage:
 
 def _spec(config: DiffusionConfig, seed: int, conditioning_size: int) -> dict[str, Any]:
     settings = {name: getattr(config, name) for name in ("sampling", "storage", "learned")}
-    spec = DiffusionSpec(**settings, seed=seed, conditioning_size=conditioning_size)
-    return spec.model_dump(mode="json", exclude={"label_storage"})
+    return DiffusionSpec(**settings, seed=seed, conditioning_size=conditioning_size).facts
 
 
 def _predicted(model: DiffusionModel, codes: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from attar.base.config import Config
 from attar.base.device import Calling, saved_bytes_per_item
 from attar.base.errors import InputError
 from attar.base.shapes import Float, Labels
@@ -17,7 +16,7 @@ from attar.methods.labels.hard import class_major_labels
 from attar.methods.parameterizations.decoders import DecoderStorage
 from attar.methods.parameterizations.parameterization import (
     DTYPE_OF,
-    LabelStorage,
+    ItemSpec,
     Material,
     Table,
     given_preprocess,
@@ -68,20 +67,13 @@ class GeneratorConfig(RenderedConfig):
         return GeneratorItems.initial(self, spaces.codec, spaces.preprocess, classes, material.count, material.draw)
 
 
-class GeneratorSpec(Config):
-    """What a file says of its items.
-
-    Args:
-        depth, storage: as of the settings.
-        feature_shape: (c, h, w) of f_n; None with depth 0.
-        label_storage: of soft labels, where there are any.
-    """
+class GeneratorSpec(ItemSpec):
+    """What a file says of its items: some of the settings, and the shape (c, h, w) of f_n, None with depth 0."""
 
     kind: Literal["generator"] = "generator"
     depth: int = Field(default=0, ge=0, le=1000)
     storage: DecoderStorage = "float16"
     feature_shape: tuple[Side, Side, Side] | None = None
-    label_storage: LabelStorage | None = None
 
     @model_validator(mode="after")
     def _features_belong_to_a_depth(self) -> GeneratorSpec:
@@ -220,5 +212,4 @@ def _feature_shape(codec: Codec, depth: int) -> tuple[int, int, int] | None:
 
 
 def _spec(config: GeneratorConfig, feature_shape: tuple[int, ...] | None) -> dict[str, Any]:
-    spec = GeneratorSpec(depth=config.depth, storage=config.storage, feature_shape=feature_shape)  # type: ignore[arg-type]
-    return spec.model_dump(mode="json", exclude={"label_storage"})
+    return GeneratorSpec(depth=config.depth, storage=config.storage, feature_shape=feature_shape).facts  # type: ignore[arg-type]

@@ -183,6 +183,18 @@ class ParameterizationConfig(Config):
             yield Unmet("average", "running statistics are not those of an average; set optimizer.average=0")
 
 
+class ItemSpec(Config):
+    """What a file says of its items; `label_storage` is there with soft labels only."""
+
+    kind: str
+    label_storage: LabelStorage | None = None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """All but how labels are stored, as JSON."""
+        return self.model_dump(mode="json", exclude={"label_storage"})
+
+
 class Parameterization(nn.Module, ABC):
     """M learnable items with their labels.
 

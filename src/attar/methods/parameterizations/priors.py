@@ -6,13 +6,12 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from attar.base.config import Config
 from attar.base.device import saved_bytes_per_item
 from attar.base.errors import InputError
 from attar.base.shapes import CodeBatch, Float, Images, Indices, Labels
@@ -31,6 +30,7 @@ from attar.methods.parameterizations.decoders import (
 from attar.methods.parameterizations.parameterization import (
     DTYPE_OF,
     Draw,
+    ItemSpec,
     LabelStorage,
     Material,
     Parameterization,
@@ -40,6 +40,7 @@ from attar.methods.parameterizations.parameterization import (
 )
 from attar.models.codecs.codec import Codec
 
+Distribution: TypeAlias = Literal["gaussian", "fixed"]
 DECODER = "decoder."
 NOISE_BLOCK = 16
 VALUE_BYTES = 4
@@ -65,7 +66,7 @@ class PriorsConfig(ParameterizationConfig):
     kind: Literal["priors"] = "priors"
     decoder: DecoderConfig = DecoderConfig()
     storage: DecoderStorage = "float32"
-    distribution: Literal["gaussian", "fixed"] = "gaussian"
+    distribution: Distribution = "gaussian"
     initial_log_variance: float | Literal["normal"] = 0.0
 
     @property
@@ -80,7 +81,7 @@ class PriorsConfig(ParameterizationConfig):
         return 1
 
     def spec(self, codec: Codec, num_classes: int) -> dict[str, Any]:
-        return _spec(self.decoder.resolved(), self.storage, self.distribution)
+        return PriorsSpec(decoder=self.decoder.resolved(), storage=self.storage, distribution=self.distribution).facts
 
     def initial(self, material: Material) -> Priors:
         codec, num_classes = material.spaces.codec, material.train.num_classes
@@ -103,14 +104,13 @@ class PriorsConfig(ParameterizationConfig):
         return self
 
 
-class PriorsSpec(Config):
-    """What a file says of its priors; `label_storage` is there with soft labels only."""
+class PriorsSpec(ItemSpec):
+    """What a file says of its priors."""
 
     kind: Literal["priors"] = "priors"
     decoder: DecoderConfig = DecoderConfig()
     storage: DecoderStorage = "float32"
-    distribution: Literal["gaussian", "fixed"] = "gaussian"
-    label_storage: LabelStorage | None = None
+    distribution: Distribution = "gaussian"
 
 
 class Priors(Parameterization):
@@ -282,7 +282,8 @@ class Priors(Parameterization):
         return tensors | {DECODER + name: tensor for name, tensor in stored.items()}
 
     def item_spec(self) -> dict[str, Any]:
-        return _spec(self.decoder.config, self.storage, "gaussian" if self.stochastic else "fixed")
+        distribution: Distribution = "gaussian" if self.stochastic else "fixed"
+        return PriorsSpec(decoder=self.decoder.config, storage=self.storage, distribution=distribution).facts
 
     @classmethod
     def item_table(cls, spec: Any, num_items: int, code_shape: tuple[int, int, int]) -> Table:
@@ -315,15 +316,6 @@ class Priors(Parameterization):
             yield
         finally:
             self.decoder.train(training)
-
-
-def _spec(decoder: DecoderConfig, storage: str, distribution: str) -> dict[str, Any]:
-    return {
-        "kind": Priors.kind,
-        "decoder": decoder.model_dump(mode="json"),
-        "storage": storage,
-        "distribution": distribution,
-    }
 
 
 def _noise(count: int, num_latents: int, generator: torch.Generator) -> Float[Tensor, "items latents"]:
