@@ -204,18 +204,18 @@ sys.path.insert(0, "tests")
 import torch
 torch.set_num_threads(1)
 from test_experts import experts
+print("ready", flush=True)
 experts(count=3)
 """
 
 
 def test_two_processes_share_the_work() -> None:
-    command = [sys.executable, "-c", TOGETHER]
-    root = Path(__file__).parents[1]
-    both = [subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    for process in both:
-        assert process.communicate(timeout=120)[1] == "" and process.returncode == 0
-    shared = experts(count=3)
-    assert shared.pace is None, "nothing was left to train"
+    command, pipes = [sys.executable, "-c", TOGETHER], {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=Path(__file__).parents[1], text=True, **pipes) as other:
+        assert other.stdout is not None and other.stdout.readline() == "ready\n"
+        shared = experts(count=3)
+        assert other.communicate(timeout=120)[1] == "" and other.returncode == 0
+    assert experts(count=3).pace is None, "nothing was left to train"
     files = contents(shared)
     shutil.rmtree(shared.folder)
     assert contents(experts(count=3)) == files
