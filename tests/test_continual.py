@@ -34,7 +34,7 @@ from attar.studies.continual.replay import ABSENT_LOGIT, ReplayItems, Share, lif
 from small_sets import CLASSES, build, digit_images
 
 NETWORK = "convnet:d1w8-batch"
-OBSERVER = {"observer.network.width": 8, "observer.network.depth": 1, "observer.training.min_steps": 40}
+OBSERVER = {"observer.network.width": 8, "observer.network.depth": 1, "observer.training.min_steps": 20}
 TINY = {**OBSERVER, "observer.training.epochs": 1, "observer.least_accuracy": 0.0, "labels.epochs": 3, "steps": 2}
 
 
@@ -49,7 +49,7 @@ def splits() -> Splits:
 
 @pytest.fixture(scope="module")
 def quick() -> Protocol:
-    few = {"epochs": 12, "min_steps": None, "max_steps": 12, "learning_rate": 0.05}
+    few = {"epochs": 8, "min_steps": None, "max_steps": 8, "learning_rate": 0.1}
     chosen = protocol("quick")
     training = TrainingConfig.model_validate({**dict(chosen.training), **few})
     return chosen.model_copy(update={"training": training})
