@@ -59,3 +59,17 @@ def own_cache(request: pytest.FixtureRequest, module_cache: Path) -> Path:
     """The cache of every test is an empty folder of its own, unless its module shares one."""
     shared = getattr(request.module, "SHARES_CACHE", False)
     return module_cache if shared else request.getfixturevalue("empty_cache")
+
+
+@pytest.fixture(scope="session")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of `report_pages`, with their runs and scorecards; tests copy what they change."""
+    from report_pages import RUNS, make, make_hostile
+
+    path = tmp_path_factory.mktemp("reported")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTAR_CACHE", str(path / "cache"))
+        for name in RUNS:
+            make(path, name)
+        make_hostile(path)
+    return path

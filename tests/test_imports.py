@@ -6,6 +6,7 @@ import ast
 import importlib
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from types import FunctionType, ModuleType
 
@@ -103,22 +104,21 @@ def _imported(tree: ast.AST) -> set[str]:
     return names
 
 
-def _modules() -> list[Path]:
-    return sorted(SOURCE.rglob("*.py"))
+@cache
+def _modules() -> dict[Path, ast.Module]:
+    return {path: ast.parse(path.read_text()) for path in sorted(SOURCE.rglob("*.py"))}
 
 
 @pytest.mark.parametrize("package", sorted(HOMES))
 def test_an_optional_package_has_one_home(package: str) -> None:
-    users = {
-        path.relative_to(SOURCE).as_posix() for path in _modules() if package in _imported(ast.parse(path.read_text()))
-    }
+    users = {path.relative_to(SOURCE).as_posix() for path, tree in _modules().items() if package in _imported(tree)}
     assert users == HOMES[package]
 
 
 def test_slow_packages_are_imported_where_they_are_used() -> None:
     early = []
-    for path in _modules():
-        for node in ast.parse(path.read_text()).body:
+    for path, tree in _modules().items():
+        for node in tree.body:
             if isinstance(node, ast.Import | ast.ImportFrom) and path.parent != SOURCE / "cli":
                 early += [f"{path.name}: {name}" for name in _imported(node) & set(LATE)]
     assert early == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 
 from attar.data.sources import load_images
 from browser import MEND, Browser, program
-from report_pages import make, make_hostile, write
+from report_pages import write
 
 pytestmark = pytest.mark.skipif(program() is None, reason=MEND)
 
@@ -40,14 +41,9 @@ ENTER, ESCAPE, RIGHT = ("Enter", 13), ("Escape", 27), ("ArrowRight", 39)
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("pages")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ATTAR_CACHE", str(folder / "cache"))
-        for name in NAMES[:3]:
-            make(folder, name)
-        make_hostile(folder)
-        real = load_images("digits").train
+def pages(reported: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = Path(shutil.copytree(reported, tmp_path_factory.mktemp("pages") / "copied"))
+    real = load_images("digits").train
     made = {name: write(folder, name, **({"real": [real]} if name == "codes" else {})) for name in NAMES}
     return made | {"all": write(folder, *NAMES)}
 

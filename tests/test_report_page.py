@@ -34,7 +34,7 @@ from attar.report.page.pictures import Room, contact_sheet, most_likely
 from attar.report.page.runs import LossCurve, loss_curves
 from attar.report.page.writing import write_page
 from attar.sets.distilled import DistilledSet
-from report_pages import ATTACKS, card_file, file, make, make_hostile, write
+from report_pages import ATTACKS, card_file, file, write
 from small_sets import build, digit_images
 
 TAGS = {
@@ -87,14 +87,8 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("pages")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ATTAR_CACHE", str(path / "cache"))
-        for name in ("codes", "d3", "lic"):
-            make(path, name)
-        make_hostile(path)
-    return path
+def folder(reported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(shutil.copytree(reported, tmp_path_factory.mktemp("pages") / "copied"))
 
 
 def parsed(path: Path) -> Page:
