@@ -201,11 +201,20 @@ def test_gradient_flow_is_drawn(tmp_path: Path) -> None:
         plot_gradient_flow(flows, path)
 
 
+@pytest.fixture(scope="module")
+def prior_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    cache = tmp_path_factory.mktemp("prior")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTAR_CACHE", str(cache))
+        trained_prior(QUICK, _codec(), digit_images())
+    return next((cache / "priors").glob("*.safetensors")).read_bytes()
+
+
 @pytest.fixture
-def prior_file(tmp_path: Path, own_cache: Path) -> Path:
-    trained_prior(QUICK, _codec(), digit_images())
-    made = next((own_cache / "priors").glob("*.safetensors"))
-    return made.rename(tmp_path / "prior.safetensors")
+def prior_file(tmp_path: Path, prior_bytes: bytes) -> Path:
+    path = tmp_path / "prior.safetensors"
+    path.write_bytes(prior_bytes)
+    return path
 
 
 _QUICKLY = {

@@ -137,7 +137,7 @@ def test_keys_and_shapes_are_torchvisions(text: str) -> None:
     assert last.shape[1:] == (widths[network_from_text(text).kind], 7, 7)
 
 
-@pytest.mark.parametrize("side", [28, 32, 64, 128, 256])
+@pytest.mark.parametrize("side", [28, 32, *(pytest.param(side, marks=pytest.mark.slow) for side in (64, 128)), 256])
 @pytest.mark.parametrize("kind", NORMS)
 def test_every_kind_goes_forward_and_backward_from_28_to_256_pixels(kind: str, side: int) -> None:
     """On the meta device: shapes without values, so that 256 pixels cost nothing."""
