@@ -188,16 +188,22 @@ def four_parts(out: Path, **arguments: Any) -> bytes:
     return out.read_bytes()
 
 
-def test_four_subtasks_give_the_file_of_the_local_engine(ray: RayEngine, tmp_path: Path) -> None:
-    local = four_parts(tmp_path / "local.attar.safetensors")
+@pytest.fixture(scope="module")
+def local_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = tmp_path_factory.mktemp("local")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTAR_CACHE", str(folder / "cache"))
+        return four_parts(folder / "local.attar.safetensors")
+
+
+def test_four_subtasks_give_the_file_of_the_local_engine(ray: RayEngine, local_file: bytes, tmp_path: Path) -> None:
     told = Recorded()
-    assert four_parts(tmp_path / "ray.attar.safetensors", engine=ray, progress=told) == local
+    assert four_parts(tmp_path / "ray.attar.safetensors", engine=ray, progress=told) == local_file
     assert len([note for note in told.notes if note.startswith("part ")]) >= 4
 
 
-def test_subtasks_survive_the_loss_of_a_worker(ray: RayEngine, tmp_path: Path) -> None:
+def test_subtasks_survive_the_loss_of_a_worker(ray: RayEngine, local_file: bytes, tmp_path: Path) -> None:
     """It is killed once a part has saved a step, which its next worker goes on from."""
-    local = four_parts(tmp_path / "local.attar.safetensors")
     killed: list[int] = []
 
     def kill() -> None:
@@ -214,7 +220,7 @@ def test_subtasks_survive_the_loss_of_a_worker(ray: RayEngine, tmp_path: Path) -
     thread.join(timeout=5)
     assert killed and not Path(f"/proc/{killed[0]}").exists()
     assert [note for note in told.notes if "its worker died" in note]
-    assert found == local
+    assert found == local_file
 
 
 def workers_at_work() -> list[int]:
