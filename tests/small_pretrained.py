@@ -39,6 +39,17 @@ def save_pretrained(kind: str, folder: Path, num_classes: int = 4, seed: int = 0
     return folder
 
 
+def saved_autoencoder(folder: Path) -> Path:
+    """A tiny autoencoder by itself: 16-pixel images in colour to codes of 4 x 4 x 4."""
+    import diffusers
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        autoencoder, _ = _autoencoder(diffusers, KINDS[0])
+        autoencoder.save_pretrained(folder)
+    return folder
+
+
 def _network(diffusers, kind: str, num_classes: int, **told: int):
     if kind == "dit":
         transformer = diffusers.DiTTransformer2DModel(

@@ -23,6 +23,7 @@ from attar.runs.distill import distill
 from attar.sets.distilled import DistilledSet
 from small_diffusion import saved_prior
 from small_generator import saved_synthesis
+from small_pretrained import saved_autoencoder
 from small_sets import digit_images, first_items
 
 SHARES_CACHE = True  # Experts and observers are trained once for all tests
@@ -188,12 +189,25 @@ def test_subtasks_are_for_every_kind(items: str, few_digits: ImageSet, models: d
     assert len(identities) == 1
 
 
-def test_alignment_restores_codes_of_an_autoencoders_kind(few_digits: ImageSet, models: dict[str, str]) -> None:
-    """A mosaic in the space of a lossy codec, and such codes by themselves: both lose something to restore."""
+def test_alignment_restores_what_a_lossy_codec_lost(few_digits: ImageSet, models: dict[str, str]) -> None:
     for items in ("mosaic", "codes"):
         lossy = {"kind": "pca", "factor": 4, "channels": 2}
         made = distill(few_digits, composed(items, "alignment", "hard", models, codec=lossy), "1lpc")
         assert bool(made.images().isfinite().all()) and made.manifest.shards[0].parameterization["kind"] == items
+
+
+def test_alignment_of_canvases_in_an_autoencoders_latent_space(tmp_path: Path, models: dict[str, str]) -> None:
+    """LIC in latent space: canvases are an autoencoder's codes, aligned as an observer sees their tiles."""
+    folder = saved_autoencoder(tmp_path / "autoencoder")
+    few = digit_images().select(first_items(digit_images(), 6))
+    pixels = few.images.expand(-1, 3, -1, -1).repeat_interleave(2, 2).repeat_interleave(2, 3).contiguous()
+    coloured = ImageSet(pixels, few.labels, few.classes)
+    latent = composed("mosaic", "alignment", "regions", models, codec={"kind": "autoencoder", "path": str(folder)})
+    made = distill(coloured, latent, "1lpc")
+    start = distill(coloured, override(latent, {"objective": {"kind": "none"}, "optimizer": None, "steps": 0}), "1lpc")
+    check(made, "regions")
+    assert made.manifest.shards[0].codec.spec["kind"] == "autoencoder" and made.codes.shape == (10, 4, 4, 4)
+    assert not torch.equal(made.codes, start.codes)
 
 
 def test_every_unmet_need_is_told_at_once(models: dict[str, str]) -> None:
