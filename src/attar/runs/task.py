@@ -84,7 +84,7 @@ def fitted_spaces(recipe: Recipe, train: ImageSet) -> Spaces:
         )
     codec = fit_codec(recipe.codec, train)
     # A codec of pixels serves in both roles, so that network inputs are its codes.
-    preprocess = codec if recipe.codec.kind == "pixels" else fit_codec(PixelsConfig(), train)
+    preprocess = codec if recipe.codec.gives_inputs else fit_codec(PixelsConfig(), train)
     return Spaces(codec, preprocess, codec if recipe.parameterization.matching == "codes" else preprocess)
 
 

@@ -137,7 +137,7 @@ class ParameterizationConfig(Config):
 
     def restores_loss(self, codec: Any) -> bool:
         """Whether items begin as less than their originals, so that an objective has something to restore."""
-        return self.num_tiles > 1 or codec.kind != "pixels"
+        return self.num_tiles > 1 or not codec.gives_inputs
 
     def spec(self, codec: Codec, num_classes: int) -> dict[str, Any]:
         """What a file will say of such items of so many classes, but for soft labels; see `item_spec`."""

@@ -37,6 +37,7 @@ class CodecSettings(Config, ABC):
     Attributes:
         names: what a codec of this kind may be called on the command line.
         affine: whether encoding and decoding are affine maps, so that augmentation of images may follow through codes.
+        gives_inputs: whether its codes are network inputs: whole images, of which nothing is lost.
         model: of a codec that carries a frozen model which renders items, the kind of parameterization that uses it.
         read_from_file: whether the codec comes out of a file, so that its content is its identity and not its settings.
     """
@@ -44,6 +45,7 @@ class CodecSettings(Config, ABC):
     kind: str
     names: ClassVar[tuple[str, ...]]
     affine: ClassVar[bool] = False
+    gives_inputs: ClassVar[bool] = False
     model: ClassVar[str | None] = None
     read_from_file: ClassVar[bool] = False
 

@@ -33,6 +33,7 @@ class PixelsConfig(CodecSettings):
     kind: Literal["pixels"] = "pixels"
     names = ("pixels", "zca")
     affine = True
+    gives_inputs = True
     whitening: Literal["normalise", "zca"] = "normalise"
     epsilon: Annotated[float, Field(gt=0, le=1e6)] | None = None
 
